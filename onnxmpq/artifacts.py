@@ -1,0 +1,269 @@
+"""What flows between the stages: frozen data classes, and their JSON.
+
+    Option    a numeric format: float, w8a8, w4b32 ...
+    Layer     a compute node whose weight (or operands) can be stored in few bits
+    Unit      layers that take one decision, and what each option costs
+    Space     all units of a model for one target, and what stays float
+    Plan      one option per unit
+    Verdict   what an export really does, check by check
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from onnxmpq.errors import InputError
+
+_OPTION = re.compile(r"(?:w(?P<weight>\d+)(?:b(?P<block>\d+))?)?(?:a(?P<activation>\d+))?")
+
+
+def container_bits(bits: int) -> int:
+    """Return the width of the smallest ONNX integer type that holds ``bits``-bit codes.
+
+    >>> [container_bits(bits) for bits in (2, 3, 4, 5, 8, 9)]
+    [2, 4, 4, 8, 8, 16]
+    """
+    return next(width for width in (2, 4, 8, 16) if bits <= width)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Option:
+    """A numeric format for a unit. Bits of 0 mean float; a block of 0 means one scale per channel.
+
+    >>> Option.parse("w4b32"), str(Option(8, 8))
+    (Option(weight_bits=4, activation_bits=0, block=32), 'w8a8')
+    """
+
+    weight_bits: int = 0
+    activation_bits: int = 0
+    block: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``float``, ``w4``, ``w4b32``, ``w4a8``, ``a8``; refuse anything else."""
+        match = _OPTION.fullmatch(text)
+        if text == "float":
+            return cls()
+        weight, block, activation = (int(match[k] or 0) if match else 0 for k in ("weight", "block", "activation"))
+        if not match or not text or weight == 1 or weight > 16 or activation == 1 or activation > 16:
+            raise InputError(
+                f"'{text}' is not an option. Expected 'float', or w<bits> with an optional b<block> and a<bits>, "
+                "bits from 2 to 16: for example w8a8, w4a8, w8, w4b32."
+            )
+        return cls(weight, activation, block)
+
+    def __str__(self) -> str:
+        """Write the option as it is typed."""
+        weight = f"w{self.weight_bits}" + (f"b{self.block}" if self.block else "") if self.weight_bits else ""
+        return weight + (f"a{self.activation_bits}" if self.activation_bits else "") or "float"
+
+    @property
+    def is_float(self) -> bool:
+        """Tell whether nothing is quantised."""
+        return not (self.weight_bits or self.activation_bits)
+
+
+FLOAT = Option()
+
+Grouping = Literal["dense", "depthwise", "grouped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A compute node and what quantising it needs to know; names refer to the normalised graph.
+
+    ``weights`` are the names of constant operands, with ``channel_axes`` the axes that keep a scale of their own.
+    ``inputs`` are the indices of activation operands, ``bias`` the constant added to the output (by the node itself,
+    or by the Add node ``bias_add``), ``output`` the tensor it ends in.
+    """
+
+    node: str
+    op: str
+    grouping: Grouping
+    weights: tuple[str, ...]
+    weight_shape: tuple[int, ...]
+    weight_type: str
+    channel_axes: tuple[int, ...]
+    inputs: tuple[int, ...]
+    bias: str
+    bias_add: str
+    output: str
+    macs: int
+    in_body: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a unit costs at an option: bytes it stores in the file, and bit operations per sample."""
+
+    option: Option
+    stored_bytes: int
+    bops: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Layers that take one decision together; ``costs`` lists the options they have, ``float`` first."""
+
+    name: str
+    layers: tuple[Layer, ...]
+    parameters: int
+    macs: int
+    costs: tuple[Cost, ...]
+    reason: str
+
+    @property
+    def options(self) -> tuple[Option, ...]:
+        """Return the options in the order of ``costs``."""
+        return tuple(cost.option for cost in self.costs)
+
+    def cost(self, option: Option) -> Cost:
+        """Return what ``option`` costs, or refuse one that the unit does not have."""
+        for cost in self.costs:
+            if cost.option == option:
+                return cost
+        names = ", ".join(str(known) for known in self.options)
+        raise InputError(f"Unit '{self.name}' has no option '{option}' on this target. Allowed: {names}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """A node with a constant that stays float whatever the plan, and why."""
+
+    node: str
+    op: str
+    stored_bytes: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Everything that can be decided about one model on one target."""
+
+    target: str
+    units: tuple[Unit, ...]
+    leftovers: tuple[Leftover, ...]
+    float_bytes: int
+    notes: tuple[str, ...] = ()
+
+    def unit(self, name: str) -> Unit:
+        """Return the unit called ``name``."""
+        for unit in self.units:
+            if unit.name == name:
+                return unit
+        raise InputError(f"There is no unit '{name}'. `onnxmpq inspect` lists the units of a model.")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One option per unit; units that are not named stay float."""
+
+    schema: ClassVar[int] = 1
+    target: str
+    method: str
+    choices: Mapping[str, Option]
+    model_sha256: str = ""
+    ranges: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as plain JSON data."""
+        return {
+            "schema": self.schema,
+            "target": self.target,
+            "method": self.method,
+            "model_sha256": self.model_sha256,
+            "ranges": dict(self.ranges),
+            "choices": {unit: str(option) for unit, option in self.choices.items()},
+        }
+
+    @classmethod
+    def from_json(cls, data: Any, where: str = "plan") -> Self:
+        """Read a plan; every fault is told at once."""
+        if not isinstance(data, dict) or not isinstance(data.get("choices"), dict):
+            raise InputError(f"'{where}' is not a plan: expected a JSON object with 'schema', 'target' and 'choices'.")
+        if data.get("schema") != cls.schema:
+            raise InputError(
+                f"'{where}' has schema {data.get('schema')!r}; this version of onnxmpq reads schema {cls.schema}."
+            )
+        choices: dict[str, Option] = {}
+        faults = []
+        for unit, text in data["choices"].items():
+            try:
+                choices[unit] = Option.parse(str(text))
+            except InputError as error:
+                faults.append(f"unit '{unit}': {error}")
+        if faults:
+            raise InputError(f"'{where}' cannot be used. " + " ".join(faults))
+        return cls(
+            target=str(data.get("target", "")),
+            method=str(data.get("method", "")),
+            choices=choices,
+            model_sha256=str(data.get("model_sha256", "")),
+            ranges={str(k): str(v) for k, v in dict(data.get("ranges") or {}).items()},
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a plan from a JSON file."""
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"The plan '{path}' cannot be read: {error.strerror}.") from error
+        except ValueError as error:
+            raise InputError(f"The plan '{path}' is not JSON: {error}.") from error
+        return cls.from_json(data, str(path))
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was verified: ``ok`` is None where it is a figure without a pass mark."""
+
+    name: str
+    ok: bool | None
+    value: float | int | str | None
+    expected: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What an export does in its runtime."""
+
+    runtime: str
+    checks: tuple[Check, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Tell whether no check failed."""
+        return all(check.ok is not False for check in self.checks)
+
+    def __getitem__(self, name: str) -> Check:
+        """Return the check called ``name``."""
+        for check in self.checks:
+            if check.name == name:
+                return check
+        raise KeyError(name)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the verdict as plain JSON data."""
+        return {"runtime": self.runtime, "ok": self.ok, "checks": [asdict(check) for check in self.checks]}
+
+
+def parse_options(texts: Sequence[str]) -> tuple[Option, ...]:
+    """Read options, with ranges of weight bits written out.
+
+    >>> [str(option) for option in parse_options(["w8-7a8", "w4b32"])]
+    ['w8a8', 'w7a8', 'w4b32']
+    """
+    options: list[Option] = []
+    for text in texts:
+        if match := re.fullmatch(r"w(\d+)-(\d+)(.*)", text):
+            first, last = int(match[1]), int(match[2])
+            step = -1 if first > last else 1
+            options += [Option.parse(f"w{bits}{match[3]}") for bits in range(first, last + step, step)]
+        else:
+            options.append(Option.parse(text))
+    return tuple(dict.fromkeys(options))

@@ -1,0 +1,81 @@
+"""What a pass is, and how passes are run one after another.
+
+A pass is a frozen data class whose fields are its options. It changes the model in place and says truthfully
+whether it did. ``Pipeline`` runs passes in order and keeps a record of each.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from onnxmpq.errors import InternalError, OnnxmpqError
+
+
+class Pass(ir.passes.InPlacePass):
+    """A rewrite of a whole model, in place; subclasses are frozen data classes with a ``name``."""
+
+    name: ClassVar[str] = ""
+
+    def spec(self) -> str:
+        """Write the pass as text: its name, and the options that differ from their defaults.
+
+        >>> from onnxmpq_passes import RemoveIdentity
+        >>> RemoveIdentity(keep=("a",)).spec()
+        'remove-identity{keep=a}'
+        """
+        shown = []
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if value != field.default:
+                text = "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
+                shown.append(f"{field.name}={text}")
+        return f"{self.name}{{{','.join(shown)}}}" if shown else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class PassRecord:
+    """One pass that was run: what it was called, whether it changed anything, how long it took."""
+
+    spec: str
+    modified: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Passes in the order in which they run."""
+
+    passes: tuple[Pass, ...]
+
+    def run(self, model: ir.Model, progress: Callable[[str], None] | None = None) -> tuple[PassRecord, ...]:
+        """Run every pass on ``model`` in place and return a record of each.
+
+        A pass that fails is named together with those that ran before it.
+        """
+        records: list[PassRecord] = []
+        for step in self.passes:
+            if progress:
+                progress(step.name)
+            started = time.perf_counter()
+            try:
+                modified = step(model).modified
+            except OnnxmpqError:
+                raise
+            except Exception as error:
+                before = ", ".join(record.spec for record in records) or "none"
+                raise InternalError(f"Pass '{step.spec()}' failed: {error}. Passes run before it: {before}.") from error
+            records.append(PassRecord(step.spec(), modified, time.perf_counter() - started))
+        return tuple(records)
+
+
+def check_names(passes: Iterable[type[Pass]]) -> dict[str, type[Pass]]:
+    """Map names to pass classes; two classes of one name are an error that names both."""
+    table: dict[str, type[Pass]] = {}
+    for kind in passes:
+        other = table.setdefault(kind.name, kind)
+        if other is not kind:
+            raise InternalError(f"Two passes are called '{kind.name}': {other.__module__} and {kind.__module__}.")
+    return table

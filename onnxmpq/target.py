@@ -1,0 +1,260 @@
+"""Targets: what a runtime can execute in few bits, as data.
+
+A target is one TOML file. It says, for each kind of layer, which options there are and how Q/DQ must stand for the
+runtime to use its integer kernels; which other operators may run between them on codes; how narrow codes are stored;
+and which model files the runtime loads. ``onnxmpq targets NAME`` explains one. The built-in files are in
+``onnxmpq/targets/``; anybody's own file is used by its path.
+"""
+
+import dataclasses
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from onnxmpq.artifacts import FLOAT, Grouping, Layer, Option, container_bits, parse_options
+from onnxmpq.errors import InputError
+
+Carrier = Literal["dq", "cast8", "castmul", "gather"]
+ActivationType = Literal["uint8", "int8", "uint16", "int16"]
+
+WEIGHT_OPSET = {8: 13, 4: 21, 2: 25}
+"""Opset that first has a weight type of so many bits, for the main ONNX domain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Which model files the runtime loads; a range of opsets and the highest IR version."""
+
+    lowest_opset: int
+    highest_opset: int
+    highest_ir: int
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRule:
+    """How layers of one kind are quantised.
+
+    ``output = "quantised"``: the integer kernel needs a Q behind the layer, and every reader sees the DQ of it;
+    ``"free"``: it gives float by itself. ``fuses`` names activations that may stand between the layer and that Q.
+    ``readers = "all"``: once an input is quantised, all readers of that tensor see its DQ; ``"layer"``: only this one.
+    ``blocks``: every block size divides the input axis of the weight.
+    """
+
+    op: str
+    options: tuple[Option, ...]
+    groupings: tuple[Grouping, ...] = ()
+    activation: Literal["unsigned", "signed"] = "unsigned"
+    weight_rank: int = 0
+    output: Literal["quantised", "free"] = "free"
+    readers: Literal["all", "layer"] = "layer"
+    fuses: tuple[str, ...] = ()
+    bias: Literal["int32", "float"] = "float"
+    zero_point: bool = True
+    with_activation: Mapping[str, Carrier] = field(default_factory=dict)
+    weight_only: Mapping[str, Carrier] = field(default_factory=dict)
+    blocked: Carrier = "dq"
+    why: str = ""
+
+    def activation_type(self, option: Option) -> ActivationType:
+        """Return the type that holds the activations of ``option``."""
+        wide = option.activation_bits > 8
+        if self.activation == "unsigned":
+            return "uint16" if wide else "uint8"
+        return "int16" if wide else "int8"
+
+    def carrier(self, option: Option) -> Carrier | None:
+        """Return how codes of ``option`` are stored and turned back into values; None for float weights."""
+        if not option.weight_bits:
+            return None
+        if option.block:
+            return self.blocked
+        table = self.with_activation if option.activation_bits else self.weight_only
+        return table.get(str(container_bits(option.weight_bits)), "dq")
+
+
+@dataclass(frozen=True, slots=True)
+class FollowerRule:
+    """An operator without weights that runs on codes when its neighbours are quantised.
+
+    It joins when all its inputs are quantised and its output is asked for; ``pull`` lets it ask for its input itself
+    when an integer kernel produces that. ``same_scale``: input and output share one scale.
+    """
+
+    op: str
+    pull: bool = False
+    same_scale: bool = False
+    fuses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What one runtime executes. See the fields of the rules for the meaning of each key."""
+
+    name: str
+    title: str
+    runtime: Literal["onnxruntime", "openvino"]
+    limits: Limits
+    layers: tuple[LayerRule, ...]
+    followers: tuple[FollowerRule, ...] = ()
+    islands: bool = False
+    notes: tuple[str, ...] = ()
+
+    def rule(self, layer: Layer) -> LayerRule | None:
+        """Return the first rule that fits ``layer``."""
+        for rule in self.layers:
+            if (
+                rule.op == ("MatMul:product" if layer.op == "MatMul" and not layer.weights else layer.op)
+                and (not rule.groupings or layer.grouping in rule.groupings)
+                and (not rule.weight_rank or len(layer.weight_shape) == rule.weight_rank)
+            ):
+                return rule
+        return None
+
+    def follower(self, op: str) -> FollowerRule | None:
+        """Return the rule for an operator without weights."""
+        return next((rule for rule in self.followers if rule.op == op), None)
+
+    def opset_for(self, option: Option, layer: Layer) -> int:
+        """Return the opset that the types of ``option`` need."""
+        rule = self.rule(layer)
+        need = self.limits.lowest_opset
+        if rule is None or option == FLOAT:
+            return need
+        if option.weight_bits:
+            need = max(need, WEIGHT_OPSET.get(container_bits(option.weight_bits), 21), 21 if option.block else 0)
+        return max(need, 21 if option.activation_bits > 8 else 0)
+
+
+def builtin_names() -> tuple[str, ...]:
+    """Return the names of the targets that come with onnxmpq."""
+    folder = resources.files("onnxmpq") / "targets"
+    return tuple(sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml")))
+
+
+@cache
+def target(name: str) -> Target:
+    """Return a built-in target by name, or read one from a ``.toml`` file."""
+    if name.endswith(".toml"):
+        path = Path(name)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"The target '{name}' cannot be read: {error.strerror}.") from error
+        return parse_target(text, name)
+    if name not in builtin_names():
+        known = ", ".join(builtin_names())
+        raise InputError(f"There is no target '{name}'. Built in: {known}; or give the path of a .toml file.")
+    return parse_target((resources.files("onnxmpq") / "targets" / f"{name}.toml").read_text(encoding="utf-8"), name)
+
+
+def parse_target(text: str, where: str) -> Target:
+    """Read the TOML text of a target; a fault is told with its line."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"Target '{where}' is not TOML: {error}.") from error
+    if data.pop("schema", None) != 1:
+        raise InputError(f"Target '{where}' has no 'schema = 1'; this version of onnxmpq reads schema 1.")
+    reader = _Reader(text, where)
+    result: Target = reader.record(Target, data, "")
+    reader.check(result)
+    return result
+
+
+class _Reader:
+    """Turn TOML tables into the data classes above, saying the line of what does not fit."""
+
+    def __init__(self, text: str, where: str) -> None:
+        self.lines, self.where = text.splitlines(), where
+
+    def fault(self, key: str, table: str, message: str) -> InputError:
+        """Make an error that names the line of ``key`` in ``table`` (``layers[2]`` is the third ``[[layers]]``)."""
+        return InputError(f"Target '{self.where}', line {self._line(key, table)}: {message}")
+
+    def _line(self, key: str, table: str) -> int:
+        name, _, index = table.rstrip("]").partition("[")
+        start, seen = 0, -1
+        for number, line in enumerate(self.lines):
+            if name and re.match(rf"\s*\[\[?\s*{re.escape(name)}\s*\]", line):
+                seen, start = seen + 1, number
+                if seen == int(index or 0):
+                    break
+        for number in range(start, len(self.lines)):
+            if re.match(rf"\s*\[?{re.escape(key)}\]?\b", self.lines[number]):
+                return number + 1
+        return start + 1
+
+    def record(self, kind: Any, data: Any, table: str) -> Any:
+        """Read one table as the data class ``kind``."""
+        if not isinstance(data, dict):
+            raise self.fault(table, "", f"'{table}' must be a table.")
+        fields = {f.name: f for f in dataclasses.fields(kind)}
+        hints = get_type_hints(kind)
+        for key in data:
+            if key not in fields:
+                raise self.fault(key, table, f"unknown key '{key}'. Known: {', '.join(fields)}.")
+        values = {key: self.value(hints[key], value, key, table) for key, value in data.items()}
+        missing = [
+            name
+            for name, f in fields.items()
+            if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        ]
+        if missing:
+            raise self.fault(table.partition("[")[0], table, f"'{missing[0]}' is missing in {table or 'the target'}.")
+        return kind(**values)
+
+    def value(self, hint: Any, value: Any, key: str, table: str) -> Any:
+        """Read one value of type ``hint``."""
+        if hint == tuple[Option, ...]:
+            try:
+                return parse_options(value)
+            except InputError as error:
+                raise self.fault(key, table, str(error)) from error
+        origin, arguments = get_origin(hint), get_args(hint)
+        if origin is tuple:
+            if not isinstance(value, list):
+                raise self.fault(key, table, f"'{key}' must be a list.")
+            if dataclasses.is_dataclass(arguments[0]):
+                return tuple(self.record(arguments[0], item, f"{key}[{i}]") for i, item in enumerate(value))
+            return tuple(self.value(arguments[0], item, key, table) for item in value)
+        if origin is Literal:
+            if value not in arguments:
+                raise self.fault(key, table, f"'{key}' is {value!r}; allowed: {', '.join(map(repr, arguments))}.")
+            return value
+        if origin is not None:  # a mapping of carriers
+            if not isinstance(value, dict):
+                raise self.fault(key, table, f"'{key}' must be a table such as {{ 8 = \"dq\" }}.")
+            return {str(k): self.value(arguments[1], v, key, table) for k, v in value.items()}
+        if dataclasses.is_dataclass(hint):
+            return self.record(hint, value, key)
+        if type(value) is not hint:
+            raise self.fault(key, table, f"'{key}' must be of type {hint.__name__}, not {type(value).__name__}.")
+        return value
+
+    def check(self, result: Target) -> None:
+        """Refuse what is well written and cannot work."""
+        low, high = result.limits.lowest_opset, result.limits.highest_opset
+        if not 10 <= low <= high:
+            raise self.fault("lowest_opset", "limits", f"opsets {low} to {high} are not a range that starts at 10 or later.")
+        for index, rule in enumerate(result.layers):
+            table = f"layers[{index}]"
+            for option in rule.options:
+                carrier = rule.carrier(option)
+                bits = container_bits(option.weight_bits) if option.weight_bits else 0
+                if bits and WEIGHT_OPSET.get(bits, 21) > high:
+                    raise self.fault(
+                        "options", table, f"'{option}' needs opset {WEIGHT_OPSET.get(bits, 21)}, above highest_opset {high}."
+                    )
+                if carrier == "cast8" and (option.block or bits == 16):
+                    raise self.fault("options", table, f"'{option}' cannot be carried by 'cast8': it holds no blocks and at most 8 bits.")
+                if option.activation_bits and option.weight_bits and carrier == "castmul":
+                    raise self.fault(
+                        "with_activation", table, f"'{option}' with 'castmul' would be computed in float; use 'dq' or 'cast8'."
+                    )
+                if rule.op == "MatMul:product" and option.weight_bits:
+                    raise self.fault("options", table, f"'{option}': a product of two activations has no weight; use a8.")
