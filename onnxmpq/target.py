@@ -93,7 +93,11 @@ class FollowerRule:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What one runtime executes. See the fields of the rules for the meaning of each key."""
+    """What one runtime executes. See the fields of the rules for the meaning of each key.
+
+    ``islands``: a float layer between quantised ones needs protection. ``integer_kernels``: layers with activation bits
+    are promised to run in integers, and an export in which none does is refused.
+    """
 
     name: str
     title: str
@@ -102,6 +106,7 @@ class Target:
     layers: tuple[LayerRule, ...]
     followers: tuple[FollowerRule, ...] = ()
     islands: bool = False
+    integer_kernels: bool = True
     notes: tuple[str, ...] = ()
 
     def rule(self, layer: Layer) -> LayerRule | None:

@@ -1,0 +1,111 @@
+"""``onnxmpq inspect``."""
+
+from pathlib import Path
+
+import click
+from rich.markup import escape
+from rich.table import Table
+
+from onnxmpq.artifacts import Option, Space, Unit
+from onnxmpq.cli import show
+from onnxmpq.cli.options import json_option, model_argument, quiet_option, target_option
+from onnxmpq.compile import inspect
+
+
+@click.command("inspect")
+@model_argument
+@target_option
+@json_option
+@quiet_option
+def inspect_command(model: Path, target: str, as_json: bool, quiet: bool) -> None:
+    """Show the units of MODEL, their options and what they cost, and what stays float and why."""
+    with show.progress(quiet) as report:
+        space = inspect(model, target, report)
+    if as_json:
+        show.as_json(to_json(space))
+    else:
+        table(space)
+
+
+def to_json(space: Space) -> dict[str, object]:
+    """Return a space as plain JSON data; totals carry the names that qonnx gives them."""
+    return {
+        "target": space.target,
+        "total_macs": sum(unit.macs for unit in space.units),
+        "total_bops": sum(unit.costs[0].bops for unit in space.units),
+        "total_mem_w_bits": 32 * sum(unit.parameters for unit in space.units),
+        "float_bytes": space.float_bytes,
+        "units": [
+            {
+                "name": unit.name,
+                "layers": [layer.node for layer in unit.layers],
+                "op": unit.layers[0].op,
+                "parameters": unit.parameters,
+                "macs": unit.macs,
+                "options": {str(c.option): {"bytes": c.stored_bytes, "bops": c.bops} for c in unit.costs},
+                "reason": unit.reason,
+            }
+            for unit in space.units
+        ],
+        "leftovers": [{"node": x.node, "op": x.op, "bytes": x.stored_bytes, "reason": x.reason} for x in space.leftovers],
+        "notes": list(space.notes),
+    }
+
+
+def table(space: Space) -> None:
+    """Print units and leftovers."""
+    grid = Table("unit", "op", title=f"target {space.target}", title_justify="left")
+    for column in ("weights", "MACs", "float", "8 bit", "4 bit"):
+        grid.add_column(column, justify="right")
+    grid.add_column("options", overflow="fold")
+    grid.add_column("what it may not take, and why", overflow="fold")
+    for unit in space.units:
+        layer = unit.layers[0]
+        kind = layer.op if layer.grouping == "dense" else f"{layer.op} {layer.grouping}"
+        shared = f" (+{len(unit.layers) - 1} sharing)" if len(unit.layers) > 1 else ""
+        grid.add_row(
+            escape(unit.name) + shared,
+            kind,
+            _count(unit.parameters),
+            _count(unit.macs),
+            show.size(unit.costs[0].stored_bytes),
+            _bytes(unit, 8),
+            _bytes(unit, 4),
+            _options(unit),
+            escape(unit.reason),
+        )
+    show.out.print(grid)
+    quantisable = sum(unit.costs[0].stored_bytes for unit in space.units if len(unit.costs) > 1)
+    least = sum(min(cost.stored_bytes for cost in unit.costs) for unit in space.units)
+    rest = space.float_bytes - sum(unit.costs[0].stored_bytes for unit in space.units)
+    show.out.print(
+        f"{len(space.units)} units hold {show.size(quantisable)} of {show.size(space.float_bytes)} that can be quantised; "
+        f"the smallest plan stores {show.size(least + max(rest, 0))}."
+    )
+    if space.leftovers:
+        left = Table("stays float", "op", "bytes", "why", title="constants outside all units", title_justify="left")
+        for item in space.leftovers:
+            left.add_row(escape(item.node), item.op, show.size(item.stored_bytes), escape(item.reason))
+        show.out.print(left)
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e6:.3g} M" if number >= 1e6 else f"{number / 1e3:.3g} k" if number >= 1e3 else str(number)
+
+
+def _bytes(unit: Unit, bits: int) -> str:
+    sizes = [c.stored_bytes for c in unit.costs if c.option.weight_bits == bits and not c.option.block]
+    return show.size(max(sizes)) if sizes else "–"
+
+
+def _options(unit: Unit) -> str:
+    """Write options briefly: w8-2a8 for a run of widths."""
+    runs: dict[tuple[int, int], list[int]] = {}
+    for option in unit.options:
+        if option.weight_bits:
+            runs.setdefault((option.block, option.activation_bits), []).append(option.weight_bits)
+    parts = ["float"] + ["a8"] * (Option(0, 8) in unit.options)
+    for (block, activation), bits in runs.items():
+        width = f"{bits[0]}" if len(bits) == 1 else f"{max(bits)}-{min(bits)}"
+        parts.append(f"w{width}" + (f"b{block}" if block else "") + (f"a{activation}" if activation else ""))
+    return " ".join(parts)

@@ -1,0 +1,114 @@
+"""What commands print: progress on standard error, tables and JSON on standard output."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from onnxmpq.artifacts import Verdict
+from onnxmpq.build import Progress as Report
+from onnxmpq.compile import Result
+
+out = Console(highlight=False)
+
+
+@contextmanager
+def progress(quiet: bool) -> Iterator[Report]:
+    """Give a function that shows progress: a bar on a terminal, a line per stage elsewhere, nothing if quiet."""
+    console = Console(stderr=True, highlight=False)
+    if quiet:
+        yield lambda *_: None
+        return
+    if not console.is_terminal:
+        last, began = "", time.monotonic()
+
+        def line(what: str, _done: int, _of: int) -> None:
+            nonlocal last
+            stage = what.partition(":")[0]
+            if stage != last:
+                last = stage
+                console.print(f"{time.monotonic() - began:6.1f} s  {stage}")
+
+        yield line
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+        task = bars.add_task("starting", total=None)
+        shown = ""
+
+        def bar(what: str, done: int, of: int) -> None:
+            nonlocal shown
+            if what.partition(":")[0] != shown.partition(":")[0]:
+                bars.reset(task, description=what, total=of or None, completed=done)
+            else:
+                bars.update(task, description=what, total=of or None, completed=done)
+            shown = what
+
+        yield bar
+
+
+def as_json(data: Any) -> None:
+    """Print data as JSON."""
+    print(json.dumps(data, indent=2, default=str))
+
+
+def size(count: int) -> str:
+    """Write a number of bytes for people.
+
+    >>> size(512), size(1_234_567)
+    ('512 B', '1.23 MB')
+    """
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.3g} {unit}"
+    return f"{count} B"
+
+
+def result(found: Result) -> None:
+    """Print what a build gave, in a few lines."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    verdict = found.verdict
+    table.add_row("file", f"[bold]{escape(str(found.path))}[/]  (plan: {escape(str(found.plan_path))})")
+    share = found.file_bytes / found.float_file_bytes
+    table.add_row("size", f"{size(found.float_file_bytes)} → [bold]{size(found.file_bytes)}[/]  ({share:.0%} of float)")
+    if found.accuracy:
+        a = found.accuracy
+        table.add_row(
+            "accuracy",
+            f"{a.before:.2%} → [bold]{a.after:.2%}[/]  (difference {100 * (a.after - a.before):+.2f} ± "
+            f"{100 * a.difference_error:.2f} points, {a.samples} samples)",
+        )
+    table.add_row("speed", f"[bold]{verdict['speed'].value:.2f}×[/] float  ({verdict['speed'].detail})")
+    table.add_row("proof", _proof(verdict))
+    out.print(table)
+    for note in found.notes:
+        out.print(f"[yellow]note[/]  {escape(note)}", soft_wrap=True)
+
+
+def _proof(verdict: Verdict) -> str:
+    agreement, sqnr, kernels = (verdict[name].value for name in ("simulation", "sqnr", "kernels"))
+    return (
+        f"runs in {verdict.runtime}: {kernels} low-bit kernels, {verdict['kernels'].detail}; "
+        f"{decibel(agreement)} to its simulation, {decibel(sqnr)} to float"
+    )
+
+
+def decibel(value: Any) -> str:
+    """Write a signal-to-noise ratio; no noise at all is infinite."""
+    return "no difference" if value == float("inf") else f"{value:.1f} dB"
+
+
+def verdict_table(verdict: Verdict) -> None:
+    """Print every check of a verdict."""
+    table = Table("check", "", "value", "expected", "detail", title=f"in {verdict.runtime}", title_justify="left")
+    for check in verdict.checks:
+        mark = {True: "[green]ok[/]", False: "[red]failed[/]", None: ""}[check.ok]
+        value = f"{check.value:.4g}" if isinstance(check.value, float) else f"{check.value}"
+        table.add_row(check.name, mark, value, check.expected, escape(check.detail))
+    out.print(table)

@@ -1,0 +1,76 @@
+"""``onnxmpq targets``."""
+
+from dataclasses import asdict
+
+import click
+from rich.markup import escape
+from rich.table import Table
+
+from onnxmpq.cli import show
+from onnxmpq.cli.options import json_option
+from onnxmpq.target import LayerRule, Target, builtin_names
+from onnxmpq.target import target as find_target
+
+
+@click.command("targets")
+@click.argument("name", required=False)
+@json_option
+def targets_command(name: str | None, as_json: bool) -> None:
+    """List the targets, or explain the one called NAME (or a .toml file of your own)."""
+    if name is None:
+        listing(as_json)
+        return
+    found = find_target(name)
+    if as_json:
+        show.as_json(asdict(found))
+    else:
+        explain(found)
+
+
+def listing(as_json: bool) -> None:
+    """Print all built-in targets."""
+    found = [find_target(name) for name in builtin_names()]
+    if as_json:
+        show.as_json([{"name": t.name, "title": t.title, "runtime": t.runtime} for t in found])
+        return
+    table = Table("target", "what it is", "runtime")
+    for target in found:
+        table.add_row(target.name, target.title, target.runtime)
+    show.out.print(table)
+    show.out.print("`onnxmpq targets NAME` explains one; a .toml file of your own is used by its path.")
+
+
+def explain(target: Target) -> None:
+    """Print what a target runs and where Q/DQ stand."""
+    limits = target.limits
+    show.out.print(f"[bold]{target.name}[/]: {escape(target.title)}, run by {target.runtime}")
+    show.out.print(f"Files: opset {limits.lowest_opset} to {limits.highest_opset}, IR up to {limits.highest_ir}.")
+    table = Table("layer", "options", "activations", "Q/DQ", "bias", "codes stored as", "remark")
+    for rule in target.layers:
+        quantised = any(option.activation_bits for option in rule.options)
+        table.add_row(
+            rule.op + (f" ({', '.join(rule.groupings)})" if rule.groupings else ""),
+            " ".join(map(str, rule.options)),
+            rule.activation if quantised else "float",
+            _placement(rule) if quantised else "",
+            rule.bias if quantised else "float",
+            _carriers(rule),
+            escape(rule.why),
+        )
+    show.out.print(table)
+    if target.followers:
+        names = ", ".join(rule.op for rule in target.followers)
+        show.out.print(f"Run on codes between quantised layers: {names}.")
+    if target.islands:
+        show.out.print("A float layer between quantised ones gets a DequantizeLinear of its own, so that it stays float.")
+    for note in target.notes:
+        show.out.print(escape(note))
+
+
+def _placement(rule: LayerRule) -> str:
+    return "inputs and output" if rule.output == "quantised" else "inputs"
+
+
+def _carriers(rule: LayerRule) -> str:
+    forms = dict.fromkeys(f"{option}: {rule.carrier(option)}" for option in rule.options if option.weight_bits in (8, 4, 2))
+    return ", ".join(forms)

@@ -1,0 +1,47 @@
+"""``uniform``: every unit at one option, or at the nearest one that it has.
+
+Nearest means: as many weight bits and activations left float, then more weight bits, then float. Precision is never
+taken below what was asked.
+"""
+
+from onnxmpq.artifacts import FLOAT, Option, Plan, Space, Unit
+from onnxmpq.errors import InputError
+
+
+def nearest(unit: Unit, option: Option) -> Option:
+    """Return the option of ``unit`` that comes nearest to ``option`` without being less precise."""
+    if option in unit.options:
+        return option
+
+    def distance(have: Option) -> tuple[bool, int, bool]:
+        loses_activation = bool(option.activation_bits) and not have.activation_bits
+        return (have.weight_bits != option.weight_bits, have.weight_bits, loses_activation)
+
+    finer = [
+        have
+        for have in unit.options
+        if have.weight_bits >= option.weight_bits > 0
+        and (not have.activation_bits or have.activation_bits >= option.activation_bits > 0)
+        and (not have.block or have.block == option.block)
+    ]
+    return min(finer, key=distance, default=FLOAT)
+
+
+def uniform(space: Space, option: Option) -> Plan:
+    """Make the plan that puts every unit at ``option`` or at the nearest it has."""
+    if not any(len(unit.options) > 1 for unit in space.units):
+        reasons = "; ".join(dict.fromkeys(unit.reason for unit in space.units if unit.reason))
+        raise InputError(
+            f"Nothing in this model can be quantised for target '{space.target}': "
+            + (reasons or "it has no layer with a constant weight")
+            + ". `onnxmpq inspect` lists every layer."
+        )
+    products = Option(0, option.activation_bits)
+    choices = {
+        unit.name: nearest(unit, option) if unit.parameters else products if products in unit.options else FLOAT
+        for unit in space.units
+    }
+    if all(choice.is_float for choice in choices.values()):
+        names = ", ".join(str(known) for known in dict.fromkeys(o for unit in space.units for o in unit.options))
+        raise InputError(f"No unit of this model takes '{option}' on target '{space.target}'. Options there: {names}.")
+    return Plan(target=space.target, method="uniform", choices=choices)

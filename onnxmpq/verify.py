@@ -1,0 +1,224 @@
+"""The verify stage: what an export really does, seen in its runtime.
+
+    loads       the runtime accepts the file
+    size        the tensors in the file take the bytes that were predicted
+    simulation  the runtime's default session against Q/DQ computed literally; rounding is a step, and in deep nets one
+                flipped code becomes many: how far the simulation moves with its scales is the yardstick there
+    kernels     how many kernels compute in few bits, and how many Q/DQ were left over
+    speed       CPU time against the float model, in paired runs
+    accuracy    against labels, where there are any, with the standard error of the difference
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxmpq.artifacts import Check, Verdict
+from onnxmpq.runtime import PairedTiming, Runtime, Session, paired
+
+SIMULATION_DB = 40.0
+SELF_MARGIN_DB = 3.0
+SLOWER_THAN_FLOAT = 0.97
+Feed = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Share of samples whose first output points at the label, and what quantising changed, sample by sample."""
+
+    before: float
+    after: float
+    difference_error: float
+    samples: int
+
+
+def verify(
+    runtime: Runtime,
+    reference: Runtime,
+    float_model: bytes | Path,
+    path: Path,
+    feeds: Sequence[Feed],
+    *,
+    predicted_bytes: int | None = None,
+    expected_low_bit: Sequence[str] = (),
+    speed_budget_s: float = 2.0,
+    threads: int = 1,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+) -> Verdict:
+    """Load ``path`` in ``runtime`` and compare it with its literal simulation in ``reference`` and with float."""
+    steps = iter(range(1, 6))
+
+    def step(name: str) -> None:
+        progress(f"verify: {name}", next(steps), 5)
+
+    step("loading")
+    onnx.checker.check_model(str(path))
+    deployed = runtime.session(path, mode="deployed", threads=threads)
+    checks = [Check("loads", True, runtime.version, "the runtime accepts the file")]
+    stored = file_tensor_bytes(path)
+    checks.append(
+        Check(
+            "size",
+            None if predicted_bytes is None else stored == predicted_bytes,
+            stored,
+            f"{predicted_bytes:,} bytes of tensors" if predicted_bytes is not None else "bytes of tensors",
+            f"file {file_bytes(path):,} bytes",
+        )
+    )
+    step("simulation")
+    literal = reference.session(path, mode="literal", threads=threads)
+    original = reference.session(float_model, mode="deployed", threads=threads)
+    got, simulated, plain = (run_all(session, feeds) for session in (deployed, literal, original))
+    checks.append(simulation_check(reference, path, feeds, simulated, got))
+    checks.append(Check("sqnr", None, worst_sqnr(plain, got), "dB", "runtime against the float model"))
+    step("kernels")
+    report = runtime.kernels(path)
+    integer = {kernel.node for kernel in report.layers if kernel.low_bit}
+    float_layers = [name for name in expected_low_bit if name not in integer] if integer else []
+    low_bit_wanted = bool(expected_low_bit)
+    checks.append(
+        Check(
+            "kernels",
+            report.low_bit > 0 if low_bit_wanted else None,
+            report.low_bit,
+            f"{len(expected_low_bit)} integer layers",
+            f"{report.leftover} Q/DQ left over, {report.float_compute} layers in float"
+            + (f"; not seen in integers: {', '.join(float_layers[:5])}" if float_layers else ""),
+        )
+    )
+    step("speed")
+    timing = speed(runtime, float_model, deployed, feeds[0], speed_budget_s, threads)
+    low, high = timing.quartiles
+    checks.append(
+        Check(
+            "speed",
+            None,
+            timing.ratio,
+            "times float",
+            f"quartiles {low:.2f} to {high:.2f}, {timing.a_median_s * 1e3:.3g} ms to {timing.b_median_s * 1e3:.3g} ms"
+            + (" (noisy)" if timing.noisy else ""),
+        )
+    )
+    return Verdict(f"{runtime.name} {runtime.version}", tuple(checks))
+
+
+def simulation_check(
+    reference: Runtime,
+    path: Path,
+    feeds: Sequence[Feed],
+    simulated: list[list[np.ndarray]],
+    got: list[list[np.ndarray]],
+) -> Check:
+    """Compare the runtime with the literal simulation: to 40 dB, or as well as the simulation is defined at all."""
+    agreement = worst_sqnr(simulated, got)
+    limit, detail = SIMULATION_DB, "runtime against literal Q/DQ"
+    if agreement < SIMULATION_DB and (moved := _with_moved_scales(path)) is not None:
+        own = worst_sqnr(simulated, run_all(reference.session(moved, mode="literal"), feeds))
+        limit = min(SIMULATION_DB, own - SELF_MARGIN_DB)
+        detail += f", which itself moves to {own:.1f} dB when scales change by their last bit"
+    return Check("simulation", agreement >= limit, agreement, f"at least {limit:.1f} dB", detail)
+
+
+def _with_moved_scales(path: Path) -> bytes | None:
+    """Return the model with the scale of every QuantizeLinear raised by its last bit; None where data is external."""
+    model = onnx.load(str(path), load_external_data=False)
+    scales = {node.input[1] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    for tensor in model.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            return None
+        if tensor.name in scales:
+            value = onnx.numpy_helper.to_array(tensor)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.nextafter(value, np.asarray(np.inf, value.dtype)), tensor.name))
+    return model.SerializeToString()
+
+
+def speed(
+    runtime: Runtime, float_model: bytes | Path, quantised: Session, feed: Feed, budget_s: float, threads: int
+) -> PairedTiming:
+    """Time the float model and the export in turn on one sample."""
+    before = runtime.session(float_model, mode="deployed", threads=threads)
+    return paired(before.bind(feed), quantised.bind(feed), budget_s=budget_s)
+
+
+def run_all(session: Session, feeds: Iterable[Feed]) -> list[list[np.ndarray]]:
+    """Return all outputs of every feed."""
+    return [list(session.run(feed).values()) for feed in feeds]
+
+
+def worst_sqnr(reference: list[list[np.ndarray]], got: list[list[np.ndarray]]) -> float:
+    """Return the lowest signal-to-noise ratio over the outputs in dB; powers are summed over all samples first."""
+    worst = np.inf
+    for signal, other in zip(zip(*reference, strict=True), zip(*got, strict=True), strict=True):
+        power = noise = 0.0
+        for a, b in zip(signal, other, strict=True):
+            if a.dtype.kind != "f":
+                if a.dtype.kind in "biu" and a.shape == b.shape:
+                    power, noise = power + a.size, noise + float(np.sum(a != b))
+                continue
+            x, y = a.astype(np.float64), b.astype(np.float64)
+            power += float(np.sum(x * x))
+            noise += float(np.sum((x - y) ** 2))
+        if noise > 0:
+            worst = min(worst, 10 * np.log10(power / noise) if power else -np.inf)
+        elif not np.isfinite(noise):
+            return -np.inf
+    return float(worst)
+
+
+def accuracy(
+    runtime: Runtime, reference: Runtime, float_model: bytes | Path, path: Path, feeds: Iterable[Feed], labels: np.ndarray
+) -> Accuracy:
+    """Return top-1 accuracy before and after; the error is that of the paired difference."""
+    sessions: list[Any] = [reference.session(float_model, mode="deployed"), runtime.session(path, mode="deployed")]
+    hits: list[list[bool]] = [[], []]
+    position = 0
+    for feed in feeds:
+        rows = 0
+        for session, seen in zip(sessions, hits, strict=True):
+            first = next(iter(session.run(feed).values()))
+            top = first.reshape(first.shape[0], -1).argmax(1)
+            rows = len(top)
+            seen += list(top == labels[position : position + rows].reshape(-1))
+        position += rows
+    before, after = (np.asarray(seen, float) for seen in hits)
+    error = float(np.std(after - before, ddof=1) / np.sqrt(len(before))) if len(before) > 1 else 0.0
+    return Accuracy(float(before.mean()), float(after.mean()), error, len(before))
+
+
+def file_bytes(path: Path) -> int:
+    """Return the bytes of a model file and of the external data beside it."""
+    model = onnx.load(str(path), load_external_data=False)
+    names = {
+        entry.value
+        for tensor in model.graph.initializer
+        for entry in tensor.external_data
+        if tensor.data_location == onnx.TensorProto.EXTERNAL and entry.key == "location"
+    }
+    return path.stat().st_size + sum((path.parent / name).stat().st_size for name in names)
+
+
+def file_tensor_bytes(path: Path) -> int:
+    """Return the bytes that the tensors of a file store, bodies of If, Loop and Scan included."""
+    model = onnx.load(str(path), load_external_data=False)
+    return sum(_tensor_bytes(tensor) for tensor in _tensors(model.graph))
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterable[onnx.TensorProto]:
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                yield from _tensors(body)
+
+
+def _tensor_bytes(tensor: onnx.TensorProto) -> int:
+    for entry in tensor.external_data:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL and entry.key == "length":
+            return int(entry.value)
+    if tensor.HasField("raw_data"):
+        return len(tensor.raw_data)
+    return int(onnx.numpy_helper.to_array(tensor).nbytes)
