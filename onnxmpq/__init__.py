@@ -1,3 +1,56 @@
-"""onnxmpq: a precision of its own for every layer of an exported ONNX model."""
+"""onnxmpq: a precision of its own for every layer of an exported ONNX model.
+
+>>> import onnxmpq
+>>> str(onnxmpq.Option.parse("w4a8"))
+'w4a8'
+
+``quantize`` goes the whole way from a model and samples to a verified file; ``inspect`` shows what could be quantised.
+Names are loaded when they are first used, so that the import is fast.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnxmpq.artifacts import Option, Plan, Space, Verdict
+    from onnxmpq.build import Numbers
+    from onnxmpq.compile import Result, inspect, quantize
+    from onnxmpq.errors import InfeasibleError, InputError, InternalError, OnnxmpqError, VerifyError
+    from onnxmpq.target import Target, target
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "artifacts": ("Option", "Plan", "Space", "Verdict"),
+    "build": ("Numbers",),
+    "compile": ("Result", "inspect", "quantize"),
+    "errors": ("InfeasibleError", "InputError", "InternalError", "OnnxmpqError", "VerifyError"),
+    "target": ("Target", "target"),
+}
+
+__all__ = [
+    "InfeasibleError",
+    "InputError",
+    "InternalError",
+    "Numbers",
+    "OnnxmpqError",
+    "Option",
+    "Plan",
+    "Result",
+    "Space",
+    "Target",
+    "Verdict",
+    "VerifyError",
+    "__version__",
+    "inspect",
+    "quantize",
+    "target",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module."""
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"onnxmpq.{module}"), name)
+    raise AttributeError(f"module 'onnxmpq' has no attribute '{name}'")

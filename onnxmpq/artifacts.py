@@ -1,11 +1,11 @@
 """What flows between the stages: frozen data classes, and their JSON.
 
-    Option    a numeric format: float, w8a8, w4b32 ...
-    Layer     a compute node whose weight (or operands) can be stored in few bits
-    Unit      layers that take one decision, and what each option costs
-    Space     all units of a model for one target, and what stays float
-    Plan      one option per unit
-    Verdict   what an export really does, check by check
+Option    a numeric format: float, w8a8, w4b32 ...
+Layer     a compute node whose weight (or operands) can be stored in few bits
+Unit      layers that take one decision, and what each option costs
+Space     all units of a model for one target, and what stays float
+Plan      one option per unit
+Verdict   what an export really does, check by check
 """
 
 import json

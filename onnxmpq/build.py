@@ -8,36 +8,40 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxmpq.artifacts import Plan, Space, Verdict
-from onnxmpq.calibrate import Affine, Histogram, Method, QuantisedType, calibrate, choose_range, quantiser
+from onnxmpq.calibrate import calibrate
 from onnxmpq.errors import InputError, VerifyError
+from onnxmpq.graph.layers import all_nodes, is_standard
 from onnxmpq.graph.load import Source
 from onnxmpq.graph.save import save
 from onnxmpq.lower import Quantised, lower, pair_key
 from onnxmpq.placement import Pair, Placement, place
+from onnxmpq.ranges import Affine, Histogram, Method, QuantisedType, choose_range, quantiser
 from onnxmpq.runtime import Runtime
 from onnxmpq.samples import Data, Samples, open_samples
 from onnxmpq.target import Target
 from onnxmpq.verify import verify
+from onnxmpq.weights import Method as WeightMethod
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is (0 where that is not known)."""
 
 VERIFY_SAMPLES = 16
+CHANNEL_AXIS = {"Conv": 1, "Gemm": -1, "MatMul": -1}
 _LARGE_BYTES = 1_500_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """How ranges are chosen: for activations and for weights."""
+    """How ranges are chosen, for activations and for weights, and whether biases take up what rounding shifts."""
 
     activations: Method = "mse"
-    weights: Literal["mse", "minmax"] = "mse"
+    weights: WeightMethod = "mse"
+    bias_correction: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,7 @@ class Builder:
         self.samples = self.open(calibration, "calibration")
         self.feeds = list(islice(self.samples, VERIFY_SAMPLES))
         self.stats: dict[str, Histogram] = {}
+        self.means: dict[str, np.ndarray] = {}
 
     def open(self, data: Data, what: str) -> Samples:
         """Open samples and read them once, so that every fault is told before any work."""
@@ -106,6 +111,7 @@ class Builder:
         """Lower a plan, write it as ``name`` into a folder of its own and verify it."""
         quantised = self.lowered(plan)
         path = Path(tempfile.mkdtemp(dir=self.folder)) / name
+        forget_inferred(quantised.model, self.prepared.source.model)
         save(quantised.model, path)
         verdict = verify(
             self.runtime,
@@ -129,27 +135,12 @@ class Builder:
         """Lower a plan, with activations calibrated as far as it needs them."""
         model, space, target = self.prepared.model, self.prepared.space, self.prepared.target
         placement = place(model, space, target, plan.choices)
-        self._calibrate({tensor for pair in placement.pairs for tensor in pair.group} - set(self.stats))
+        inputs = corrected_inputs(model, placement) if self.numbers.bias_correction else {}
+        self._calibrate({tensor for pair in placement.pairs for tensor in pair.group}, dict(inputs.values()))
         affines = {pair_key(pair): self._affine(pair) for pair in placement.pairs}
+        means = {node: self.means[tensor] for node, (tensor, _) in inputs.items()}
         self.progress("lower", 0, 0)
-        means = self._input_means(placement)
         return lower(model, space, target, plan, affines, means=means, weight_method=self.numbers.weights)
-
-    def _input_means(self, placement: Placement) -> dict[str, np.ndarray]:
-        """Return the mean of every input channel of the layers with a bias (hack)."""
-        nodes = {n.name: n for n in self.prepared.model.graph}
-        want = {f.layer.node: nodes[f.layer.node].inputs[0].name for f in placement.forms if f.layer.bias and not f.layer.in_body and f.layer.op in ("Conv", "MatMul", "Gemm") and f.layer.inputs == (0,)}
-        names = sorted(set(want.values()) - {s.name for s in self.inputs})
-        session = self.reference.session(self._loadable(self.prepared.model, "normalised"), mode="plain", outputs=names) if names else None
-        sums, n = {}, 0
-        for feed in self.samples:
-            got = (session.run(feed) if names else {}) | feed
-            for node, t in want.items():
-                x = got[t].astype(np.float64)
-                x = x.mean(axis=tuple(i for i in range(x.ndim) if i != 1)) if nodes[node].op_type == "Conv" else x.reshape(-1, x.shape[-1]).mean(0)
-                sums[node] = sums.get(node, 0) + x
-            n += 1
-        return {k: v / n for k, v in sums.items()}
 
     def _affine(self, pair: Pair) -> Affine:
         """Choose scale and zero point for a pair: from the widest of the tensors that share them."""
@@ -158,31 +149,57 @@ class Builder:
         kind = QuantisedType(pair.bits, signed=signed, symmetric=signed)
         return quantiser(choose_range(widest, self.numbers.activations, kind), kind)
 
-    def _calibrate(self, tensors: set[str]) -> None:
-        """Run the samples once through the float model and keep the statistics of ``tensors``."""
-        if not tensors:
+    def _calibrate(self, tensors: set[str], channels: dict[str, int]) -> None:
+        """Run the samples once through the float model for what is not known yet of ``tensors`` and ``channels``."""
+        tensors = tensors - set(self.stats)
+        channels = {name: axis for name, axis in channels.items() if name not in self.means}
+        if not tensors and not channels:
             return
-        given = {spec.name for spec in self.inputs}
-        inner = sorted(tensors - given)
-        session = None
-        if inner:
-            session = self.reference.session(
-                self._loadable(self.prepared.model, "normalised"), mode="plain", threads=self.threads, outputs=inner
-            )
+        wanted, given = tensors | set(channels), {spec.name for spec in self.inputs}
+        inner = sorted(wanted - given)
+        session = self.reference.session(self._normalised(), mode="plain", outputs=inner) if inner else None
 
         def run(feed: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-            seen = {name: feed[name] for name in tensors & given}
+            seen = {name: feed[name] for name in wanted & given}
             return seen | session.run(feed) if session else seen
 
         total = len(self.samples)
-        ranges = calibrate(run, self.samples, sorted(tensors), progress=lambda n: self.progress("calibrate", n, total))
+        ranges = calibrate(
+            run, self.samples, sorted(tensors), channels, progress=lambda n: self.progress("calibrate", n, total)
+        )
         self.stats |= ranges.tensors
+        self.means |= ranges.means
+
+    def _normalised(self) -> bytes | Path:
+        return self._loadable(self.prepared.model, "normalised")
 
     def _loadable(self, model: ir.Model, name: str) -> bytes | Path:
         """Return a model in the form that runtimes load: bytes, or a file when it is large."""
         size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
         if size < _LARGE_BYTES:
-            return ir.to_proto(model).SerializeToString()
+            return bytes(ir.to_proto(model).SerializeToString())
         path = self.folder / f"{name}.onnx"
         save(model, path, overwrite=True)
         return path
+
+
+def corrected_inputs(model: ir.Model, placement: Placement) -> dict[str, tuple[str, int]]:
+    """Return, for every layer whose bias can take up what rounding its weights shifts, its input and channel axis."""
+    nodes = {node.name: node for node in model.graph}
+    found = {}
+    for form in placement.forms:
+        layer = form.layer
+        if layer.bias and layer.inputs == (0,) and layer.op in CHANNEL_AXIS and not layer.in_body:
+            value = nodes[layer.node].inputs[0]
+            if value is not None and value.dtype == ir.DataType.FLOAT:
+                found[layer.node] = (value.name or "", CHANNEL_AXIS[layer.op])
+    return found
+
+
+def forget_inferred(model: ir.Model, source: ir.Model) -> None:
+    """Drop the types and shapes of inner values that the source did not write down: runtimes infer them again."""
+    known = {v.name for node in all_nodes(source) for v in node.outputs if v.type is not None}
+    for node in all_nodes(model):
+        for value in node.outputs if is_standard(node) else ():
+            if value.name not in known and not value.is_graph_output():
+                value.type, value.shape = None, None

@@ -63,7 +63,7 @@ def prepare(model: Model, target: str, progress: Progress = silent) -> Prepared:
     """Load and normalise a model and find its space on a target."""
     found = find_target(target)
     progress("load", 0, 0)
-    source = load(model)
+    source = load(Path(model) if isinstance(model, str | os.PathLike) else model)
     normal = normalise(source, progress=lambda name: progress(f"normalise: {name}", 0, 0))
     _check_limits(normal.model, found)
     return Prepared(source, normal.model, found, make_space(normal.model, found))
@@ -105,7 +105,9 @@ def quantize(
     prepared = prepare(model, target, progress)
     numbers = numbers or Numbers()
     chosen = _checked_plan(given, prepared) if given else uniform(prepared.space, wanted)
-    chosen = replace(chosen, model_sha256=prepared.source.sha256, ranges=asdict(numbers))
+    chosen = replace(
+        chosen, model_sha256=prepared.source.sha256, ranges={k: str(v) for k, v in asdict(numbers).items()}
+    )
     runtime, reference = get_runtime(prepared.target.runtime), get_runtime("onnxruntime")
     notes: list[str] = []
     with tempfile.TemporaryDirectory(prefix=".onnxmpq-", dir=path.parent) as folder:
@@ -133,9 +135,19 @@ def quantize(
             notes.append("The evaluation data has no 'labels': accuracy was not measured.")
         size = file_bytes(export.path)
         plan_path = _publish(export, path)
-        notes += [note for samples in (builder.samples, graded) if samples is not None and (note := samples.note)]
+    if size >= prepared.source.size_bytes:
+        notes.append("The file is not smaller than the original: what Q/DQ adds outweighs what its weights save.")
+    notes += [note for samples in (builder.samples, graded) if samples is not None and (note := samples.note)]
     return Result(
-        path, plan_path, export.plan, prepared.space, export.verdict, grade, prepared.source.size_bytes, size, tuple(notes)
+        path,
+        plan_path,
+        export.plan,
+        prepared.space,
+        export.verdict,
+        grade,
+        prepared.source.size_bytes,
+        size,
+        tuple(notes),
     )
 
 
@@ -196,8 +208,9 @@ def _faster(builder: Builder, export: Export, name: str, notes: list[str]) -> Ex
     if other.speed <= export.speed:
         return export
     notes.append(
-        f"Integer kernels do not pay for this model here: they ran at {export.speed:.2f} of float speed. The weights are "
-        f"stored in few bits and computed in float instead, at {other.speed:.2f}; --allow-slower keeps the integer kernels."
+        f"Integer kernels do not pay for this model here: they ran at {export.speed:.2f} of float speed. The weights "
+        f"are stored in few bits and computed in float instead, at {other.speed:.2f}; --allow-slower keeps the integer "
+        "kernels."
     )
     return other
 
@@ -206,7 +219,9 @@ def _refuse_failure(export: Export) -> None:
     """Raise VerifyError if a check failed."""
     failed = [check for check in export.verdict.checks if check.ok is False]
     if failed:
-        told = "; ".join(f"{check.name} is {check.value} (expected {check.expected}; {check.detail})" for check in failed)
+        told = "; ".join(
+            f"{check.name} is {check.value} (expected {check.expected}; {check.detail})" for check in failed
+        )
         raise VerifyError(f"The export does not hold in {export.verdict.runtime}: {told}. Nothing was written.")
 
 

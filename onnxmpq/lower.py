@@ -1,16 +1,15 @@
 """The lowering: the only code that writes quantised tensors into a graph.
 
-    activation   x -> QuantizeLinear -> DequantizeLinear -> readers
-    dq           codes -> DequantizeLinear -> layer
-    cast8        4- or 2-bit codes -> Cast(int8) -> DequantizeLinear -> layer    (widened once, when a session starts)
-    castmul      codes -> Cast(float) -> Mul(scale) -> layer                     (turned to float once)
-    gather       Gather(codes) -> Cast(float) -> Mul(Gather(scale))              (only the rows that are looked up)
-    bias         int32 codes -> DequantizeLinear with scale = input scale * weight scale
+activation   x -> QuantizeLinear -> DequantizeLinear -> readers
+dq           codes -> DequantizeLinear -> layer
+cast8        4- or 2-bit codes -> Cast(int8) -> DequantizeLinear -> layer    (widened once, when a session starts)
+castmul      codes -> Cast(float) -> Mul(scale) -> layer                     (turned to float once)
+gather       Gather(codes) -> Cast(float) -> Mul(Gather(scale))              (only the rows that are looked up)
+bias         int32 codes -> DequantizeLinear with scale = input scale * weight scale
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import ml_dtypes
 import numpy as np
@@ -20,11 +19,11 @@ from onnxmpq.artifacts import Option, Plan, Space, container_bits
 from onnxmpq.errors import InternalError
 from onnxmpq.graph.layers import all_graphs, all_nodes, constant
 from onnxmpq.graph.opset import raise_opset
-from onnxmpq.calibrate import Affine
-from onnxmpq.weights import QuantisedWeight, dequantise, quantise_weight
 from onnxmpq.placement import Form, Island, Pair, Placement, place
+from onnxmpq.ranges import Affine
 from onnxmpq.space import stored_bytes
 from onnxmpq.target import Target
+from onnxmpq.weights import Method, QuantisedWeight, dequantise, quantise_weight
 
 _CODES = {
     2: (ir.DataType.INT2, ml_dtypes.int2),
@@ -52,12 +51,12 @@ def lower(
     activations: Mapping[str, Affine],
     *,
     means: Mapping[str, np.ndarray] | None = None,
-    weight_method: Literal["mse", "minmax"] = "mse",
+    weight_method: Method = "mse",
 ) -> Quantised:
     """Write ``plan`` into a copy of a normalised model.
 
     ``activations`` maps ``pair_key(pair)`` to scale and zero point for every pair of the placement; ``means`` maps
-    layers to the mean of each input channel, which lets their biases take up what rounding the weights shifts.
+    layers to the mean of their input, which lets their biases take up what rounding the weights shifts.
     """
     placement = place(model, space, target, plan.choices)
     lowered = model.clone()
@@ -79,9 +78,10 @@ class _Writer:
         model: ir.Model,
         activations: Mapping[str, Affine],
         means: Mapping[str, np.ndarray],
-        method: Literal["mse", "minmax"],
+        method: Method,
     ) -> None:
-        self.model, self.activations, self.means, self.method = model, activations, means, method
+        self.model, self.activations, self.means = model, activations, means
+        self.method: Method = method
         self.nodes = {node.name or "": node for node in all_nodes(model)}
         self.values = {value.name: value for graph in all_graphs(model) for value in _values(graph)}
         self.codes: dict[str, tuple[ir.Value, QuantisedWeight]] = {}
@@ -144,15 +144,15 @@ class _Writer:
             return 0.0
         error = dequantise(quantised).astype(np.float64) - tensor.numpy()
         match form.layer.op:
-            case "Conv":  # [outputs, inputs of the group, ...]
+            case "Conv":  # [outputs, inputs of the group, kernel ...]
+                taps = tap_means(self.nodes[form.layer.node], mean, error.shape)
                 outputs, inputs = error.shape[:2]
-                per_input = error.reshape(outputs, inputs, -1).sum(2)
-                groups = np.repeat(np.arange(mean.size // inputs), outputs // (mean.size // inputs))
-                return np.asarray((per_input * mean.reshape(-1, inputs)[groups]).sum(1))
-            case "MatMul":
-                return np.asarray(mean @ error)
-            case "Gemm":
-                return np.asarray(error @ mean if form.layer.channel_axes == (0,) else mean @ error)
+                groups = taps.shape[0] // inputs
+                grouped = taps.reshape(groups, 1, -1)
+                return np.asarray((error.reshape(groups, outputs // groups, -1) * grouped).sum(2).reshape(-1))
+            case "MatMul" | "Gemm":
+                vector = mean.reshape(-1, mean.shape[-1]).mean(0)
+                return np.asarray(error @ vector if form.layer.channel_axes == (0,) else vector @ error)
             case _:
                 return 0.0
 
@@ -204,7 +204,9 @@ class _Writer:
         if form.carrier == "cast8":
             codes = self.shared(
                 f"{value.name}/cast8",
-                lambda: self.node("Cast", [codes], f"{value.name}_Cast", value, {"to": int(ir.DataType.INT8)}, ir.DataType.INT8),
+                lambda: self.node(
+                    "Cast", [codes], f"{value.name}_Cast", value, {"to": int(ir.DataType.INT8)}, ir.DataType.INT8
+                ),
             )
         inputs = [codes, self.shared(f"{value.name}/scale", lambda: self.initializer(value, "scale", quantised.scale))]
         if form.zero_point:
@@ -222,13 +224,20 @@ class _Writer:
         return self.node("DequantizeLinear", inputs, f"{value.name}_DequantizeLinear", value, attributes, before=node)
 
     def castmul(self, value: ir.Value, codes: ir.Value, quantised: QuantisedWeight, form: Form) -> ir.Value:
-        """codes -> Cast(float) -> Mul(scale), once for all layers that read the weight."""
+        """codes -> Cast(float) -> Mul(scale) [-> Cast(half)], once for all layers that read the weight.
+
+        Computed in float32 even for half weights: runtimes without half kernels could not fold it otherwise.
+        """
 
         def make() -> ir.Value:
-            dtype = value.dtype or ir.DataType.FLOAT
-            scale = self.initializer(value, "scale", self.broadcast(quantised, form, dtype))
-            cast = self.node("Cast", [codes], f"{value.name}_Cast", value, {"to": int(dtype)}, dtype)
-            return self.node("Mul", [cast, scale], f"{value.name}_Mul", value, {}, dtype)
+            shape = [n if axis in form.layer.channel_axes else 1 for axis, n in enumerate(quantised.codes.shape)]
+            scale = self.initializer(value, "scale", quantised.scale.reshape(shape))
+            single = ir.DataType.FLOAT
+            cast = self.node("Cast", [codes], f"{value.name}_Cast", value, {"to": int(single)})
+            product = self.node("Mul", [cast, scale], f"{value.name}_Mul", value, {})
+            if value.dtype in (None, single):
+                return product
+            return self.node("Cast", [product], f"{value.name}_Narrow", value, {"to": int(value.dtype)}, value.dtype)
 
         return self.shared(f"{value.name}/castmul", make)
 
@@ -257,11 +266,6 @@ class _Writer:
         assert graph is not None
         graph.insert_after(node, [rows, cast, product])
         self.values[name] = result
-
-    def broadcast(self, quantised: QuantisedWeight, form: Form, dtype: ir.DataType) -> np.ndarray:
-        """Give a scale the rank of its weight, ones along the axes that have no scale of their own."""
-        shape = [n if axis in form.layer.channel_axes else 1 for axis, n in enumerate(quantised.codes.shape)]
-        return quantised.scale.reshape(shape).astype(dtype.numpy())
 
     def bias(self, form: Form, bias: np.ndarray, quantised: QuantisedWeight, input_scale: float | None) -> None:
         """Write the bias: as int32 codes whose scale is that of the input times that of the weight, or in float."""
@@ -293,7 +297,7 @@ class _Writer:
         name = pair.tensor
         graph = self.graph_of(value)
         dtype = np.dtype(_ACTIVATION[pair.type])
-        scale = self.initializer(value, "scale", np.float32(affine.scale))
+        scale = self.initializer(value, "scale", np.asarray(affine.scale, np.float32))
         zero = self.initializer(value, "zero_point", np.asarray(affine.zero_point, dtype))
         if pair.public:
             value.name = self.fresh(f"{name}_unquantized")
@@ -319,7 +323,14 @@ class _Writer:
         dtype = np.dtype(_ACTIVATION[pair.type])
         vector = self.initializer(like, "scales", np.full(island.channels, affine.scale, np.float32))
         zeros = self.initializer(like, "zero_points", np.full(island.channels, affine.zero_point, dtype))
-        new = self.node("DequantizeLinear", [codes, vector, zeros], f"{name}_DequantizeLinear", like, {"axis": island.axis}, before=node)
+        new = self.node(
+            "DequantizeLinear",
+            [codes, vector, zeros],
+            f"{name}_DequantizeLinear",
+            like,
+            {"axis": island.axis},
+            before=node,
+        )
         node.replace_input_with(island.index, new)
 
     # ---- pieces --------------------------------------------------------------------------------------------------
@@ -377,6 +388,52 @@ class _Writer:
             for name, value in list(graph.initializers.items()):
                 if not value.uses() and not value.is_graph_output():
                     del graph.initializers[name]
+
+
+def tap_means(node: ir.Node, mean: np.ndarray, weight_shape: tuple[int, ...]) -> np.ndarray:
+    """Return what each tap of a convolution's kernel sees on average, zeros of the padding included.
+
+    ``mean`` is the mean input [channels, positions ...], or [channels] where positions vary; the result has the shape
+    [channels, kernel ...].
+    """
+    kernel = weight_shape[2:]
+    if mean.ndim != 1 + len(kernel):
+        return np.broadcast_to(mean.reshape(-1, *[1] * len(kernel)), (mean.size, *kernel))
+    strides = node.attributes.get_ints("strides") or [1] * len(kernel)
+    dilations = node.attributes.get_ints("dilations") or [1] * len(kernel)
+    pads = _pads(node, mean.shape[1:], kernel, strides, dilations)
+    padded = np.pad(mean, [(0, 0), *pads])
+    outputs = [
+        (size - dilation * (width - 1) - 1) // stride + 1
+        for size, width, stride, dilation in zip(padded.shape[1:], kernel, strides, dilations, strict=True)
+    ]
+    taps = np.zeros((mean.shape[0], *kernel))
+    for tap in np.ndindex(*kernel):
+        window = tuple(
+            slice(k * d, k * d + s * (n - 1) + 1, s)
+            for k, d, s, n in zip(tap, dilations, strides, outputs, strict=True)
+        )
+        taps[(slice(None), *tap)] = padded[(slice(None), *window)].mean(axis=tuple(range(1, mean.ndim)))
+    return taps
+
+
+def _pads(
+    node: ir.Node, sizes: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> list[tuple[int, int]]:
+    """Return the padding in front of and behind each axis."""
+    rank = len(kernel)
+    mode = node.attributes.get_string("auto_pad") or "NOTSET"
+    if mode.startswith("SAME"):
+        totals = [
+            max((-(-size // stride) - 1) * stride + dilation * (width - 1) + 1 - size, 0)
+            for size, width, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True)
+        ]
+        small = [total // 2 for total in totals]
+        pairs = [(few, total - few) for few, total in zip(small, totals, strict=True)]
+        return pairs if mode == "SAME_UPPER" else [(high, low) for low, high in pairs]
+    explicit = node.attributes.get_ints("pads") if mode == "NOTSET" else None
+    pads = list(explicit or [0] * (2 * rank))
+    return list(zip(pads[:rank], pads[rank:], strict=True))
 
 
 def _widened(quantised: QuantisedWeight, weight: np.ndarray, floor: np.ndarray) -> QuantisedWeight:

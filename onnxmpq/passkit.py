@@ -79,3 +79,40 @@ def check_names(passes: Iterable[type[Pass]]) -> dict[str, type[Pass]]:
         if other is not kind:
             raise InternalError(f"Two passes are called '{kind.name}': {other.__module__} and {kind.__module__}.")
     return table
+
+
+def bypass(node: ir.Node, index: int = 0) -> bool:
+    """Make every reader of the first output of ``node`` read its input ``index``, and remove the node.
+
+    Refuse (return False) where that would merge two public values (inputs, initialisers and outputs of a graph), or
+    make an outer value the output of a body.
+    """
+    x, y, graph = node.inputs[index], node.outputs[0], node.graph
+    if x is None or graph is None:
+        return False
+    if y.is_graph_output():
+        if x.is_graph_input() or x.is_graph_output() or x.is_initializer() or x.graph is not graph:
+            return False
+        x.name, x.shape, x.doc_string = y.name, y.shape, y.doc_string
+        x.metadata_props.update(y.metadata_props)
+    x.type, x.shape = x.type or y.type, x.shape or y.shape
+    y.replace_all_uses_with(x, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+    return True
+
+
+def replace_by_initializer(value: ir.Value, tensor: ir.TensorProtocol) -> ir.Value:
+    """Make every reader of ``value``, the output of a node, read an initialiser of that name in the same graph."""
+    graph = value.graph
+    assert graph is not None
+    constant = ir.Value(
+        name=value.name,
+        type=ir.TensorType(tensor.dtype),
+        shape=ir.Shape(tensor.shape.numpy()),
+        const_value=tensor,
+        doc_string=value.doc_string,
+        metadata_props=dict(value.metadata_props) or None,
+    )
+    value.replace_all_uses_with(constant)
+    graph.register_initializer(constant)
+    return constant

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnxmpq.artifacts import FLOAT, Layer, Option, Space
-from onnxmpq.graph.layers import constant, dimensions, is_standard, sole_use
+from onnxmpq.graph.layers import constant, dimensions, is_standard, shape_of, sole_use
 from onnxmpq.target import ActivationType, Carrier, FollowerRule, LayerRule, Target
 
 _ISLAND_AXES = {"Conv": 1, "ConvTranspose": 1, "Gemm": -1, "MatMul": -1}
@@ -98,7 +98,7 @@ class _Placer:
         """Spread demands from the layers to the followers, then read off pairs and islands."""
         for form in forms:
             self.ask_for_layer(form)
-        kinds = list(dict.fromkeys((kind, bits) for _, kind, bits in self.demand))
+        kinds: list[tuple[ActivationType, int]] = list(dict.fromkeys((kind, bits) for _, kind, bits in self.demand))
         while any([self.join(node, rule, *kind) for node, rule in self.open_followers() for kind in kinds]):
             pass
         return Placement(forms, self.pairs(), self.islands(forms))
@@ -126,7 +126,9 @@ class _Placer:
         return [
             (node, rule)
             for name, node in self.nodes.items()
-            if name not in self.joined and is_standard(node) and (rule := self.target.follower(node.op_type)) is not None
+            if name not in self.joined
+            and is_standard(node)
+            and (rule := self.target.follower(node.op_type)) is not None
         ]
 
     def join(self, node: ir.Node, rule: FollowerRule, kind: ActivationType, bits: int) -> bool:
@@ -155,7 +157,9 @@ class _Placer:
         if not any(self._pulls(user) for user in users):
             return False
         producer = value.producer()
-        while producer is not None and producer.op_type in ("Relu", "Clip") and sole_use(producer.outputs[0]) is not None:
+        while (
+            producer is not None and producer.op_type in ("Relu", "Clip") and sole_use(producer.outputs[0]) is not None
+        ):
             before = producer.inputs[0]
             if before is None or sole_use(before) is None:
                 break
@@ -252,7 +256,7 @@ def _channels(node: ir.Node) -> int:
     weight = constant(node.inputs[1])
     if weight is None:
         return 0
-    shape = [int(dim) for dim in weight.shape]
+    shape = shape_of(weight)
     match node.op_type:
         case "Conv":
             return shape[1] * node.attributes.get_int("group", 1)

@@ -12,7 +12,7 @@ from itertools import chain
 import onnx_ir as ir
 
 from onnxmpq.artifacts import FLOAT, Cost, Layer, Leftover, Option, Space, Unit, container_bits
-from onnxmpq.graph.layers import all_graphs, all_nodes, constant, find_layers, is_standard
+from onnxmpq.graph.layers import all_graphs, all_nodes, constant, find_layers, is_standard, shape_of
 from onnxmpq.placement import Form, Placement, form_of
 from onnxmpq.target import LayerRule, Target
 
@@ -59,7 +59,7 @@ def _sharing(layers: list[Layer]) -> Iterator[tuple[Layer, ...]]:
 def _unit(model: ir.Model, layers: tuple[Layer, ...], target: Target, users: Mapping[str, list[str]]) -> Unit:
     graph_values = {value.name: value for value in initializers(model)}
     weights = list(dict.fromkeys(chain.from_iterable(layer.weights for layer in layers)))
-    parameters = sum(math.prod(graph_values[name].shape or ()) for name in weights)  # type: ignore[arg-type]
+    parameters = sum(math.prod(_shape(graph_values[name])) for name in weights)
     reasons: list[str] = []
     allowed: list[Option] | None = None
     names = {layer.node for layer in layers}
@@ -106,7 +106,9 @@ def _bias_fault(model: ir.Model, layer: Layer, rule: LayerRule) -> str:
     """Say why the bias of a layer cannot be written the way its integer kernel needs it."""
     node = next(node for node in model.graph if node.name == layer.node)
     if layer.op == "Gemm":
-        if node.attributes.get_float("alpha", 1.0) != 1.0 or (layer.bias and node.attributes.get_float("beta", 1.0) != 1.0):
+        if node.attributes.get_float("alpha", 1.0) != 1.0 or (
+            layer.bias and node.attributes.get_float("beta", 1.0) != 1.0
+        ):
             return "its alpha or beta is not 1"
         if node.attributes.get_int("transA", 0):
             return "it transposes its input"
@@ -131,9 +133,7 @@ def _bops(macs: int, option: Option) -> int:
     return macs * (option.weight_bits or option.activation_bits or 32) * (option.activation_bits or 32)
 
 
-def unit_bytes(
-    layers: tuple[Layer, ...], option: Option, target: Target, values: Mapping[str | None, ir.Value]
-) -> int:
+def unit_bytes(layers: tuple[Layer, ...], option: Option, target: Target, values: Mapping[str | None, ir.Value]) -> int:
     """Return the bytes stored for a unit at ``option``; tensors that its layers share count once."""
     stored: dict[str, int] = {}
     for layer in layers:
@@ -150,15 +150,18 @@ def form_bytes(form: Form, values: Mapping[str | None, ir.Value]) -> dict[str, i
     """Return the bytes of every new tensor that a layer's form stores, under keys that shared tensors share."""
     layer, option, stored = form.layer, form.option, {}
     for name in layer.weights if option.weight_bits else ():
-        shape = [int(dim) for dim in values[name].shape or ()]
+        shape = _shape(values[name])
         kept = [shape[axis] for axis in layer.channel_axes]
         container = container_bits(option.weight_bits)
         scales = math.prod(kept) * (math.ceil(shape[_inner_axis(layer)] / option.block) if option.block else 1)
         stored[f"{name}/codes"] = math.ceil(math.prod(shape) * container / 8)
-        width = 4 if form.carrier in ("dq", "cast8") else values[name].dtype.bitwidth // 8  # type: ignore[union-attr]
+        dtype = values[name].dtype
+        width = dtype.bitwidth // 8 if form.carrier == "gather" and dtype is not None else 4
         stored[f"{name}/scale/{form.carrier}"] = scales * width
         if form.zero_point and form.carrier in ("dq", "cast8"):
-            stored[f"{name}/zero/{form.carrier}"] = math.ceil(scales * (8 if form.carrier == "cast8" else container) / 8)
+            stored[f"{name}/zero/{form.carrier}"] = math.ceil(
+                scales * (8 if form.carrier == "cast8" else container) / 8
+            )
         if form.bias:
             stored[f"{layer.node}/bias"] = 8 * math.prod(kept)
     return stored
@@ -167,7 +170,9 @@ def form_bytes(form: Form, values: Mapping[str | None, ir.Value]) -> dict[str, i
 def stored_bytes(model: ir.Model, placement: Placement) -> int:
     """Return the bytes of all tensors in the file that ``placement`` leads to, exactly."""
     values = {value.name: value for value in initializers(model)}
-    replaced = {(form.layer.node, name) for form in placement.forms if form.option.weight_bits for name in form.layer.weights}
+    replaced = {
+        (form.layer.node, name) for form in placement.forms if form.option.weight_bits for name in form.layer.weights
+    }
     replaced |= {(form.layer.bias_add or form.layer.node, form.layer.bias) for form in placement.forms if form.bias}
     read = {
         value.name
@@ -190,6 +195,10 @@ def initializers(model: ir.Model) -> Iterator[ir.Value]:
         yield from graph.initializers.values()
 
 
+def _shape(value: ir.Value) -> tuple[int, ...]:
+    return shape_of(value.const_value) if value.const_value is not None else ()
+
+
 def value_bytes(value: ir.Value) -> int:
     """Return the bytes of an initialiser as it is stored."""
     return value.const_value.nbytes if value.const_value is not None else 0
@@ -203,4 +212,6 @@ def _leftovers(model: ir.Model, layers: set[str]) -> Iterator[Leftover]:
         size = sum(value_bytes(value) for value in node.inputs if value is not None and constant(value) is not None)
         if size >= _WORTH_NAMING_BYTES:
             where = "" if is_standard(node) else f" of domain '{node.domain}'"
-            yield Leftover(node.name or "", node.op_type, size, f"operator {node.op_type}{where} is not one that onnxmpq quantises")
+            yield Leftover(
+                node.name or "", node.op_type, size, f"operator {node.op_type}{where} is not one that onnxmpq quantises"
+            )

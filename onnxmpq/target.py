@@ -245,7 +245,9 @@ class _Reader:
         """Refuse what is well written and cannot work."""
         low, high = result.limits.lowest_opset, result.limits.highest_opset
         if not 10 <= low <= high:
-            raise self.fault("lowest_opset", "limits", f"opsets {low} to {high} are not a range that starts at 10 or later.")
+            raise self.fault(
+                "lowest_opset", "limits", f"opsets {low} to {high} are not a range that starts at 10 or later."
+            )
         for index, rule in enumerate(result.layers):
             table = f"layers[{index}]"
             for option in rule.options:
@@ -253,13 +255,23 @@ class _Reader:
                 bits = container_bits(option.weight_bits) if option.weight_bits else 0
                 if bits and WEIGHT_OPSET.get(bits, 21) > high:
                     raise self.fault(
-                        "options", table, f"'{option}' needs opset {WEIGHT_OPSET.get(bits, 21)}, above highest_opset {high}."
+                        "options",
+                        table,
+                        f"'{option}' needs opset {WEIGHT_OPSET.get(bits, 21)}, above highest_opset {high}.",
                     )
                 if carrier == "cast8" and (option.block or bits == 16):
-                    raise self.fault("options", table, f"'{option}' cannot be carried by 'cast8': it holds no blocks and at most 8 bits.")
+                    raise self.fault(
+                        "options",
+                        table,
+                        f"'{option}' cannot be carried by 'cast8': it holds no blocks and at most 8 bits.",
+                    )
                 if option.activation_bits and option.weight_bits and carrier == "castmul":
                     raise self.fault(
-                        "with_activation", table, f"'{option}' with 'castmul' would be computed in float; use 'dq' or 'cast8'."
+                        "with_activation",
+                        table,
+                        f"'{option}' with 'castmul' would be computed in float; use 'dq' or 'cast8'.",
                     )
                 if rule.op == "MatMul:product" and option.weight_bits:
-                    raise self.fault("options", table, f"'{option}': a product of two activations has no weight; use a8.")
+                    raise self.fault(
+                        "options", table, f"'{option}': a product of two activations has no weight; use a8."
+                    )

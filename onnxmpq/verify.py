@@ -1,12 +1,12 @@
 """The verify stage: what an export really does, seen in its runtime.
 
-    loads       the runtime accepts the file
-    size        the tensors in the file take the bytes that were predicted
-    simulation  the runtime's default session against Q/DQ computed literally; rounding is a step, and in deep nets one
-                flipped code becomes many: how far the simulation moves with its scales is the yardstick there
-    kernels     how many kernels compute in few bits, and how many Q/DQ were left over
-    speed       CPU time against the float model, in paired runs
-    accuracy    against labels, where there are any, with the standard error of the difference
+loads       the runtime accepts the file
+size        the tensors in the file take the bytes that were predicted
+simulation  the runtime's default session against Q/DQ computed literally; rounding is a step, and in deep nets one
+            flipped code becomes many: how far the simulation moves with its scales is the yardstick there
+kernels     how many kernels compute in few bits, and how many Q/DQ were left over
+speed       CPU time against the float model, in paired runs
+accuracy    against labels, where there are any, with the standard error of the difference
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -132,8 +132,10 @@ def _with_moved_scales(path: Path) -> bytes | None:
             return None
         if tensor.name in scales:
             value = onnx.numpy_helper.to_array(tensor)
-            tensor.CopyFrom(onnx.numpy_helper.from_array(np.nextafter(value, np.asarray(np.inf, value.dtype)), tensor.name))
-    return model.SerializeToString()
+            tensor.CopyFrom(
+                onnx.numpy_helper.from_array(np.nextafter(value, np.asarray(np.inf, value.dtype)), tensor.name)
+            )
+    return bytes(model.SerializeToString())
 
 
 def speed(
@@ -170,7 +172,12 @@ def worst_sqnr(reference: list[list[np.ndarray]], got: list[list[np.ndarray]]) -
 
 
 def accuracy(
-    runtime: Runtime, reference: Runtime, float_model: bytes | Path, path: Path, feeds: Iterable[Feed], labels: np.ndarray
+    runtime: Runtime,
+    reference: Runtime,
+    float_model: bytes | Path,
+    path: Path,
+    feeds: Iterable[Feed],
+    labels: np.ndarray,
 ) -> Accuracy:
     """Return top-1 accuracy before and after; the error is that of the paired difference."""
     sessions: list[Any] = [reference.session(float_model, mode="deployed"), runtime.session(path, mode="deployed")]
@@ -220,5 +227,6 @@ def _tensor_bytes(tensor: onnx.TensorProto) -> int:
         if tensor.data_location == onnx.TensorProto.EXTERNAL and entry.key == "length":
             return int(entry.value)
     if tensor.HasField("raw_data"):
-        return len(tensor.raw_data)
-    return int(onnx.numpy_helper.to_array(tensor).nbytes)
+        return len(bytes(tensor.raw_data))
+    nbytes: int = onnx.numpy_helper.to_array(tensor).nbytes
+    return nbytes

@@ -28,7 +28,8 @@ def layer_chain(op: str, grouping: str = "dense", rank: int = 2, seed: int = 0) 
 
     def normal(*shape: int) -> Array:
         spread = np.exp(g.normal(size=(shape[0],) + (1,) * (len(shape) - 1)) * 0.3)
-        return (g.normal(size=shape) * spread / np.sqrt(np.prod(shape[1:]) or 1)).astype(np.float32)
+        values: Array = g.normal(size=shape) * spread / np.sqrt(np.prod(shape[1:]) or 1)
+        return values.astype(np.float32)
 
     match op:
         case "Conv":
@@ -76,7 +77,9 @@ def feeds_for(model: ir.Model, count: int = 4, seed: int = 1) -> list[dict[str, 
     g = rng(seed)
     return [
         {
-            value.name or "": g.normal(size=[d if isinstance(d, int) else 1 for d in value.shape or ()]).astype(np.float32)
+            value.name or "": g.normal(size=[d if isinstance(d, int) else 1 for d in value.shape or ()]).astype(
+                np.float32
+            )
             for value in model.graph.inputs
         }
         for _ in range(count)

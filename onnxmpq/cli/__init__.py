@@ -1,8 +1,8 @@
 """The command line: one file per command, and ``main`` that turns errors into exit codes.
 
-    0   done            2   the caller can mend it      3   no plan meets the budgets
-    4   the export does not hold                        70  our fault
-    130 interrupted
+0   done            2   the caller can mend it      3   no plan meets the budgets
+4   the export does not hold                        70  our fault
+130 interrupted
 """
 
 import sys

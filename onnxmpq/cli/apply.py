@@ -5,7 +5,6 @@ from typing import Any
 
 import click
 
-from onnxmpq.build import Numbers
 from onnxmpq.cli import show
 from onnxmpq.cli.options import build_options, model_argument
 from onnxmpq.compile import quantize
@@ -15,16 +14,14 @@ from onnxmpq.compile import quantize
 @model_argument
 @click.argument("plan", type=click.Path(path_type=Path))
 @build_options
-def apply_command(
-    model: Path, plan: Path, as_json: bool, quiet: bool, ranges: str, weight_ranges: str, **options: Any
-) -> None:
+def apply_command(model: Path, plan: Path, as_json: bool, quiet: bool, **options: Any) -> None:
     """Write MODEL as PLAN says, exactly, and prove what the file does.
 
     \b
     onnxmpq apply model.onnx model.int8.plan.json -c samples.npz -o again.onnx
     """
     with show.progress(quiet) as report:
-        result = quantize(model, plan=plan, numbers=Numbers(ranges, weight_ranges), progress=report, **options)
+        result = quantize(model, plan=plan, progress=report, **options)
     if as_json:
         show.as_json(result.to_json())
     else:

@@ -11,8 +11,21 @@ from onnxmpq.errors import InputError
 
 
 @click.command("demo")
-@click.option("--output", "-o", type=click.Path(path_type=Path), default=Path("out"), show_default=True, help="Folder to write to.")
-@click.option("--models", type=click.Path(path_type=Path), default=Path("models"), show_default=True, help="Folder of the examples.")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    default=Path("out"),
+    show_default=True,
+    help="Folder to write to.",
+)
+@click.option(
+    "--models",
+    type=click.Path(path_type=Path),
+    default=Path("models"),
+    show_default=True,
+    help="Folder of the examples.",
+)
 @target_option
 @json_option
 @quiet_option

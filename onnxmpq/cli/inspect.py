@@ -47,7 +47,9 @@ def to_json(space: Space) -> dict[str, object]:
             }
             for unit in space.units
         ],
-        "leftovers": [{"node": x.node, "op": x.op, "bytes": x.stored_bytes, "reason": x.reason} for x in space.leftovers],
+        "leftovers": [
+            {"node": x.node, "op": x.op, "bytes": x.stored_bytes, "reason": x.reason} for x in space.leftovers
+        ],
         "notes": list(space.notes),
     }
 
@@ -75,12 +77,13 @@ def table(space: Space) -> None:
             escape(unit.reason),
         )
     show.out.print(grid)
-    quantisable = sum(unit.costs[0].stored_bytes for unit in space.units if len(unit.costs) > 1)
-    least = sum(min(cost.stored_bytes for cost in unit.costs) for unit in space.units)
-    rest = space.float_bytes - sum(unit.costs[0].stored_bytes for unit in space.units)
+    whole = space.float_bytes
+    quantisable = min(sum(unit.costs[0].stored_bytes for unit in space.units if len(unit.costs) > 1), whole)
+    rest = max(whole - sum(unit.costs[0].stored_bytes for unit in space.units), 0)
+    least = rest + sum(min(cost.stored_bytes for cost in unit.costs) for unit in space.units)
     show.out.print(
-        f"{len(space.units)} units hold {show.size(quantisable)} of {show.size(space.float_bytes)} that can be quantised; "
-        f"the smallest plan stores {show.size(least + max(rest, 0))}."
+        f"{len(space.units)} units; {show.size(quantisable)} of {show.size(whole)} can be quantised, "
+        f"and the smallest plan stores {show.size(least)}."
     )
     if space.leftovers:
         left = Table("stays float", "op", "bytes", "why", title="constants outside all units", title_justify="left")

@@ -62,7 +62,9 @@ def explain(target: Target) -> None:
         names = ", ".join(rule.op for rule in target.followers)
         show.out.print(f"Run on codes between quantised layers: {names}.")
     if target.islands:
-        show.out.print("A float layer between quantised ones gets a DequantizeLinear of its own, so that it stays float.")
+        show.out.print(
+            "A float layer between quantised ones gets a DequantizeLinear of its own, so that it stays float."
+        )
     for note in target.notes:
         show.out.print(escape(note))
 
@@ -72,5 +74,7 @@ def _placement(rule: LayerRule) -> str:
 
 
 def _carriers(rule: LayerRule) -> str:
-    forms = dict.fromkeys(f"{option}: {rule.carrier(option)}" for option in rule.options if option.weight_bits in (8, 4, 2))
+    forms = dict.fromkeys(
+        f"{option}: {rule.carrier(option)}" for option in rule.options if option.weight_bits in (8, 4, 2)
+    )
     return ", ".join(forms)

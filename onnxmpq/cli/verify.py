@@ -17,7 +17,9 @@ from onnxmpq.verify import verify
 
 @click.command("verify")
 @click.argument("quantised", type=click.Path(path_type=Path))
-@click.option("--float", "float_model", required=True, type=click.Path(path_type=Path), help="The float model it came from.")
+@click.option(
+    "--float", "float_model", required=True, type=click.Path(path_type=Path), help="The float model it came from."
+)
 @calibration_option
 @target_option
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Threads of the runtime.")

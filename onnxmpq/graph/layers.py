@@ -1,8 +1,8 @@
 """Which nodes of a normalised graph can be quantised, seen without any target in mind.
 
-    Conv, ConvTranspose, Gemm, MatMul, LSTM, GRU, RNN   a constant weight, one or two activations
-    Gather                                              a constant table of rows (an embedding)
-    MatMul                                              a product of two activations (attention)
+Conv, ConvTranspose, Gemm, MatMul, LSTM, GRU, RNN   a constant weight, one or two activations
+Gather                                              a constant table of rows (an embedding)
+MatMul                                              a product of two activations (attention)
 """
 
 import math
@@ -64,6 +64,11 @@ def sole_use(value: ir.Value) -> ir.Node | None:
     return next(iter(uses))[0]
 
 
+def shape_of(tensor: ir.TensorProtocol) -> tuple[int, ...]:
+    """Return the shape of a constant as numbers."""
+    return tuple(int(str(dim)) for dim in tensor.shape)
+
+
 def dimensions(value: ir.Value | None) -> tuple[int | None, ...] | None:
     """Return the shape with None for what is not known, or None when not even the rank is."""
     if value is None or value.shape is None:
@@ -120,12 +125,13 @@ def _layer(node: ir.Node, in_body: bool) -> Layer | None:
         return None
     if any(i not in constants or constants[i].dtype not in FLOAT_TYPES for i in weights):
         return None
-    shape = tuple(int(d) for d in constants[weights[0]].shape) if weights else ()
+    shape = shape_of(constants[weights[0]]) if weights else ()
     if weights and len(shape) < 2:
         return None
     if op in ("Conv", "ConvTranspose"):
         groups = node.attributes.get_int("group", 1)
-        channels = shape[1] * groups if op == "Conv" else shape[0]
+        first, second, *_ = shape
+        channels = second * groups if op == "Conv" else first
         grouping = "dense" if groups == 1 else "depthwise" if groups == channels else "grouped"
     dtype = constants[weights[0]].dtype if weights else (node.inputs[0].dtype if node.inputs[0] else None)
     return Layer(
@@ -156,7 +162,7 @@ def _added_bias(node: ir.Node, weight: ir.TensorProtocol) -> tuple[str, str, ir.
     if add is not None and add.op_type == "Add" and is_standard(add) and add.graph is node.graph:
         other = add.inputs[1] if add.inputs[0] is node.outputs[0] else add.inputs[0]
         tensor = constant(other)
-        if tensor is not None and other is not None and tuple(tensor.shape) == (weight.shape[-1],):
+        if tensor is not None and other is not None and shape_of(tensor) == (weight.shape[-1],):
             return other.name or "", add.name or "", add.outputs[0]
     return "", "", node.outputs[0]
 
@@ -179,5 +185,5 @@ def _macs(node: ir.Node, shape: tuple[int, ...]) -> int:
         case _:  # recurrent: every step multiplies all weights
             steps = (dimensions(node.inputs[0]) or (1,))[0] or 1
             return steps * sum(
-                math.prod(int(d) for d in tensor.shape) for v in node.inputs[1:3] if (tensor := constant(v)) is not None
+                math.prod(shape_of(tensor)) for v in node.inputs[1:3] if (tensor := constant(v)) is not None
             )

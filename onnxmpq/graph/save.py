@@ -1,0 +1,184 @@
+"""Save a model: either the whole file is there afterwards, or nothing has changed.
+
+A model that protobuf cannot hold (2 GB) keeps its weights in ``<name>.data`` beside it. Both are written under
+temporary names first, which no failure leaves behind.
+"""
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import onnx
+import onnx_ir as ir
+
+from onnxmpq.errors import InputError
+from onnxmpq.graph.layers import all_graphs
+
+LARGEST_PROTOBUF = (1 << 31) - (1 << 26)  # protobuf's limit, less 64 MiB for everything that is no weight
+_BIG = 1024  # bytes; tensors above it go to the external file, or are left out of a skeleton
+
+
+def save(
+    model: ir.Model, path: Path, *, overwrite: bool = False, largest_protobuf: int = LARGEST_PROTOBUF
+) -> int:
+    """Write ``model`` to ``path`` and return the bytes written, external data included.
+
+    ``model`` is left as it is. Raise InputError if the destination cannot be written, or exists without ``overwrite``.
+    """
+    path = Path(os.path.realpath(path))  # so that a link is written through, not replaced
+    data_path = path.with_name(path.name + ".data")
+    external = sum(tensor.nbytes for tensor in tensors(model)) > largest_protobuf
+    for taken in (path, data_path) if external else (path,):
+        if taken.is_dir():
+            raise InputError(f"'{taken}' is a folder. Expected a file to write to: add a file name.")
+        if taken.exists() and not overwrite:
+            raise InputError(f"'{taken}' exists already. Give another name, or --overwrite to replace it.")
+    if not path.parent.is_dir():
+        raise InputError(f"There is no folder '{path.parent}' to write '{path.name}' to. Create it first.")
+    _map_before_replacing(model, {path, data_path})
+    written: dict[Path, Path] = {}
+    try:
+        copy = model.clone()
+        if external:
+            with _Temporary(data_path, written) as file:
+                _move_out(copy, file, data_path.name)
+        _move_in(copy, keep=data_path.name if external else "")
+        with _Temporary(path, written) as file:
+            file.write(ir.to_proto(copy).SerializeToString())
+        size = sum(temporary.stat().st_size for temporary in written)
+        for temporary, final in list(written.items()):  # the external data first: the model is nothing without it
+            os.replace(temporary, final)
+            del written[temporary]
+        return size
+    except OSError as error:
+        raise InputError(f"'{path}' cannot be written: {_reason(error)}.") from error
+    finally:
+        for temporary in written:
+            temporary.unlink(missing_ok=True)
+
+
+class _Temporary:
+    """A file beside ``final`` that is on the disk when the block ends; ``written`` remembers it for the clean-up."""
+
+    def __init__(self, final: Path, written: dict[Path, Path]) -> None:
+        self.path = final.with_name(f".{final.name}.{secrets.token_hex(6)}.tmp")
+        written[self.path] = final
+
+    def __enter__(self) -> BinaryIO:
+        self.file = self.path.open("xb")
+        return self.file
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        with self.file:
+            if kind is None:
+                self.file.flush()
+                os.fsync(self.file.fileno())
+
+
+def _reason(error: OSError) -> str:
+    known = {
+        errno.ENOSPC: "the disk is full; free some space or choose another place",
+        errno.EDQUOT: "your quota is used up; free some space or choose another place",
+        errno.EACCES: "permission denied; choose a folder you may write to",
+        errno.EPERM: "permission denied; choose a folder you may write to",
+        errno.EROFS: "the file system is read-only; choose another place",
+    }
+    return known.get(error.errno or 0, f"{error.strerror or error}; choose another place")
+
+
+def tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    """Yield every tensor of the model: initialisers and attributes, of all graphs and functions."""
+    for graph in (*all_graphs(model), *(g for f in model.functions.values() for g in _graphs(f.graph))):
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                yield value.const_value
+        for node in graph:
+            for attribute in node.attributes.values():
+                if attribute.is_ref():
+                    continue
+                if attribute.type == ir.AttributeType.TENSOR:
+                    yield attribute.as_tensor()
+                elif attribute.type == ir.AttributeType.TENSORS:
+                    yield from attribute.as_tensors()
+
+
+def _graphs(graph: ir.Graph) -> Iterator[ir.Graph]:
+    yield graph
+    yield from graph.subgraphs()
+
+
+def skeleton(model: ir.Model) -> onnx.ModelProto:
+    """Return the model as protobuf without the bytes of its big tensors, of which type and shape remain."""
+    copy = model.clone()
+    for value in _initializers(copy):
+        tensor = value.const_value
+        if tensor is not None and tensor.nbytes > _BIG and tensor.dtype != ir.DataType.STRING:
+            value.const_value = _reference(tensor, value.name or "", "-", None)
+    return ir.to_proto(copy)
+
+
+def _initializers(model: ir.Model) -> list[ir.Value]:
+    return [value for graph in all_graphs(model) for value in graph.initializers.values()]
+
+
+def _reference(tensor: ir.TensorProtocol, name: str, location: str, offset: int | None) -> ir.ExternalTensor:
+    """Return ``tensor`` as a reference into an external file."""
+    return ir.ExternalTensor(
+        location,
+        offset,
+        None if offset is None else tensor.nbytes,
+        tensor.dtype,
+        shape=ir.Shape(tensor.shape.numpy()),
+        name=name,
+        doc_string=tensor.doc_string,
+        metadata_props=dict(tensor.metadata_props) or None,
+    )
+
+
+def _move_out(copy: ir.Model, file: BinaryIO, location: str) -> None:
+    """Write the big initialisers to ``file`` and refer to them there; one tensor used twice is written once."""
+    offsets: dict[int, int] = {}
+    for value in _initializers(copy):
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes <= _BIG or tensor.dtype == ir.DataType.STRING:
+            continue
+        if id(tensor) not in offsets:
+            file.write(b"\0" * (-file.tell() % 64))
+            offsets[id(tensor)] = file.tell()
+            tensor.tofile(file)
+        value.const_value = _reference(tensor, value.name or "", location, offsets[id(tensor)])
+
+
+def _move_in(copy: ir.Model, keep: str) -> None:
+    """Turn references into any external file but ``keep`` into plain tensors."""
+    for value in _initializers(copy):
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor) and tensor.location != keep:
+            value.const_value = _inside(tensor)
+    for graph in all_graphs(copy):
+        for node in graph:
+            for name, attribute in list(node.attributes.items()):
+                if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
+                    tensor = attribute.as_tensor()
+                    if isinstance(tensor, ir.ExternalTensor):
+                        node.attributes[name] = ir.AttrTensor(name, _inside(tensor), doc_string=attribute.doc_string)
+
+
+def _inside(tensor: ir.ExternalTensor) -> ir.Tensor:
+    return ir.Tensor(
+        tensor.numpy(),
+        dtype=tensor.dtype,
+        name=tensor.name,
+        doc_string=tensor.doc_string,
+        metadata_props=dict(tensor.metadata_props) or None,
+    )
+
+
+def _map_before_replacing(model: ir.Model, replaced: set[Path]) -> None:
+    """Open weights that lie in a file about to be replaced: the old file lives on for those who have it mapped."""
+    for tensor in tensors(model):
+        if isinstance(tensor, ir.ExternalTensor) and Path(os.path.realpath(tensor.path)) in replaced:
+            tensor.numpy()

@@ -1,0 +1,30 @@
+"""Bring a model into the form that all later stages read.
+
+One opset, no functions, no Constant nodes, no Identity, no Dropout, no BatchNorm behind a layer that can take it in;
+every node and value named, types and shapes filled in. Names, types and order of inputs and outputs stay, and so do
+the numbers that come out, but for the rounding of folded arithmetic.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnxmpq.graph.load import Source
+from onnxmpq.passkit import PassRecord
+from onnxmpq.registry import pipeline
+
+
+@dataclass(frozen=True)
+class Normal:
+    """A normalised model, the digest of the one it was made of, and the passes that made it."""
+
+    model: ir.Model
+    source_sha256: str
+    records: tuple[PassRecord, ...]
+
+
+def normalise(source: Source, progress: Callable[[str], None] | None = None) -> Normal:
+    """Normalise a copy of the model, which shares its weights; the source stays as it is."""
+    model = source.model.clone()
+    return Normal(model, source.sha256, pipeline("normalise").run(model, progress))
