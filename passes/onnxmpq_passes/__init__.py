@@ -5,6 +5,7 @@ from onnxmpq_passes.convert_opset import ConvertOpset
 from onnxmpq_passes.drop_initializer_inputs import DropInitializerInputs
 from onnxmpq_passes.fold_batch_norm import FoldBatchNorm
 from onnxmpq_passes.fold_constants import FoldConstants
+from onnxmpq_passes.hoist_gather import HoistGather
 from onnxmpq_passes.infer_shapes import InferShapes
 from onnxmpq_passes.inline_functions import InlineFunctions
 from onnxmpq_passes.lift_constants import LiftConstants
@@ -18,6 +19,7 @@ PASSES: tuple[type[Pass], ...] = (
     DropInitializerInputs,
     FoldBatchNorm,
     FoldConstants,
+    HoistGather,
     InferShapes,
     InlineFunctions,
     LiftConstants,
@@ -33,6 +35,7 @@ __all__ = [
     "DropInitializerInputs",
     "FoldBatchNorm",
     "FoldConstants",
+    "HoistGather",
     "InferShapes",
     "InlineFunctions",
     "LiftConstants",
