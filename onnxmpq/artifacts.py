@@ -12,12 +12,14 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from onnxmpq.errors import InputError
 
-_OPTION = re.compile(r"(?:w(?P<weight>\d+)(?:b(?P<block>\d+))?)?(?:a(?P<activation>\d+))?")
+_NUMBER = "[1-9][0-9]{0,5}"
+_OPTION = re.compile(f"(?:w(?P<weight>{_NUMBER})(?:b(?P<block>{_NUMBER}))?)?(?:a(?P<activation>{_NUMBER}))?")
 
 
 def container_bits(bits: int) -> int:
@@ -195,6 +197,9 @@ class Plan:
                 choices[unit] = Option.parse(str(text))
             except InputError as error:
                 faults.append(f"unit '{unit}': {error}")
+        ranges = data.get("ranges", {})
+        if not isinstance(ranges, dict):
+            faults.append("'ranges' must be an object.")
         if faults:
             raise InputError(f"'{where}' cannot be used. " + " ".join(faults))
         return cls(
@@ -202,7 +207,7 @@ class Plan:
             method=str(data.get("method", "")),
             choices=choices,
             model_sha256=str(data.get("model_sha256", "")),
-            ranges={str(k): str(v) for k, v in dict(data.get("ranges") or {}).items()},
+            ranges={k: str(v) for k, v in ranges.items()},
         )
 
     @classmethod
@@ -248,8 +253,13 @@ class Verdict:
         raise KeyError(name)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the verdict as plain JSON data."""
-        return {"runtime": self.runtime, "ok": self.ok, "checks": [asdict(check) for check in self.checks]}
+        """Return the verdict as plain JSON data; a value that JSON has no number for (no noise at all) as text."""
+        checks = [
+            asdict(check)
+            | ({"value": str(check.value)} if isinstance(check.value, float) and not isfinite(check.value) else {})
+            for check in self.checks
+        ]
+        return {"runtime": self.runtime, "ok": self.ok, "checks": checks}
 
 
 def parse_options(texts: Sequence[str]) -> tuple[Option, ...]:
@@ -260,7 +270,7 @@ def parse_options(texts: Sequence[str]) -> tuple[Option, ...]:
     """
     options: list[Option] = []
     for text in texts:
-        if match := re.fullmatch(r"w(\d+)-(\d+)(.*)", text):
+        if match := re.fullmatch(f"w({_NUMBER})-({_NUMBER})(.*)", text):
             first, last = int(match[1]), int(match[2])
             step = -1 if first > last else 1
             options += [Option.parse(f"w{bits}{match[3]}") for bits in range(first, last + step, step)]

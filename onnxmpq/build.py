@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import onnx_ir as ir
@@ -15,16 +16,17 @@ import onnx_ir as ir
 from onnxmpq.artifacts import Plan, Space, Verdict
 from onnxmpq.calibrate import calibrate
 from onnxmpq.errors import InputError, VerifyError
-from onnxmpq.graph.layers import all_nodes, is_standard
+from onnxmpq.graph.layers import all_nodes, constant, is_standard, plain_product, shape_of
 from onnxmpq.graph.load import Source
 from onnxmpq.graph.save import save
 from onnxmpq.lower import Quantised, lower, pair_key
 from onnxmpq.placement import Pair, Placement, place
-from onnxmpq.ranges import Affine, Histogram, Method, QuantisedType, choose_range, quantiser
+from onnxmpq.ranges import METHODS, Affine, Histogram, Method, QuantisedType, choose_range, quantiser
 from onnxmpq.runtime import Runtime
 from onnxmpq.samples import Data, Samples, open_samples
 from onnxmpq.target import Target
 from onnxmpq.verify import verify
+from onnxmpq.weights import METHODS as WEIGHT_METHODS
 from onnxmpq.weights import Method as WeightMethod
 
 Progress = Callable[[str, int, int], None]
@@ -42,6 +44,18 @@ class Numbers:
     activations: Method = "mse"
     weights: WeightMethod = "mse"
     bias_correction: bool = True
+
+    @classmethod
+    def of(cls, ranges: Mapping[str, str]) -> Self:
+        """Read what a plan says about them; what it does not name is as usual."""
+        told = {"activations": METHODS, "weights": WEIGHT_METHODS, "bias_correction": ("True", "False")}
+        for key, value in ranges.items():
+            if value not in told.get(key, ()):
+                raise InputError(f"The plan's ranges say '{key}': '{value}', which means nothing to this version.")
+        values: dict[str, Any] = dict(ranges)
+        if "bias_correction" in values:
+            values["bias_correction"] = values["bias_correction"] == "True"
+        return cls(**values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +137,7 @@ class Builder:
             expected_low_bit=[
                 form.layer.node
                 for form in quantised.placement.forms
-                if form.option.activation_bits and self.prepared.target.integer_kernels
+                if form.option.activation_bits and form.layer.weights and self.prepared.target.integer_kernels
             ],
             speed_budget_s=self.budget,
             threads=self.threads,
@@ -190,8 +204,12 @@ def corrected_inputs(model: ir.Model, placement: Placement) -> dict[str, tuple[s
     for form in placement.forms:
         layer = form.layer
         if layer.bias and layer.inputs == (0,) and layer.op in CHANNEL_AXIS and not layer.in_body:
-            value = nodes[layer.node].inputs[0]
-            if value is not None and value.dtype == ir.DataType.FLOAT:
+            value, adder = nodes[layer.node].inputs[0], nodes[layer.bias_add or layer.node]
+            bias = constant(next(v for v in adder.inputs if v is not None and v.name == layer.bias))
+            channels = tuple(layer.weight_shape[axis] for axis in layer.channel_axes)
+            if bias is None or len(channels) != 1 or shape_of(bias)[-1:] != channels:
+                continue
+            if value is not None and value.dtype == ir.DataType.FLOAT and plain_product(nodes[layer.node]):
                 found[layer.node] = (value.name or "", CHANNEL_AXIS[layer.op])
     return found
 

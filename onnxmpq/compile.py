@@ -3,6 +3,8 @@
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -93,9 +95,10 @@ def quantize(
 ) -> Result:
     """Quantise a model for a target, write it to ``output`` and prove what it does.
 
-    With ``plan`` that plan is applied as it is; otherwise ``method`` makes one, and unless ``allow_slower`` it gives
-    way to the same weights on float kernels where its integer kernels run slower than float. Nothing is left behind
-    when anything fails: InputError is for what the caller can mend, VerifyError for an export that does not hold.
+    With ``plan`` that plan is applied as it is, and so are its ranges where no ``numbers`` are given; otherwise ``method``
+    makes one, and unless ``allow_slower`` it gives way to the same weights on float kernels where its integer kernels
+    run slower than float. Nothing is left behind when anything fails: InputError is for what the caller can mend,
+    VerifyError for an export that does not hold.
     """
     path = _checked_output(Path(output), overwrite)
     if method != "uniform":
@@ -103,19 +106,19 @@ def quantize(
     given = plan if isinstance(plan, Plan) or plan is None else Plan.read(Path(plan))
     wanted = option if isinstance(option, Option) else Option.parse(option)
     prepared = prepare(model, target, progress)
-    numbers = numbers or Numbers()
+    numbers = numbers or Numbers.of(given.ranges if given else {})
     chosen = _checked_plan(given, prepared) if given else uniform(prepared.space, wanted)
     chosen = replace(
         chosen, model_sha256=prepared.source.sha256, ranges={k: str(v) for k, v in asdict(numbers).items()}
     )
     runtime, reference = get_runtime(prepared.target.runtime), get_runtime("onnxruntime")
     notes: list[str] = []
-    with tempfile.TemporaryDirectory(prefix=".onnxmpq-", dir=path.parent) as folder:
+    with _workshop(path) as folder:
         builder = Builder(
             prepared,
             runtime,
             reference,
-            Path(folder),
+            folder,
             calibration,
             numbers,
             threads=threads,
@@ -159,7 +162,7 @@ def _checked_output(path: Path, overwrite: bool) -> Path:
         raise InputError(f"The output '{path}' is a folder. Give the name of a file.")
     if not os.access(path.parent, os.W_OK):
         raise InputError(f"The folder '{path.parent}' of the output '{path}' cannot be written to.")
-    for there in (path, path.with_suffix(".plan.json")):
+    for there in (path, path.with_suffix(".plan.json"), path.with_name(path.name + ".data")):
         if there.exists() and not overwrite:
             raise InputError(f"The output '{there}' exists. Choose another name, or give --overwrite.")
     return path
@@ -225,14 +228,38 @@ def _refuse_failure(export: Export) -> None:
         raise VerifyError(f"The export does not hold in {export.verdict.runtime}: {told}. Nothing was written.")
 
 
+@contextmanager
+def _workshop(path: Path) -> Iterator[Path]:
+    """Give a folder beside the output, on the same disk; it is gone afterwards, whatever happens."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix=".onnxmpq-", dir=path.parent)
+    except OSError as error:
+        raise InputError(f"The folder '{path.parent}' of the output cannot be written to: {error.strerror}.") from error
+    with folder as name:
+        yield Path(name)
+
+
 def _publish(export: Export, path: Path) -> Path:
-    """Move a verified export, and its plan, to where the caller wants them."""
+    """Move a verified export, its data and its plan to where the caller wants them: all, or none of them."""
     plan_path = path.with_suffix(".plan.json")
-    draft = export.path.parent / plan_path.name
-    draft.write_text(json.dumps(export.plan.to_json(), indent=2) + "\n", encoding="utf-8")
-    for extra in export.path.parent.iterdir():
-        if extra not in (export.path, draft):
-            os.replace(extra, path.parent / extra.name)
-    os.replace(draft, plan_path)
-    os.replace(export.path, path)
+    draft, kept = export.path.parent / plan_path.name, export.path.parent / "replaced"
+    moved: list[Path] = []
+    try:
+        draft.write_text(json.dumps(export.plan.to_json(), indent=2) + "\n", encoding="utf-8")
+        new = sorted(export.path.parent.iterdir(), key=lambda file: file == export.path)  # the model comes last
+        kept.mkdir()
+        for file in new:
+            final = path.parent / file.name
+            if final.exists():
+                os.replace(final, kept / file.name)
+            moved.append(final)
+            os.replace(file, final)
+    except BaseException as error:
+        for final in moved:
+            final.unlink(missing_ok=True)
+        for file in kept.iterdir() if kept.is_dir() else ():
+            os.replace(file, path.parent / file.name)
+        if isinstance(error, OSError):
+            raise InputError(f"The output '{path}' cannot be written: {error.strerror}.") from error
+        raise
     return plan_path

@@ -85,6 +85,7 @@ class _Writer:
         self.nodes = {node.name or "": node for node in all_nodes(model)}
         self.values = {value.name: value for graph in all_graphs(model) for value in _values(graph)}
         self.codes: dict[str, tuple[ir.Value, QuantisedWeight]] = {}
+        self.floors: dict[str, np.ndarray] = {}
         self.made: dict[str, ir.Value] = {}
         self.heads = {id(graph): next(iter(graph), None) for graph in all_graphs(model)}
         self.taken = {name for name in self.values if name} | set(self.nodes)
@@ -95,16 +96,25 @@ class _Writer:
             reader: float(self.activations[pair_key(pair)].scale) for pair in placement.pairs for reader in pair.readers
         }
         for form in placement.forms:
+            self.make_room(form, scales.get((form.layer.node, 0)))
+        for form in placement.forms:
             if form.option.weight_bits:
                 self.weights(form, scales.get((form.layer.node, 0)))
-        codes: dict[str, tuple[ir.Value, Affine, Pair]] = {}
-        for pair in placement.pairs:
-            codes[pair.tensor] = self.pair(pair)
+        codes = {(pair.tensor, pair.type): self.pair(pair) for pair in placement.pairs}
         for island in placement.islands:
-            self.island(island, *codes[island.tensor])
+            self.island(island, *codes[island.tensor, island.type])
         self.drop_unread()
 
     # ---- weights -------------------------------------------------------------------------------------------------
+
+    def make_room(self, form: Form, input_scale: float | None) -> None:
+        """Note the least weight scale per channel that lets the bias fit in int32, for all layers that share it."""
+        bias = constant(self.values.get(form.layer.bias)) if form.bias else None
+        if bias is None or not input_scale:
+            return
+        floor = np.abs(bias.numpy().reshape(-1)).astype(np.float64) / (input_scale * _BIAS_LIMIT)
+        for name in form.layer.weights:
+            self.floors[name] = np.maximum(self.floors.get(name, 0.0), floor)
 
     def weights(self, form: Form, input_scale: float | None) -> None:
         """Replace the weights of one layer, and its bias where the kernel wants that in int32."""
@@ -115,10 +125,7 @@ class _Writer:
                 continue
             name = value.name or ""
             if name not in self.codes:
-                floor = None
-                if form.bias and bias is not None and input_scale:
-                    floor = np.abs(bias.numpy().reshape(-1)).astype(np.float64) / (input_scale * _BIAS_LIMIT)
-                quantised = self.quantise(form, value, floor)
+                quantised = self.quantise(form, value, self.floors.get(name))
                 self.codes[name] = (self.initializer(value, "quantized", quantised.codes, form.option), quantised)
             stored, quantised = self.codes[name]
             match form.carrier:
@@ -274,7 +281,7 @@ class _Writer:
         value = self.values[layer.bias]
         index = next(i for i, operand in enumerate(node.inputs) if operand is value)
         if not form.bias or not input_scale:
-            if layer.node in self.means and len(value.uses()) == 1:
+            if layer.node in self.means and len(value.uses()) == 1 and not value.is_graph_output():
                 dtype = value.dtype or ir.DataType.FLOAT
                 node.replace_input_with(index, self.initializer(value, "corrected", bias.astype(dtype.numpy())))
             return
@@ -443,11 +450,10 @@ def _widened(quantised: QuantisedWeight, weight: np.ndarray, floor: np.ndarray) 
     scale = np.maximum(quantised.scale, floor).astype(np.float32)
     axis = (quantised.axes or (0,))[0]
     shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
-    codes = np.where(
-        (quantised.scale < floor).reshape(shape),
-        np.rint(weight / scale.reshape(shape)).astype(np.int8),
-        quantised.codes,
-    )
+    highest = (1 << (quantised.bits - 1)) - 1
+    lowest = -highest - (quantised.bits <= 4)
+    rounded = np.clip(np.rint(weight / scale.reshape(shape)), lowest, highest).astype(np.int8)
+    codes = np.where((quantised.scale < floor).reshape(shape), rounded, quantised.codes)
     return replace(quantised, codes=codes, scale=scale)
 
 

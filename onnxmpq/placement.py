@@ -18,6 +18,7 @@ from onnxmpq.target import ActivationType, Carrier, FollowerRule, LayerRule, Tar
 
 _ISLAND_AXES = {"Conv": 1, "ConvTranspose": 1, "Gemm": -1, "MatMul": -1}
 _SEVERAL_INPUTS = frozenset({"Add", "Mul", "Concat"})
+_OUTSIDE = ("", 0)  # reads the graph outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class Island:
     node: str
     index: int
     tensor: str
+    type: ActivationType
     axis: int
     channels: int
 
@@ -80,7 +82,7 @@ def place(model: ir.Model, space: Space, target: Target, choices: Mapping[str, O
 def form_of(layer: Layer, option: Option, target: Target) -> Form:
     rule = target.rule(layer)
     assert rule is not None
-    exact = bool(option.activation_bits) and rule.bias == "int32" and bool(layer.bias)
+    exact = bool(option.weight_bits and option.activation_bits and layer.bias) and rule.bias == "int32"
     return Form(layer, option, rule.carrier(option), exact, rule.zero_point)
 
 
@@ -192,8 +194,8 @@ class _Placer:
                 type=kind,
                 bits=bits,
                 group=tuple(member.name or "" for member in self.group.get(value, {value: None})),
-                readers=tuple(readers),
-                public=value.is_graph_output() and set(all_readers(value)) <= set(readers),
+                readers=tuple(reader for reader in readers if reader != _OUTSIDE),
+                public=_OUTSIDE in readers,
             )
             for (value, kind, bits), readers in self.demand.items()
         )
@@ -204,16 +206,16 @@ class _Placer:
             return ()
         integer = {form.layer.node for form in forms if form.option.activation_bits}
         found = []
-        for (value, _, _), readers in self.demand.items():
+        for (value, kind, _), readers in self.demand.items():
             for name, index in readers:
                 node = self.nodes.get(name)
                 if node is None or index != 0 or name in integer or node.op_type not in _ISLAND_AXES:
                     continue
                 channels = _channels(node)
                 if channels:
-                    rank = len(dimensions(value) or ()) or 2
-                    axis = _ISLAND_AXES[node.op_type] % rank
-                    found.append(Island(name, index, value.name or "", axis, channels))
+                    rank = len(dimensions(value) or ())
+                    axis = 0 if node.attributes.get_int("transA", 0) else _ISLAND_AXES[node.op_type]
+                    found.append(Island(name, index, value.name or "", kind, axis % rank if rank else axis, channels))
         return tuple(found)
 
 
@@ -247,8 +249,8 @@ class _Use:
 
 
 def all_readers(value: ir.Value) -> list[tuple[str, int]]:
-    """Return every (node, input) that reads ``value``."""
-    return [(node.name or "", index) for node, index in value.uses()]
+    """Return every (node, input) that reads ``value``, and who reads the graph outputs if it is one."""
+    return [*((node.name or "", index) for node, index in value.uses()), *[_OUTSIDE] * value.is_graph_output()]
 
 
 def _channels(node: ir.Node) -> int:

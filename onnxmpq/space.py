@@ -94,6 +94,9 @@ def layer_options(model: ir.Model, layer: Layer, target: Target) -> tuple[list[O
     if layer.in_body and any(option.activation_bits for option in options):
         reasons.append("it stands in the body of an If, Loop or Scan, whose activations are not calibrated")
         options = [option for option in options if not option.activation_bits]
+    if layer.weights and layer.inputs == (1,) and any(option.activation_bits for option in options):
+        reasons.append("its weight is the left factor: integer kernels want it on the right")
+        options = [option for option in options if not option.activation_bits]
     if any(option.activation_bits for option in options) and (why := _bias_fault(model, layer, rule)):
         reasons.append(why)
         options = [option for option in options if not option.activation_bits]
@@ -186,7 +189,8 @@ def stored_bytes(model: ir.Model, placement: Placement) -> int:
     for form in placement.forms:
         new |= form_bytes(form, values)
     pairs = sum(4 + (2 if pair.type.endswith("16") else 1) for pair in placement.pairs)
-    return kept + sum(new.values()) + pairs + sum(5 * island.channels for island in placement.islands)
+    islands = sum((6 if island.type.endswith("16") else 5) * island.channels for island in placement.islands)
+    return kept + sum(new.values()) + pairs + islands
 
 
 def initializers(model: ir.Model) -> Iterator[ir.Value]:

@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from onnxmpq.artifacts import FLOAT, Grouping, Layer, Option, container_bits, parse_options
+from onnxmpq.artifacts import Grouping, Layer, Option, container_bits, parse_options
 from onnxmpq.errors import InputError
 
 Carrier = Literal["dq", "cast8", "castmul", "gather"]
@@ -128,11 +128,13 @@ class Target:
         """Return the opset that the types of ``option`` need."""
         rule = self.rule(layer)
         need = self.limits.lowest_opset
-        if rule is None or option == FLOAT:
-            return need
-        if option.weight_bits:
-            need = max(need, WEIGHT_OPSET.get(container_bits(option.weight_bits), 21), 21 if option.block else 0)
-        return max(need, 21 if option.activation_bits > 8 else 0)
+        return need if rule is None else max(need, opset_of(option))
+
+
+def opset_of(option: Option) -> int:
+    """Return the lowest opset that has the types of ``option``; 0 for float."""
+    weights = WEIGHT_OPSET[container_bits(option.weight_bits)] if option.weight_bits else 0
+    return max(weights, 21 if option.block or option.activation_bits > 8 else 0)
 
 
 def builtin_names() -> tuple[str, ...]:
@@ -141,7 +143,6 @@ def builtin_names() -> tuple[str, ...]:
     return tuple(sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml")))
 
 
-@cache
 def target(name: str) -> Target:
     """Return a built-in target by name, or read one from a ``.toml`` file."""
     if name.endswith(".toml"):
@@ -150,10 +151,17 @@ def target(name: str) -> Target:
             text = path.read_text(encoding="utf-8")
         except OSError as error:
             raise InputError(f"The target '{name}' cannot be read: {error.strerror}.") from error
+        except UnicodeDecodeError as error:
+            raise InputError(f"The target '{name}' is not UTF-8 text: {error}.") from error
         return parse_target(text, name)
     if name not in builtin_names():
         known = ", ".join(builtin_names())
         raise InputError(f"There is no target '{name}'. Built in: {known}; or give the path of a .toml file.")
+    return _builtin(name)
+
+
+@cache
+def _builtin(name: str) -> Target:
     return parse_target((resources.files("onnxmpq") / "targets" / f"{name}.toml").read_text(encoding="utf-8"), name)
 
 
@@ -216,8 +224,9 @@ class _Reader:
     def value(self, hint: Any, value: Any, key: str, table: str) -> Any:
         """Read one value of type ``hint``."""
         if hint == tuple[Option, ...]:
+            texts = self.value(tuple[str, ...], value, key, table)
             try:
-                return parse_options(value)
+                return parse_options(texts)
             except InputError as error:
                 raise self.fault(key, table, str(error)) from error
         origin, arguments = get_origin(hint), get_args(hint)
@@ -234,7 +243,9 @@ class _Reader:
         if origin is not None:  # a mapping of carriers
             if not isinstance(value, dict):
                 raise self.fault(key, table, f"'{key}' must be a table such as {{ 8 = \"dq\" }}.")
-            return {str(k): self.value(arguments[1], v, key, table) for k, v in value.items()}
+            if strange := value.keys() - {"8", "4", "2"}:
+                raise self.fault(key, table, f"'{key}' has '{min(strange)}'; codes are 8, 4 or 2 bits wide in a file.")
+            return {k: self.value(arguments[1], v, key, table) for k, v in value.items()}
         if dataclasses.is_dataclass(hint):
             return self.record(hint, value, key)
         if type(value) is not hint:
@@ -249,29 +260,25 @@ class _Reader:
                 "lowest_opset", "limits", f"opsets {low} to {high} are not a range that starts at 10 or later."
             )
         for index, rule in enumerate(result.layers):
-            table = f"layers[{index}]"
             for option in rule.options:
-                carrier = rule.carrier(option)
-                bits = container_bits(option.weight_bits) if option.weight_bits else 0
-                if bits and WEIGHT_OPSET.get(bits, 21) > high:
-                    raise self.fault(
-                        "options",
-                        table,
-                        f"'{option}' needs opset {WEIGHT_OPSET.get(bits, 21)}, above highest_opset {high}.",
-                    )
-                if carrier == "cast8" and (option.block or bits == 16):
-                    raise self.fault(
-                        "options",
-                        table,
-                        f"'{option}' cannot be carried by 'cast8': it holds no blocks and at most 8 bits.",
-                    )
-                if option.activation_bits and option.weight_bits and carrier == "castmul":
-                    raise self.fault(
-                        "with_activation",
-                        table,
-                        f"'{option}' with 'castmul' would be computed in float; use 'dq' or 'cast8'.",
-                    )
-                if rule.op == "MatMul:product" and option.weight_bits:
-                    raise self.fault(
-                        "options", table, f"'{option}': a product of two activations has no weight; use a8."
-                    )
+                key, why = _obstacle(rule, option, high)
+                if why:
+                    raise self.fault(key, f"layers[{index}]", f"'{option}' {why}")
+
+
+def _obstacle(rule: LayerRule, option: Option, highest_opset: int) -> tuple[str, str]:
+    """Say which key of a rule stands against ``option``, and why; nothing where it can be written."""
+    carrier = rule.carrier(option)
+    if option.weight_bits > 8 or option.activation_bits not in (0, 8, 16):
+        return "options", "cannot be written: weights have 2 to 8 bits, activations 8 or 16."
+    if opset_of(option) > highest_opset:
+        return "options", f"needs opset {opset_of(option)}, above highest_opset {highest_opset}."
+    if rule.op == "MatMul:product" and option.weight_bits:
+        return "options", "cannot be had: a product of two activations has no weight; use a8."
+    if option.block and carrier != "dq":
+        return "blocked", f"cannot be carried by '{carrier}': it holds no blocks; use 'dq'."
+    if option.activation_bits and carrier == "castmul":
+        return "with_activation", "with 'castmul' would be computed in float; use 'dq' or 'cast8'."
+    if carrier == "gather" and rule.op != "Gather":
+        return "weight_only", f"cannot be carried by 'gather': {rule.op} looks up no rows."
+    return "", ""

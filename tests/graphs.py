@@ -6,6 +6,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from onnxmpq.graph.load import load
+from onnxmpq.normalise import normalise
+
 Array = np.ndarray
 
 
@@ -84,3 +87,8 @@ def feeds_for(model: ir.Model, count: int = 4, seed: int = 1) -> list[dict[str, 
         }
         for _ in range(count)
     ]
+
+
+def normal(model: ir.Model) -> ir.Model:
+    """Return the model as the stages see it: normalised."""
+    return normalise(load(ir.to_proto(model))).model

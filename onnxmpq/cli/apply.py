@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from onnxmpq.artifacts import Plan
 from onnxmpq.cli import show
 from onnxmpq.cli.options import build_options, model_argument
 from onnxmpq.compile import quantize
@@ -14,7 +15,7 @@ from onnxmpq.compile import quantize
 @model_argument
 @click.argument("plan", type=click.Path(path_type=Path))
 @build_options
-def apply_command(model: Path, plan: Path, as_json: bool, quiet: bool, **options: Any) -> None:
+def apply_command(model: Path, plan: Plan, as_json: bool, quiet: bool, **options: Any) -> None:
     """Write MODEL as PLAN says, exactly, and prove what the file does.
 
     \b

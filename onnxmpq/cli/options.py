@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from onnxmpq.artifacts import Plan
 from onnxmpq.build import Numbers
 from onnxmpq.ranges import Method
 from onnxmpq.weights import Method as WeightMethod
@@ -35,8 +36,18 @@ def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add what ``quantize`` and ``apply`` have in common."""
 
     @functools.wraps(command)
-    def with_numbers(ranges: Method, weight_ranges: WeightMethod, bias_correction: bool, **rest: Any) -> Any:
-        return command(numbers=Numbers(ranges, weight_ranges, bias_correction), **rest)
+    def with_numbers(
+        ranges: Method | None,
+        weight_ranges: WeightMethod | None,
+        bias_correction: bool | None,
+        plan: Path | None = None,
+        **rest: Any,
+    ) -> Any:
+        found = Plan.read(plan) if plan else None
+        given = {"activations": ranges, "weights": weight_ranges, "bias_correction": bias_correction}
+        told = {key: str(value) for key, value in given.items() if value is not None}
+        numbers = Numbers.of({**(found.ranges if found else {}), **told})
+        return command(plan=found, numbers=numbers, **rest)
 
     decorators: list[Decorator] = [
         target_option,
@@ -48,16 +59,17 @@ def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--ranges",
             type=click.Choice(["mse", "minmax", "percentile", "entropy"]),
-            default="mse",
-            show_default=True,
-            help="How the ranges of activations are chosen.",
+            help="How the ranges of activations are chosen.  [default: as the plan says, else mse]",
         ),
         click.option(
             "--weight-ranges",
             type=click.Choice(["mse", "minmax"]),
-            default="mse",
-            show_default=True,
-            help="How the scales of weights are chosen.",
+            help="How the scales of weights are chosen.  [default: as the plan says, else mse]",
+        ),
+        click.option(
+            "--bias-correction/--no-bias-correction",
+            default=None,
+            help="Let biases take up what rounding the weights shifts.  [default: as the plan says, else yes]",
         ),
         click.option(
             "--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Threads of the runtime."

@@ -90,7 +90,9 @@ def result(found: Result) -> None:
             f"{a.before:.2%} → [bold]{a.after:.2%}[/]  (difference {100 * (a.after - a.before):+.2f} ± "
             f"{100 * a.difference_error:.2f} points, {a.samples} samples)",
         )
-    table.add_row("speed", f"[bold]{verdict['speed'].value:.2f}×[/] float  ({verdict['speed'].detail})")
+    for check in verdict.checks:
+        if check.name.startswith("speed"):
+            table.add_row("speed", f"[bold]{check.value:.2f}×[/] {check.expected.removeprefix('times ')}  ({check.detail})")
     table.add_row("proof", _proof(verdict))
     out.print(table)
     for note in found.notes:

@@ -81,6 +81,13 @@ def _elements(value: ir.Value | None) -> int:
     return math.prod(dim or 1 for dim in dimensions(value) or ())
 
 
+def plain_product(node: ir.Node) -> bool:
+    """Tell whether a layer is its input times its weight plus its bias, without factors or a transposed input."""
+    scaled = any(node.attributes.get_float(name, 1.0) != 1.0 for name in ("alpha", "beta"))
+    transposed = node.attributes.get_int("transA", 0) != 0
+    return node.op_type != "Gemm" or not (scaled or transposed)
+
+
 def find_layers(model: ir.Model) -> tuple[Layer, ...]:
     """Return every layer of the model, in the order of its nodes."""
     return tuple(
@@ -179,7 +186,7 @@ def _macs(node: ir.Node, shape: tuple[int, ...]) -> int:
             return out * shape[1 if node.attributes.get_int("transB", 0) else 0]
         case "MatMul":
             left = dimensions(node.inputs[0]) or ()
-            return out * ((shape[-2] if shape else 0) or (left[-1] if left else 0) or 1)
+            return out * ((left[-1] if left else 0) or (shape[-2] if shape else 0) or 1)
         case "Gather":
             return 0
         case _:  # recurrent: every step multiplies all weights

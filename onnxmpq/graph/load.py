@@ -17,7 +17,6 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
 
 from onnxmpq.errors import InputError
 from onnxmpq.graph.layers import all_graphs
@@ -73,7 +72,9 @@ def _from_file(path: Path) -> Source:
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)
-    except DecodeError:
+    except MemoryError:
+        raise
+    except Exception:  # protobuf's DecodeError, which it gives no type for
         raise InputError(
             f"{where} is not an ONNX model, or is cut short ({len(data):,} bytes). Expected protobuf: fetch or export "
             "it again."
@@ -94,9 +95,11 @@ def _from_file(path: Path) -> Source:
 
 def _serialized(proto: onnx.ModelProto) -> bytes:
     try:
-        return proto.SerializeToString(deterministic=True)
+        return bytes(proto.SerializeToString(deterministic=True))
     except Exception as error:  # protobuf raises different types for too large and for incomplete messages
-        raise InputError(f"The ModelProto cannot be read ({_first_line(error)}). Load it by its path instead.") from None
+        raise InputError(
+            f"The ModelProto cannot be read ({_first_line(error)}). Load it by its path instead."
+        ) from None
 
 
 def _from_proto(proto: onnx.ModelProto, where: str) -> ir.Model:
@@ -133,7 +136,7 @@ def _graph_protos(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 def _first_line(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
-    return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+    return str(error).strip().split("\n")[0][:200].rstrip(".") or type(error).__name__
 
 
 def _checked(model: ir.Model, where: str) -> int:
@@ -163,19 +166,23 @@ def _check_reads(model: ir.Model, where: str) -> None:
     for graph in all_graphs(model):
         for node in graph:
             for value in node.inputs:
-                if value is not None and value.graph is None:
+                if value is not None and not _exists(value):
                     raise InputError(
                         f"{where} is broken: node '{node.name}' ({node.op_type}) reads '{value.name}', which nothing "
                         "produces. Export it again."
                     )
         for value in graph.outputs:
-            if value.graph is None:
+            if not _exists(value):
                 raise InputError(f"{where} is broken: nothing produces its output '{value.name}'. Export it again.")
     if not _in_order(model.graph, set()):
         try:
             model.graph.sort()
         except ValueError:
             raise InputError(f"{where} has a cycle among its nodes. Export it again.") from None
+
+
+def _exists(value: ir.Value) -> bool:
+    return value.producer() is not None or value.is_graph_input() or value.is_initializer()
 
 
 def _in_order(graph: ir.Graph, seen: set[ir.Value]) -> bool:

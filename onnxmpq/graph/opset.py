@@ -44,9 +44,9 @@ def raise_opset(model: ir.Model, version: int) -> bool:
     for graph, opset in _graphs(model):
         if opset < version:
             changes += _convert(graph, opset, version)
-    faults = [change.fault for change in changes if change.fault]
+    faults = [change for change in changes if change.fault]
     if faults:
-        raise InputError(f"The opset cannot be raised to {version}: " + "; ".join(faults) + ".")
+        raise InputError(f"The opset cannot be raised to {version}: {_told(faults)}. Export the model again without.")
     for change in changes:
         change.apply()
     before = (dict(model.opset_imports), model.ir_version)
@@ -175,7 +175,7 @@ def _convert(graph: ir.Graph, source: int, target: int) -> list[_Change]:
             continue
         if node.op_type == "BatchNormalization" and change.crosses(14):
             change.outputs = 1
-        change.fault = _obstacle(change) if known else _complaint(change, f"is not an operator of opset {source}")
+        change.fault = _obstacle(change) if known else f"is no operator of opset {source}"
         changes.append(change)
     _run_converter([change for change in changes if not change.fault])
     for change in changes:
@@ -184,23 +184,33 @@ def _convert(graph: ir.Graph, source: int, target: int) -> list[_Change]:
     return changes
 
 
-def _complaint(change: _Change, reason: str) -> str:
-    node = change.node
-    return f"{node.op_type} (node '{node.name}', opset {change.source}) {reason}; export the model again without it"
+def _told(faults: list[_Change]) -> str:
+    """Name each operator and reason once, with the nodes it is true of."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for change in faults:
+        node = change.node
+        name = node.name or next((value.name for value in node.outputs if value.name), "")
+        groups.setdefault((node.op_type, change.fault), []).append(f"'{name}'")
+    return "; ".join(
+        f"{op} (opset {faults[0].source}, {'nodes' if len(names) > 1 else 'node'} {', '.join(names[:5])}"
+        + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        + f") {fault}"
+        for (op, fault), names in groups.items()
+    )
 
 
 def _obstacle(change: _Change) -> str:
     """Say why a node cannot be converted, where the converter would not notice."""
-    node, reason = change.node, ""
+    node = change.node
     if node.op_type == "Scan":
-        reason = "has the batches that opset 9 took away"
-    elif any(value.uses() or value.is_graph_output() for value in node.outputs[change.outputs :]):
-        reason = "is in training mode"
-    elif node.op_type == "Resize" and change.crosses(11) and not _nearest_of_opset_10(node):
-        reason = "rounds in a way that depends on scales that are not constant"
-    elif node.op_type == "GroupNormalization" and change.crosses(21) and not _channels(node):
-        reason = "has scales that are not constant, or data of unknown channels"
-    return reason and _complaint(change, reason)
+        return "has the batches that opset 9 took away"
+    if any(value.name for value in node.outputs[change.outputs :]):
+        return "has the outputs that put it in training mode"
+    if node.op_type == "Resize" and change.crosses(11) and not _nearest_of_opset_10(node):
+        return "rounds in a way that depends on scales that are not constant"
+    if node.op_type == "GroupNormalization" and change.crosses(21) and not _channels(node):
+        return "has scales that are not constant, or data of unknown channels"
+    return ""
 
 
 def _run_converter(changes: list[_Change]) -> None:
@@ -223,7 +233,7 @@ def _run_converter(changes: list[_Change]) -> None:
     except Exception as error:  # it raises RuntimeError, IndexError and its own
         if len(changes) == 1:
             reason = str(error).rsplit(" failed: ", 1)[-1].strip().rstrip(".")
-            changes[0].fault = _complaint(changes[0], f"cannot be converted ({reason})")
+            changes[0].fault = f"cannot be converted ({reason})"
         else:
             for change in changes:
                 _run_converter([change])
@@ -242,6 +252,10 @@ def _run_converter(changes: list[_Change]) -> None:
 def _correct(change: _Change) -> None:
     """Put right what the converter gets wrong, and refuse what it left in an operator that is no more."""
     node = change.node
+    if node.op_type in ("Softmax", "LogSoftmax", "Hardmax") and change.crosses(13) and _spans_one_axis(node):
+        change.nodes = [change.proto()]  # no need to flatten
+        if "axis" not in node.attributes:
+            change.nodes[0].attribute.append(onnx.helper.make_attribute("axis", 1))
     for new in change.nodes:
         if new.op_type == "Resize" and node.op_type in ("Resize", "Upsample") and change.crosses(11):
             nearest = _nearest_of_opset_10(node) if node.op_type == "Resize" else "floor"
@@ -251,12 +265,19 @@ def _correct(change: _Change) -> None:
             new.op_type = "Hardmax"
         schema = onnx.defs.get_schema(new.op_type, change.target)
         if schema.deprecated:
-            change.fault = _complaint(change, f"is gone in opset {schema.since_version}")
+            change.fault = f"is gone in opset {schema.since_version}"
     if len(change.nodes) != 1 and any(attribute.is_ref() for attribute in node.attributes.values()):
-        change.fault = _complaint(change, "takes an attribute from the function it is in; inline the function first")
+        change.fault = "takes an attribute from the function it is in"
     data = node.inputs[0] if node.inputs else None
     if node.op_type in ("Clip", "Pad") and change.crosses(11) and data is not None and data.dtype is not None:
         _retype_limits(change, data.dtype)
+
+
+def _spans_one_axis(node: ir.Node) -> bool:
+    """Tell whether all that Softmax below opset 13 flattens, from its axis on, is one axis and axes of size one."""
+    shape = node.inputs[0].shape if node.inputs[0] is not None else None
+    axis = node.attributes.get_int("axis", 1)
+    return shape is not None and 0 <= axis < len(shape) and all(size == 1 for size in shape[axis + 1 :])
 
 
 def _retype_limits(change: _Change, dtype: ir.DataType) -> None:

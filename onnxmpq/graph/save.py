@@ -4,6 +4,7 @@ A model that protobuf cannot hold (2 GB) keeps its weights in ``<name>.data`` be
 temporary names first, which no failure leaves behind.
 """
 
+import contextlib
 import errno
 import os
 import secrets
@@ -21,9 +22,7 @@ LARGEST_PROTOBUF = (1 << 31) - (1 << 26)  # protobuf's limit, less 64 MiB for ev
 _BIG = 1024  # bytes; tensors above it go to the external file, or are left out of a skeleton
 
 
-def save(
-    model: ir.Model, path: Path, *, overwrite: bool = False, largest_protobuf: int = LARGEST_PROTOBUF
-) -> int:
+def save(model: ir.Model, path: Path, *, overwrite: bool = False, largest_protobuf: int = LARGEST_PROTOBUF) -> int:
     """Write ``model`` to ``path`` and return the bytes written, external data included.
 
     ``model`` is left as it is. Raise InputError if the destination cannot be written, or exists without ``overwrite``.
@@ -49,15 +48,33 @@ def save(
         with _Temporary(path, written) as file:
             file.write(ir.to_proto(copy).SerializeToString())
         size = sum(temporary.stat().st_size for temporary in written)
-        for temporary, final in list(written.items()):  # the external data first: the model is nothing without it
-            os.replace(temporary, final)
-            del written[temporary]
+        _install(written)
         return size
     except OSError as error:
         raise InputError(f"'{path}' cannot be written: {_reason(error)}.") from error
     finally:
         for temporary in written:
             temporary.unlink(missing_ok=True)
+
+
+def _install(written: dict[Path, Path]) -> None:
+    """Move the files to their places, external data first, and all back if one cannot be moved."""
+    installed: list[tuple[Path, Path]] = []
+    try:
+        for temporary, final in written.items():
+            old = temporary.with_suffix(".old")
+            if final.exists():
+                with contextlib.suppress(OSError):  # a file system without hard links: cannot be taken back then
+                    os.link(final, old)
+            os.replace(temporary, final)
+            installed.append((final, old))
+    except BaseException:
+        for final, old in reversed(installed):
+            os.replace(old, final) if old.exists() else final.unlink()
+        raise
+    finally:
+        for temporary in written:
+            temporary.with_suffix(".old").unlink(missing_ok=True)
 
 
 class _Temporary:
@@ -148,7 +165,10 @@ def _move_out(copy: ir.Model, file: BinaryIO, location: str) -> None:
         if id(tensor) not in offsets:
             file.write(b"\0" * (-file.tell() % 64))
             offsets[id(tensor)] = file.tell()
-            tensor.tofile(file)
+            if isinstance(tensor, ir.ExternalTensor):
+                tensor.tofile(file)  # from file to file
+            else:
+                file.write(tensor.tobytes())
         value.const_value = _reference(tensor, value.name or "", location, offsets[id(tensor)])
 
 
@@ -167,7 +187,7 @@ def _move_in(copy: ir.Model, keep: str) -> None:
                         node.attributes[name] = ir.AttrTensor(name, _inside(tensor), doc_string=attribute.doc_string)
 
 
-def _inside(tensor: ir.ExternalTensor) -> ir.Tensor:
+def _inside(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
     return ir.Tensor(
         tensor.numpy(),
         dtype=tensor.dtype,

@@ -95,6 +95,11 @@ class Runtime(Protocol):
         """The version that is installed."""
         ...
 
+    @property
+    def float_type(self) -> str:
+        """In what float layers compute by default on this processor: ``f32`` or ``bf16``."""
+        ...
+
     def session(
         self, model: bytes | Path, *, mode: Mode, threads: int = 1, outputs: Sequence[str] | None = None
     ) -> Session:

@@ -171,6 +171,11 @@ class OnnxRuntime:
         names = tuple(x.name for x in session.get_outputs()) if outputs is None else tuple(outputs)
         return OrtSession(session, names)
 
+    @property
+    def float_type(self) -> str:
+        """In what float layers compute: always as the file says."""
+        return "f32"
+
     def kernels(self, model: bytes | Path) -> KernelReport:
         """Read the kernels from the graph onnxruntime itself writes after optimising."""
         with tempfile.TemporaryDirectory(prefix="onnxmpq-") as folder:

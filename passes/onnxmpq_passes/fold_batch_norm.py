@@ -45,15 +45,16 @@ def _fold_next(layer: ir.Node) -> bool:
         return False
     if weight is None or tensor is None or len(weight.uses()) != 1 or tensor.dtype not in FLOAT_TYPES:
         return False
-    shape = tensor.shape.numpy()
+    shape = tuple(tensor.shape.numpy())
     channels = _channels(layer, shape)
     affine = _affine(follower, layer.outputs[0], channels, len(shape))
     bias = _bias(layer, channels)
     if affine is None or bias is None:
         return False
     factor, shift = affine
-    new_weight = (tensor.numpy() * _laid_out(layer, factor, shape)).astype(tensor.dtype.numpy())
-    new_bias = (bias * factor + shift).astype(tensor.dtype.numpy())
+    with np.errstate(all="ignore"):
+        new_weight = (tensor.numpy() * _laid_out(layer, factor, shape)).astype(tensor.dtype.numpy())
+        new_bias = (bias * factor + shift).astype(tensor.dtype.numpy())
     if not np.isfinite(new_weight.astype(np.float64)).all() or not np.isfinite(new_bias.astype(np.float64)).all():
         return False
     weight.const_value = ir.tensor(new_weight, tensor.dtype, name=weight.name)
@@ -64,7 +65,7 @@ def _fold_next(layer: ir.Node) -> bool:
 def _channels(layer: ir.Node, shape: tuple[int, ...]) -> int:
     if layer.op_type == "ConvTranspose":
         return shape[1] * layer.attributes.get_int("group", 1)
-    return shape[0 if layer.op_type == "Conv" or layer.attributes.get_int("transB", 0) else 1]
+    return shape[0 if layer.op_type == "Conv" or layer.attributes.get_int("transB", 0) == 1 else 1]
 
 
 def _laid_out(layer: ir.Node, factor: _Array, shape: tuple[int, ...]) -> _Array:
@@ -73,7 +74,7 @@ def _laid_out(layer: ir.Node, factor: _Array, shape: tuple[int, ...]) -> _Array:
         groups = layer.attributes.get_int("group", 1)
         rows = np.repeat(factor.reshape(groups, shape[1]), shape[0] // groups, axis=0)
         return rows.reshape(shape[:2] + (1,) * (len(shape) - 2))
-    if layer.op_type == "Conv" or layer.attributes.get_int("transB", 0):
+    if layer.op_type == "Conv" or layer.attributes.get_int("transB", 0) == 1:
         return factor.reshape(-1, *(1,) * (len(shape) - 1))
     return factor
 
@@ -134,6 +135,8 @@ def _set_bias(layer: ir.Node, tensor: ir.TensorProtocol) -> None:
     name = f"{layer.outputs[0].name}_bias"
     while name in graph.initializers:
         name += "_"
-    made = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor)
+    made = ir.Value(
+        name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor
+    )
     graph.register_initializer(made)
     layer.replace_input_with(2, made)

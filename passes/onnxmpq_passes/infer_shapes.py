@@ -50,7 +50,9 @@ def _fill(value: ir.Value, found: ir.Value, public: bool) -> bool:
         return True
     if len(value.shape) != len(found.shape):
         return filled
-    known = [b if not isinstance(a, int) and isinstance(b, int) else a for a, b in zip(value.shape, found.shape, strict=True)]
+    known = [
+        b if not isinstance(a, int) and isinstance(b, int) else a for a, b in zip(value.shape, found.shape, strict=True)
+    ]
     if known != list(value.shape):
         value.shape, filled = ir.Shape(known), True
     return filled

@@ -56,7 +56,9 @@ def _align_opsets(model: ir.Model) -> None:
         opset = model.opset_imports.setdefault("", own)
         if not own or own == opset:
             continue
-        changed = {node.op_type for g in (function.graph, *function.subgraphs()) for node in changed_between(g, own, opset)}
+        changed = {
+            node.op_type for g in (function.graph, *function.subgraphs()) for node in changed_between(g, own, opset)
+        }
         if changed:
             raise InputError(
                 f"Function '{function.name}' is written in opset {own}, the model in {opset}, and "

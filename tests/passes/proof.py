@@ -49,6 +49,16 @@ def parse(graph: str, opset: int = 17, ir_version: int = 8) -> ir.Model:
     return ir.from_proto(onnx.parser.parse_model(header + graph))
 
 
+def add_weight(node: ir.Node, index: int, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+    """Make ``tensor`` an initialiser of the graph of ``node`` and feed it to the node."""
+    shape = ir.Shape(tensor.shape.numpy())
+    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
+    assert node.graph is not None
+    node.graph.register_initializer(value)
+    node.replace_input_with(index, value)
+    return value
+
+
 def operators(model: ir.Model) -> str:
     """List the operators of a model in order, those of bodies after the node they belong to."""
     return " ".join(node.op_type for node in model.graph.all_nodes())
@@ -67,7 +77,7 @@ def run(model: ir.Model, feeds: Feeds | None = None) -> tuple[Feeds, list[Any]]:
         for value in session.get_inputs():
             shape = [size if isinstance(size, int) else 3 for size in value.shape]
             feeds[value.name] = np.asarray(random.standard_normal(shape) * 2).astype(_TYPES[value.type])
-    return feeds, session.run(None, feeds)
+    return feeds, list(session.run(None, feeds))
 
 
 def public(model: ir.Model) -> list[tuple[str, Any, Any]]:

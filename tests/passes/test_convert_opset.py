@@ -1,13 +1,18 @@
 """convert-opset; how operators are converted is tested with raise_opset."""
 
 import pytest
-from onnxmpq_passes import ConvertOpset
 
 from onnxmpq.errors import InputError
+from onnxmpq_passes import ConvertOpset
 from tests.passes.proof import Case, FiveTests, parse
 
 CASES = (
-    Case("slice", "g (float[4] x) => (float[2] y) { y = Slice<starts = [1], ends = [3]>(x) }", "Constant Constant Slice", opset=9),
+    Case(
+        "slice",
+        "g (float[4] x) => (float[2] y) { y = Slice<starts = [1], ends = [3]>(x) }",
+        "Constant Constant Slice",
+        opset=9,
+    ),
     Case("softmax", "g (float[2,3] x) => (float[2,3] y) { y = Softmax(x) }", "Softmax", opset=7),
     Case(
         "in a body",
@@ -35,5 +40,5 @@ def test_the_minimum_is_an_option() -> None:
 
 def test_what_cannot_be_converted_is_named() -> None:
     model = parse("g (float[1,2,4,4] x) => (float[1,2,2,2] y) { [cut] y = Crop<border = [1, 1, 1, 1]>(x) }", opset=7)
-    with pytest.raises(InputError, match="Crop.*'cut'.*opset 7"):
+    with pytest.raises(InputError, match=r"Crop.*'cut'.*opset 7"):
         ConvertOpset()(model)

@@ -1,8 +1,8 @@
 """drop-initializer-inputs."""
 
 import pytest
-from onnxmpq_passes import DropInitializerInputs
 
+from onnxmpq_passes import DropInitializerInputs
 from tests.passes.proof import Case, FiveTests, parse
 
 OVERRIDABLE = "g (float[2] x, float[2] w) => (float[2] y) <float[2] w = {1.0, 2.0}> { y = Mul(x, w) }"

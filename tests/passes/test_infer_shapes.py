@@ -2,9 +2,9 @@
 
 import onnx_ir as ir
 import pytest
-from onnxmpq_passes import InferShapes
 
-from tests.passes.proof import Case, FiveTests, parse
+from onnxmpq_passes import InferShapes
+from tests.passes.proof import Case, FiveTests, add_weight, parse
 
 CASES = (
     Case("a chain", "g (float[2,3] x) => (float[2,3] y) { a = Exp(x) y = Neg(a) }", "Exp Neg"),
@@ -65,9 +65,7 @@ def test_big_weights_are_not_serialised(monkeypatch: pytest.MonkeyPatch) -> None
 
     tensor = Weight(lambda: pytest.fail("was read"), ir.DataType.FLOAT, ir.Shape([1000, 1000]), name="w")
     node = next(iter(model.graph))
-    weight = ir.Value(name="w", type=ir.TensorType(ir.DataType.FLOAT), shape=tensor.shape, const_value=tensor)
-    model.graph.register_initializer(weight)
-    node.replace_input_with(1, weight)
+    add_weight(node, 1, "w", tensor)
     InferShapes()(model)
     assert not read
     assert _value(model, "a").shape == ir.Shape([1, 1000])

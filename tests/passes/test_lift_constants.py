@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from onnxmpq_passes import LiftConstants
 
+from onnxmpq_passes import LiftConstants
 from tests.passes.proof import Case, FiveTests, parse
 
 
@@ -48,9 +48,7 @@ def test_name_type_and_numbers_are_kept() -> None:
 
 
 def test_a_constant_read_by_two_nodes_becomes_one_initialiser() -> None:
-    model = parse(
-        "g (float[2] x) => (float[2] y) { c = Constant<value_float = 2.0>() a = Add(x, c) y = Mul(a, c) }"
-    )
+    model = parse("g (float[2] x) => (float[2] y) { c = Constant<value_float = 2.0>() a = Add(x, c) y = Mul(a, c) }")
     LiftConstants()(model)
     assert len(model.graph.initializers["c"].uses()) == 2
 

@@ -2,9 +2,9 @@
 
 import onnx_ir as ir
 import pytest
-from onnxmpq_passes import NameEverything
 
 from onnxmpq.graph.layers import all_graphs
+from onnxmpq_passes import NameEverything
 from tests.passes.proof import Case, FiveTests, parse
 
 SIBLINGS = """g (bool c, float[2] x) => (float[2] y) {
@@ -42,7 +42,8 @@ def test_names_are_unique_over_all_bodies() -> None:
     nodes = [node.name for graph in all_graphs(model) for node in graph]
     assert len({*_names(model)}) == len(_names(model))
     assert len({*nodes}) == len(nodes)
-    assert all(_names(model)) and all(nodes)
+    assert all(_names(model))
+    assert all(nodes)
 
 
 def test_the_second_of_two_nodes_of_one_name_is_numbered() -> None:

@@ -1,8 +1,8 @@
 """remove-dead-code."""
 
 import pytest
-from onnxmpq_passes import RemoveDeadCode
 
+from onnxmpq_passes import RemoveDeadCode
 from tests.passes.proof import Case, FiveTests, initializers, operators, parse
 
 CASES = (

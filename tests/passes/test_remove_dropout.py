@@ -1,8 +1,8 @@
 """remove-dropout."""
 
 import pytest
-from onnxmpq_passes import RemoveDropout
 
+from onnxmpq_passes import RemoveDropout
 from tests.passes.proof import Case, FiveTests
 
 CASES = (

@@ -2,8 +2,8 @@
 
 import onnx_ir as ir
 import pytest
-from onnxmpq_passes import RemoveIdentity
 
+from onnxmpq_passes import RemoveIdentity
 from tests.passes.proof import Case, FiveTests, operators, parse
 
 BODY = """g (bool c, float[2] x) => (float[2] y) {

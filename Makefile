@@ -1,0 +1,45 @@
+# Every target makes what it needs: `make demo` and `make test` work on a fresh clone.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test check bench wheel clean
+
+help: ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+demo: .venv/run ## install, then quantise the embedded examples into out/
+	$(BIN)/onnxmpq demo
+
+test: .venv/test ## install, then run the whole test suite
+	$(BIN)/pytest -q
+
+check: .venv/lint ## lint and type-check everything
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: .venv/test ## compare exports with float and with onnxruntime's own quantisers
+	$(BIN)/python -m onnxmpq.bench deploy
+
+wheel: .venv/lint ## build the wheel and the source distribution into dist/
+	$(BIN)/pip install -q build
+	$(BIN)/python -m build
+
+clean: ## remove everything that was made here
+	rm -rf .venv out dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.venv/bin/pip:
+	$(PYTHON) -m venv .venv
+
+.venv/run: .venv/bin/pip pyproject.toml
+	$(BIN)/pip install -q -e ".[cpu]"
+	@touch $@
+
+.venv/test: .venv/bin/pip pyproject.toml
+	$(BIN)/pip install -q -e ".[cpu,openvino,test]"
+	@touch $@
+
+.venv/lint: .venv/test
+	$(BIN)/pip install -q -e ".[dev]"
+	@touch $@

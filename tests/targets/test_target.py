@@ -1,0 +1,159 @@
+"""Target files: what cannot work is refused with its file, its line and the reason."""
+
+from pathlib import Path
+
+import onnx_ir as ir
+import pytest
+from click.testing import CliRunner
+
+from onnxmpq.artifacts import Option
+from onnxmpq.cli import cli
+from onnxmpq.compile import quantize
+from onnxmpq.errors import InputError
+from onnxmpq.target import builtin_names, opset_of, parse_target
+from onnxmpq.target import target as find_target
+from tests.graphs import feeds_for, layer_chain
+
+GOOD = """\
+# a target of one's own
+schema = 1
+name = "mine"
+title = "a test"
+runtime = "onnxruntime"
+
+[limits]
+lowest_opset = 13
+highest_opset = 22
+highest_ir = 10
+
+[[layers]]
+op = "Gemm"
+options = ["w8-7a8", "w8"]
+weight_only = { 8 = "castmul" }
+
+[[layers]]
+op = "MatMul:product"
+options = ["a8"]
+
+[[followers]]
+op = "Add"
+pull = true
+"""
+REFUSED = [
+    # what is written, what is written instead, the line that is named, the reason
+    ('title = "a test"', 'titel = "a test"', 4, "unknown key 'titel'. Known: name, title, runtime"),
+    ("highest_ir = 10", "highest_ir = 10\nlowest_ir = 3", 11, "unknown key 'lowest_ir'"),
+    ('options = ["a8"]', 'options = ["a8"]\noption = 1', 20, "unknown key 'option'"),
+    ("pull = true", "push = true", 23, "unknown key 'push'"),
+    ('title = "a test"', "title = 3", 4, "'title' must be of type str, not int"),
+    ("highest_ir = 10", 'highest_ir = "10"', 10, "'highest_ir' must be of type int, not str"),
+    ("highest_ir = 10", "highest_ir = true", 10, "'highest_ir' must be of type int, not bool"),
+    ("pull = true", "pull = 1", 23, "'pull' must be of type bool, not int"),
+    ('options = ["a8"]', 'options = "a8"', 19, "'options' must be a list"),
+    ('options = ["a8"]', "options = [8]", 19, "'options' must be of type str, not int"),
+    ('weight_only = { 8 = "castmul" }', 'weight_only = "castmul"', 15, "'weight_only' must be a table"),
+    ("[[followers]]", "[followers]", 21, "'followers' must be a list"),
+    ('runtime = "onnxruntime"', 'runtime = "tensorrt"', 5, "'runtime' is 'tensorrt'; allowed: 'onnxruntime', 'open"),
+    ('{ 8 = "castmul" }', '{ 8 = "cast" }', 15, "'weight_only' is 'cast'; allowed: 'dq', 'cast8'"),
+    ('{ 8 = "castmul" }', '{ 7 = "castmul" }', 15, "'weight_only' has '7'; codes are 8, 4 or 2 bits wide"),
+    ('options = ["a8"]', 'options = ["a8x"]', 19, "'a8x' is not an option"),
+    ('title = "a test"\n', "", 2, "'title' is missing in the target"),
+    ('op = "MatMul:product"\n', "", 17, r"'op' is missing in layers\[1\]"),
+    ("highest_ir = 10\n", "", 7, "'highest_ir' is missing in limits"),
+    ("lowest_opset = 13", "lowest_opset = 30", 8, "opsets 30 to 22 are not a range"),
+    ('options = ["a8"]', 'options = ["w2a8"]', 19, "'w2a8' needs opset 25, above highest_opset 22"),
+    ('options = ["a8"]', 'options = ["w8a8"]', 19, "'w8a8' cannot be had: a product of two activations has no weight"),
+    ('options = ["a8"]', 'options = ["a4"]', 19, "'a4' cannot be written: weights have 2 to 8 bits, activations 8 or"),
+    ('["w8-7a8", "w8"]', '["w9"]', 14, "'w9' cannot be written"),
+    ('["w8-7a8", "w8"]', '["w4b32"]\nblocked = "cast8"', 15, "'w4b32' cannot be carried by 'cast8': it holds no blocks"),
+    ('{ 8 = "castmul" }', '{ 8 = "gather" }', 15, "'w8' cannot be carried by 'gather': Gemm looks up no rows"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "line", "reason"), REFUSED, ids=lambda x: x if isinstance(x, int) else "")
+def test_a_fault_is_told_with_file_line_and_reason(
+    old: str, new: str, line: int, reason: str, tmp_path: Path
+) -> None:
+    assert GOOD.count(old) == 1
+    path = tmp_path / "mine.toml"
+    path.write_text(GOOD.replace(old, new))
+    with pytest.raises(InputError, match=rf"^Target '{path}', line {line}: .*{reason}"):
+        find_target(str(path))
+
+
+def test_float_arithmetic_for_quantised_activations_is_refused() -> None:
+    text = GOOD.replace('weight_only = { 8 = "castmul" }', 'with_activation = { 8 = "castmul" }')
+    with pytest.raises(InputError, match="line 15: 'w8a8' with 'castmul' would be computed in float; use 'dq'"):
+        parse_target(text, "t")
+
+
+@pytest.mark.parametrize("option", ["w8a16", "w4", "w8b32"])
+def test_types_above_the_highest_opset_are_refused(option: str) -> None:
+    text = GOOD.replace("highest_opset = 22", "highest_opset = 20").replace('"a8"', f'"{option}"')
+    with pytest.raises(InputError, match=f"line 19: '{option}' needs opset 21, above highest_opset 20"):
+        parse_target(text, "t")
+
+
+def test_broken_toml_is_told_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(GOOD.replace("highest_opset = 22", "highest_opset = = 22"))
+    with pytest.raises(InputError, match=rf"^Target '{path}' is not TOML: .*line 9"):
+        find_target(str(path))
+    path.write_bytes(b"name = '\xff'")
+    with pytest.raises(InputError, match=rf"^The target '{path}' is not UTF-8 text"):
+        find_target(str(path))
+
+
+@pytest.mark.parametrize("schema", ["", "schema = 2\n", 'schema = "1"\n'])
+def test_another_schema_is_refused(schema: str) -> None:
+    with pytest.raises(InputError, match="'t' has no 'schema = 1'"):
+        parse_target(GOOD.replace("schema = 1\n", schema), "t")
+
+
+def test_a_target_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="There is no target 'gpu'. Built in: generic, openvino, ort-cpu; or give"):
+        find_target("gpu")
+    with pytest.raises(InputError, match=r"The target '.*absent\.toml' cannot be read: No such file"):
+        find_target(str(tmp_path / "absent.toml"))
+
+
+def test_a_target_of_ones_own_is_used_by_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(GOOD)
+    model = layer_chain("Gemm")
+    result = quantize(
+        ir.to_proto(model),
+        feeds_for(model),
+        output=tmp_path / "q.onnx",
+        target=str(path),
+        option="w7a8",
+        allow_slower=True,
+        speed_budget_s=0.0,
+    )
+    assert result.plan.target == "mine"
+    assert set(result.plan.choices.values()) == {Option(7, 8)}
+    assert result.verdict["kernels"].ok
+    path.write_text(GOOD.replace('"mine"', '"changed"'))
+    assert find_target(str(path)).name == "changed", "a file that was changed is read again"
+
+
+@pytest.mark.parametrize("name", builtin_names())
+def test_a_built_in_target_is_named_as_its_file_and_explained(name: str) -> None:
+    found = find_target(name)
+    assert found.name == name
+    shown = CliRunner().invoke(cli, ["targets", name], env={"COLUMNS": "400"})
+    assert shown.exit_code == 0
+    assert f"{name}: {found.title}, run by {found.runtime}" in shown.output
+    for rule in found.layers:
+        assert " ".join(map(str, rule.options)) in shown.output
+        assert rule.why in shown.output
+    for follower in found.followers:
+        assert follower.op in shown.output
+
+
+@pytest.mark.parametrize(
+    ("option", "opset"),
+    [("float", 0), ("w8a8", 13), ("w5", 13), ("w4a8", 21), ("w3", 21), ("w2", 25), ("w8a16", 21), ("w8b32", 21)],
+)
+def test_the_opset_is_that_of_the_newest_type(option: str, opset: int) -> None:
+    assert opset_of(Option.parse(option)) == opset

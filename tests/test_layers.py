@@ -1,0 +1,114 @@
+"""Who may import whom: stages pass data to one another and do not call one another; runtimes are loaded on demand."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import onnxmpq
+
+PACKAGE = Path(onnxmpq.__file__).parent
+STAGES = ("normalise", "space", "calibrate", "lower", "verify", "methods")
+RUNTIMES = ("onnxruntime", "openvino")
+ALLOWED = {("lower", "space")}  # what is stored is counted where it is predicted, so that both are one
+FOUNDATIONS = ("artifacts", "errors", "graph")
+ORDER = {  # what stages may import besides one another, from the bottom up
+    "graph": ("graph", "artifacts", "errors"),
+    "target": FOUNDATIONS,
+    "placement": (*FOUNDATIONS, "target"),
+    "ranges": FOUNDATIONS,
+    "weights": FOUNDATIONS,
+    "samples": FOUNDATIONS,
+    "passkit": FOUNDATIONS,
+    "runtime": ("runtime", "samples", *FOUNDATIONS),
+    "normalise": ("passkit", "registry", *FOUNDATIONS),
+    "space": ("placement", "target", *FOUNDATIONS),
+    "calibrate": ("ranges", *FOUNDATIONS),
+    "lower": ("placement", "target", "ranges", "weights", *FOUNDATIONS),
+    "verify": ("runtime", *FOUNDATIONS),
+    "methods": FOUNDATIONS,
+}
+
+
+def modules() -> dict[str, Path]:
+    """Return every module of the package by its name within it."""
+    return {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in sorted(PACKAGE.rglob("*.py"))
+    }
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield the full names that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "import_module":
+            yield from (arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str))
+
+
+def own(path: Path) -> set[str]:
+    """Return the parts of onnxmpq that a file imports: ``graph``, ``space`` ..."""
+    return {name.split(".")[1] for name in imports(path) if name.startswith("onnxmpq.")} & {
+        name.split(".")[0] for name in modules()
+    }
+
+
+def test_stages_do_not_import_one_another() -> None:
+    found = {
+        (stage, other)
+        for name, path in modules().items()
+        if (stage := name.split(".")[0]) in STAGES
+        for other in own(path)
+        if other in STAGES and other != stage
+    }
+    assert found == ALLOWED
+
+
+@pytest.mark.parametrize("part", ORDER)
+def test_a_part_imports_only_what_stands_below_it(part: str) -> None:
+    paths = [path for name, path in modules().items() if name.split(".")[0] == part]
+    assert paths
+    above = {other for path in paths for other in own(path)} - {*ORDER[part], part, *STAGES}
+    assert not above
+
+
+def test_runtimes_are_imported_in_their_folder_only() -> None:
+    found = {
+        name.split(".")[0]
+        for name, path in modules().items()
+        for target in imports(path)
+        if target.split(".")[0] in RUNTIMES
+    }
+    assert found <= {"runtime", "bench"}
+    assert "runtime" in found
+
+
+def test_importing_onnxmpq_loads_nothing_heavy() -> None:
+    heavy = ("onnxruntime", "openvino", "onnx", "onnx_ir", "numpy", "rich", "click")
+    code = f"import sys, onnxmpq; print([name for name in {heavy} if name in sys.modules])"
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert shown.stdout.strip() == "[]"
+
+
+def test_the_command_line_loads_no_runtime() -> None:
+    code = f"import sys, onnxmpq.cli; print([name for name in {RUNTIMES} if name in sys.modules])"
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert shown.stdout.strip() == "[]"
+
+
+def test_every_public_name_is_there() -> None:
+    for name in onnxmpq.__all__:
+        assert getattr(onnxmpq, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = onnxmpq.nothing
