@@ -114,14 +114,16 @@ class _Placer:
         rule, layer, bits = self.target.rule(form.layer), form.layer, form.option.activation_bits
         if not bits or rule is None:
             return
-        node, kind = self.nodes[layer.node], rule.activation_type(form.option)
+        node = self.nodes[layer.node]
         for index in layer.inputs:
             value = node.inputs[index]
             assert value is not None
+            producer = value.producer()
+            kind = rule.activation_type(form.option, producer.op_type if producer is not None else "")
             self.need(value, kind, bits, all_readers(value) if rule.readers == "all" else [(layer.node, index)])
         if rule.output == "quantised":
             end = end_of(node.outputs[0], rule)
-            self.need(end, kind, bits, all_readers(end))
+            self.need(end, rule.activation_type(form.option), bits, all_readers(end))
 
     def open_followers(self) -> list[tuple[ir.Node, FollowerRule]]:
         """Return the nodes that may still join."""

@@ -102,7 +102,18 @@ def layer_options(model: ir.Model, layer: Layer, target: Target) -> tuple[list[O
         options = [option for option in options if not option.activation_bits]
     inner = layer.weight_shape[_inner_axis(layer)] if layer.weight_shape else 0
     options = [option for option in options if not option.block or inner % option.block == 0]
+    if any(option.block for option in options) and (reader := _forbidden_reader(model, layer, rule)):
+        reasons.append(f"blocked weights have no fast kernel in front of {reader}")
+        options = [option for option in options if not option.block]
     return options, reasons
+
+
+def _forbidden_reader(model: ir.Model, layer: Layer, rule: LayerRule) -> str:
+    """Return the operator behind a layer that keeps the runtime from computing on blocked weights, if there is one."""
+    readers = (
+        node for node in all_nodes(model) for value in node.inputs if value is not None and value.name == layer.output
+    )
+    return next((node.op_type for node in readers if node.op_type in rule.blocks_not_before), "")
 
 
 def _bias_fault(model: ir.Model, layer: Layer, rule: LayerRule) -> str:

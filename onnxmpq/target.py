@@ -42,13 +42,15 @@ class LayerRule:
     ``output = "quantised"``: the integer kernel needs a Q behind the layer, and every reader sees the DQ of it;
     ``"free"``: it gives float by itself. ``fuses`` names activations that may stand between the layer and that Q.
     ``readers = "all"``: once an input is quantised, all readers of that tensor see its DQ; ``"layer"``: only this one.
-    ``blocks``: every block size divides the input axis of the weight.
+    ``softmax``: the sign of an operand that a Softmax gives, where it differs; it never is negative.
+    ``blocks_not_before`` names operators in front of which the runtime has no kernel for blocked weights.
     """
 
     op: str
     options: tuple[Option, ...]
     groupings: tuple[Grouping, ...] = ()
     activation: Literal["unsigned", "signed"] = "unsigned"
+    softmax: Literal["", "unsigned", "signed"] = ""
     weight_rank: int = 0
     output: Literal["quantised", "free"] = "free"
     readers: Literal["all", "layer"] = "layer"
@@ -58,12 +60,13 @@ class LayerRule:
     with_activation: Mapping[str, Carrier] = field(default_factory=dict)
     weight_only: Mapping[str, Carrier] = field(default_factory=dict)
     blocked: Carrier = "dq"
+    blocks_not_before: tuple[str, ...] = ()
     why: str = ""
 
-    def activation_type(self, option: Option) -> ActivationType:
-        """Return the type that holds the activations of ``option``."""
+    def activation_type(self, option: Option, producer: str = "") -> ActivationType:
+        """Return the type that holds the activations of ``option``, given by an operator called ``producer``."""
         wide = option.activation_bits > 8
-        if self.activation == "unsigned":
+        if (self.softmax if self.softmax and producer == "Softmax" else self.activation) == "unsigned":
             return "uint16" if wide else "uint8"
         return "int16" if wide else "int8"
 

@@ -51,7 +51,7 @@ def layer_chain(op: str, grouping: str = "dense", rank: int = 2, seed: int = 0) 
             text = f"g (float[n, 64] x) => (float[n, 64] y) {{ {body} }}"
         case "MatMul" if rank == 2:
             weights = {"w1": normal(128, 128), "w2": normal(128, 128), "b1": normal(128), "b2": normal(128)}
-            body = "m = MatMul(x, w1) h = Add(m, b1) r = Relu(h) o = MatMul(r, w2) y = Add(b2, o)"
+            body = "m = MatMul(x, w1) h = Add(m, b1) r = Sigmoid(h) o = MatMul(r, w2) y = Add(b2, o)"
             text = f"g (float[1, 7, 128] x) => (float[1, 7, 128] y) {{ {body} }}"
         case "MatMul":
             weights = {"w1": normal(3, 16, 16), "w2": normal(3, 16, 16)}

@@ -49,7 +49,7 @@ def test_the_source_stays_as_it_is() -> None:
     before = str(ir.to_proto(source.model))
     normal = normalise(source)
     assert str(ir.to_proto(source.model)) == before
-    assert normal.source_sha256 == source.sha256
+    assert normal.source_sha256 == source.sha256 == load(source.model).sha256
 
 
 def test_records_and_progress_name_every_pass() -> None:

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import click
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from onnxmpq.artifacts import Option, Space, Unit
+from onnxmpq.artifacts import Space, Unit
 from onnxmpq.cli import show
 from onnxmpq.cli.options import json_option, model_argument, quiet_option, target_option
 from onnxmpq.compile import inspect
@@ -56,11 +57,13 @@ def to_json(space: Space) -> dict[str, object]:
 
 def table(space: Space) -> None:
     """Print units and leftovers."""
-    grid = Table("unit", "op", title=f"target {space.target}", title_justify="left")
+    grid = Table(title=f"target {space.target}", title_justify="left", box=box.SIMPLE_HEAD)
+    grid.add_column("unit", overflow="fold")
+    grid.add_column("op", no_wrap=True)
     for column in ("weights", "MACs", "float", "8 bit", "4 bit"):
-        grid.add_column(column, justify="right")
+        grid.add_column(column, justify="right", no_wrap=True)
     grid.add_column("options", overflow="fold")
-    grid.add_column("what it may not take, and why", overflow="fold")
+    grid.add_column("why not more", overflow="fold")
     for unit in space.units:
         layer = unit.layers[0]
         kind = layer.op if layer.grouping == "dense" else f"{layer.op} {layer.grouping}"
@@ -73,7 +76,7 @@ def table(space: Space) -> None:
             show.size(unit.costs[0].stored_bytes),
             _bytes(unit, 8),
             _bytes(unit, 4),
-            _options(unit),
+            show.options(unit.options),
             escape(unit.reason),
         )
     show.out.print(grid)
@@ -86,7 +89,7 @@ def table(space: Space) -> None:
         f"and the smallest plan stores {show.size(least)}."
     )
     if space.leftovers:
-        left = Table("stays float", "op", "bytes", "why", title="constants outside all units", title_justify="left")
+        left = Table("stays float", "op", "bytes", "why", box=box.SIMPLE_HEAD)
         for item in space.leftovers:
             left.add_row(escape(item.node), item.op, show.size(item.stored_bytes), escape(item.reason))
         show.out.print(left)
@@ -99,16 +102,3 @@ def _count(number: int) -> str:
 def _bytes(unit: Unit, bits: int) -> str:
     sizes = [c.stored_bytes for c in unit.costs if c.option.weight_bits == bits and not c.option.block]
     return show.size(max(sizes)) if sizes else "–"
-
-
-def _options(unit: Unit) -> str:
-    """Write options briefly: w8-2a8 for a run of widths."""
-    runs: dict[tuple[int, int], list[int]] = {}
-    for option in unit.options:
-        if option.weight_bits:
-            runs.setdefault((option.block, option.activation_bits), []).append(option.weight_bits)
-    parts = ["float"] + ["a8"] * (Option(0, 8) in unit.options)
-    for (block, activation), bits in runs.items():
-        width = f"{bits[0]}" if len(bits) == 1 else f"{max(bits)}-{min(bits)}"
-        parts.append(f"w{width}" + (f"b{block}" if block else "") + (f"a{activation}" if activation else ""))
-    return " ".join(parts)

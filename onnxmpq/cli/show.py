@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from onnxmpq.artifacts import Verdict
+from onnxmpq.artifacts import Option, Verdict
 from onnxmpq.build import Progress as Report
 from onnxmpq.compile import Result
 
@@ -92,7 +92,9 @@ def result(found: Result) -> None:
         )
     for check in verdict.checks:
         if check.name.startswith("speed"):
-            table.add_row("speed", f"[bold]{check.value:.2f}×[/] {check.expected.removeprefix('times ')}  ({check.detail})")
+            table.add_row(
+                "speed", f"[bold]{check.value:.2f}×[/] {check.expected.removeprefix('times ')}  ({check.detail})"
+            )
     table.add_row("proof", _proof(verdict))
     out.print(table)
     for note in found.notes:
@@ -110,6 +112,25 @@ def _proof(verdict: Verdict) -> str:
 def decibel(value: Any) -> str:
     """Write a signal-to-noise ratio; no noise at all is infinite."""
     return "no difference" if value == float("inf") else f"{value:.1f} dB"
+
+
+def options(found: Sequence[Option]) -> str:
+    """Write options briefly, a run of widths as one.
+
+    >>> options([Option(), Option(8, 8), Option(7, 8), Option(6, 8), Option(4, 0, 32)])
+    'float w8-6a8 w4b32'
+    """
+    runs: dict[tuple[int, int], list[int]] = {}
+    for option in found:
+        if option.weight_bits:
+            runs.setdefault((option.block, option.activation_bits), []).append(option.weight_bits)
+    parts = [str(option) for option in found if not option.weight_bits]
+    for (block, activation), bits in runs.items():
+        full = max(bits) - min(bits) + 1 == len(bits) > 1
+        widths = [f"{max(bits)}-{min(bits)}"] if full else [str(width) for width in bits]
+        tail = (f"b{block}" if block else "") + (f"a{activation}" if activation else "")
+        parts += [f"w{width}{tail}" for width in widths]
+    return " ".join(parts)
 
 
 def verdict_table(verdict: Verdict) -> None:

@@ -3,12 +3,13 @@
 from dataclasses import asdict
 
 import click
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from onnxmpq.cli import show
 from onnxmpq.cli.options import json_option
-from onnxmpq.target import LayerRule, Target, builtin_names
+from onnxmpq.target import Carrier, LayerRule, Target, builtin_names
 from onnxmpq.target import target as find_target
 
 
@@ -45,12 +46,12 @@ def explain(target: Target) -> None:
     limits = target.limits
     show.out.print(f"[bold]{target.name}[/]: {escape(target.title)}, run by {target.runtime}")
     show.out.print(f"Files: opset {limits.lowest_opset} to {limits.highest_opset}, IR up to {limits.highest_ir}.")
-    table = Table("layer", "options", "activations", "Q/DQ", "bias", "codes stored as", "remark")
+    table = Table("layer", "options", "activations", "Q/DQ", "bias", "codes stored as", "remark", box=box.SIMPLE_HEAD)
     for rule in target.layers:
         quantised = any(option.activation_bits for option in rule.options)
         table.add_row(
             rule.op + (f" ({', '.join(rule.groupings)})" if rule.groupings else ""),
-            " ".join(map(str, rule.options)),
+            show.options(rule.options),
             rule.activation if quantised else "float",
             _placement(rule) if quantised else "",
             rule.bias if quantised else "float",
@@ -74,7 +75,9 @@ def _placement(rule: LayerRule) -> str:
 
 
 def _carriers(rule: LayerRule) -> str:
-    forms = dict.fromkeys(
-        f"{option}: {rule.carrier(option)}" for option in rule.options if option.weight_bits in (8, 4, 2)
-    )
-    return ", ".join(forms)
+    forms: dict[Carrier, list[str]] = {}
+    for option in rule.options:
+        carrier = rule.carrier(option)
+        if carrier and option.weight_bits in (8, 4, 2):
+            forms.setdefault(carrier, []).append(str(option))
+    return "; ".join(f"{carrier}: {' '.join(names)}" for carrier, names in forms.items())

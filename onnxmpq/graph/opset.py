@@ -26,7 +26,6 @@ from onnxmpq.graph.layers import constant
 
 HIGHEST_IR = 13
 _IR_OF_OPSET = {19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13}
-_SAME = frozenset({"Constant", "If", "Loop", "Scan"})  # only types were added; bodies are converted node by node
 
 
 def raise_opset(model: ir.Model, version: int) -> bool:
@@ -164,24 +163,29 @@ def _convert(graph: ir.Graph, source: int, target: int) -> list[_Change]:
     """Return the change of every node of ``graph`` whose operator changed between two opsets."""
     changes: list[_Change] = []
     for node in graph:
-        if node.domain:
-            continue
+        history = () if node.domain else _history(node.op_type)
         change = _Change(node, f"{len(changes)}_", source, target, len(node.outputs))
-        steps = [version for version in _history(node.op_type) if change.crosses(version)]
-        known = any(version <= source for version in _history(node.op_type))
-        if known and not (steps and (node.op_type not in _SAME or change.crosses(9))):
+        if not node.domain and not any(version <= source for version in history):
+            change.fault = f"is no operator of opset {source}"
+        elif not any(map(change.crosses, history)) or _means_the_same(change):
             continue
-        if known and node.op_type in _SAME and node.op_type != "Scan":
-            continue
-        if node.op_type == "BatchNormalization" and change.crosses(14):
-            change.outputs = 1
-        change.fault = _obstacle(change) if known else f"is no operator of opset {source}"
+        else:
+            if node.op_type == "BatchNormalization" and change.crosses(14):
+                change.outputs = 1
+            change.fault = _obstacle(change)
         changes.append(change)
     _run_converter([change for change in changes if not change.fault])
     for change in changes:
         if not change.fault:
             _correct(change)
     return changes
+
+
+def _means_the_same(change: _Change) -> bool:
+    """Tell whether only types were added; the bodies of control flow are converted node by node."""
+    return change.node.op_type in ("Constant", "If", "Loop") or (
+        change.node.op_type == "Scan" and not change.crosses(9)
+    )
 
 
 def _told(faults: list[_Change]) -> str:

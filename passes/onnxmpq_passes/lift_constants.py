@@ -45,7 +45,7 @@ def _tensor(node: ir.Node) -> ir.TensorProtocol | None:
         match name:
             case "value":
                 tensor = attribute.as_tensor()
-                return None if tensor.dtype == ir.DataType.STRING else tensor
+                return None if tensor.dtype == ir.DataType.STRING else _under_a_name_of_its_own(tensor)
             case "value_float":
                 return ir.tensor(np.array(attribute.as_float(), np.float32))
             case "value_floats":
@@ -55,3 +55,8 @@ def _tensor(node: ir.Node) -> ir.TensorProtocol | None:
             case "value_ints":
                 return ir.tensor(np.array(attribute.as_ints(), np.int64))
     return None
+
+
+def _under_a_name_of_its_own(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """Refer to ``tensor`` without a copy: naming it would rename it in the model this one was cloned from."""
+    return ir.LazyTensor(lambda: tensor, tensor.dtype, ir.Shape(tensor.shape.numpy()))

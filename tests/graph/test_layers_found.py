@@ -19,7 +19,7 @@ from onnxmpq.graph.layers import (
 from tests.graphs import Array, from_text, layer_chain, normal, rng
 
 
-def zeros(*shape: int, dtype: type[np.generic] = np.float32) -> Array:
+def ones(*shape: int, dtype: type[np.generic] = np.float32) -> Array:
     """Return a weight of that shape: only shapes and types matter here."""
     return np.ones(shape, dtype)
 
@@ -37,9 +37,9 @@ def only(text: str, **weights: Array) -> Layer:
 
 def test_a_convolution_keeps_a_scale_per_output_channel() -> None:
     layer = only(
-        "g (float[n, 3, 9, 7] x) => (float[n, 8, a, b] y) { y = Conv<strides = [2, 1], pads = [1, 1, 1, 1]>(x, w, b) }",
-        w=zeros(8, 3, 3, 3),
-        b=zeros(8),
+        "g (float[n, 3, 9, 7] x) => (float[n, 8, 5, 7] y) { y = Conv<strides = [2, 1], pads = [1, 1, 1, 1]>(x, w, b) }",
+        w=ones(8, 3, 3, 3),
+        b=ones(8),
     )
     assert (layer.op, layer.grouping, layer.weights, layer.weight_shape) == ("Conv", "dense", ("w",), (8, 3, 3, 3))
     assert (layer.channel_axes, layer.inputs, layer.bias, layer.bias_add) == ((0,), (0,), "b", "")
@@ -59,20 +59,20 @@ def test_a_convolution_keeps_a_scale_per_output_channel() -> None:
 def test_grouping_of_a_convolution_is_told(shape: tuple[int, ...], groups: int, grouping: str) -> None:
     layer = only(
         f"g (float[n, 8, 5, 5] x) => (float[n, {shape[0]}, 3, 3] y) {{ y = Conv<group = {groups}>(x, w) }}",
-        w=zeros(*shape),
+        w=ones(*shape),
     )
     assert (layer.grouping, layer.macs) == (grouping, shape[0] * 3 * 3 * shape[1] * 9)
 
 
 def test_a_convolution_of_one_input_channel_is_dense() -> None:
-    assert only("g (float[n, 1, 4] x) => (float[n, 6, 4] y) { y = Conv(x, w) }", w=zeros(6, 1, 1)).grouping == "dense"
+    assert only("g (float[n, 1, 4] x) => (float[n, 6, 4] y) { y = Conv(x, w) }", w=ones(6, 1, 1)).grouping == "dense"
 
 
 @pytest.mark.parametrize(("groups", "grouping"), [(1, "dense"), (2, "grouped"), (8, "depthwise")])
 def test_a_transposed_convolution_has_its_channels_on_the_second_axis(groups: int, grouping: str) -> None:
     layer = only(
         f"g (float[n, 8, 5, 4] x) => (float[n, a, b, c] y) {{ y = ConvTranspose<group = {groups}>(x, w) }}",
-        w=zeros(8, 6, 2, 3),
+        w=ones(8, 6, 2, 3),
     )
     assert (layer.grouping, layer.channel_axes) == (grouping, (1,))
     assert layer.macs == (8 * 5 * 4) * (6 * 2 * 3)
@@ -82,8 +82,8 @@ def test_a_transposed_convolution_has_its_channels_on_the_second_axis(groups: in
 def test_a_gemm_has_its_channels_where_its_weight_is_not_summed_over(transposed: int, axes: tuple[int]) -> None:
     layer = only(
         f"g (float[5, 4] x) => (float[5, 6] y) {{ y = Gemm<transB = {transposed}>(x, w, b) }}",
-        w=zeros(6, 4) if transposed else zeros(4, 6),
-        b=zeros(6),
+        w=ones(6, 4) if transposed else ones(4, 6),
+        b=ones(6),
     )
     assert (layer.channel_axes, layer.bias, layer.macs) == (axes, "b", 5 * 6 * 4)
 
@@ -91,7 +91,7 @@ def test_a_gemm_has_its_channels_where_its_weight_is_not_summed_over(transposed:
 @pytest.mark.parametrize("added", ["Add(m, b)", "Add(b, m)"])
 def test_a_bias_added_to_a_product_belongs_to_it(added: str) -> None:
     layer = only(
-        f"g (float[n, 7, 4] x) => (float[n, 7, 6] y) {{ m = MatMul(x, w) y = {added} }}", w=zeros(4, 6), b=zeros(6)
+        f"g (float[n, 7, 4] x) => (float[n, 7, 6] y) {{ m = MatMul(x, w) y = {added} }}", w=ones(4, 6), b=ones(6)
     )
     assert (layer.bias, layer.bias_add != "", layer.output) == ("b", True, "y")
     assert (layer.channel_axes, layer.inputs, layer.macs) == ((1,), (0,), 7 * 6 * 4)
@@ -109,19 +109,19 @@ def test_a_bias_added_to_a_product_belongs_to_it(added: str) -> None:
 )
 def test_what_is_no_bias_of_the_product_is_left_alone(body: str, outputs: str) -> None:
     layer = only(
-        f"g (float[n, 7, 4] x, float[6] z) => ({outputs}) {{ {body} }}", w=zeros(4, 6), b=zeros(6), wide=zeros(7, 1)
+        f"g (float[n, 7, 4] x, float[6] z) => ({outputs}) {{ {body} }}", w=ones(4, 6), b=ones(6), wide=ones(7, 1)
     )
     assert (layer.bias, layer.bias_add, layer.output) == ("", "", "m")
 
 
 def test_a_weight_on_the_left_keeps_a_scale_per_row() -> None:
-    layer = only("g (float[9, 5] x) => (float[6, 5] y) { y = MatMul(w, x) }", w=zeros(6, 9))
+    layer = only("g (float[9, 5] x) => (float[6, 5] y) { y = MatMul(w, x) }", w=ones(6, 9))
     assert (layer.weights, layer.channel_axes, layer.inputs) == (("w",), (0,), (1,))
     assert layer.macs == 6 * 5 * 9
 
 
 def test_a_batched_weight_keeps_a_scale_per_batch_and_column() -> None:
-    layer = only("g (float[n, 3, 5, 8] x) => (float[n, 3, 5, 6] y) { y = MatMul(x, w) }", w=zeros(3, 8, 6))
+    layer = only("g (float[n, 3, 5, 8] x) => (float[n, 3, 5, 6] y) { y = MatMul(x, w) }", w=ones(3, 8, 6))
     assert (layer.channel_axes, layer.macs) == ((0, 2), 3 * 5 * 6 * 8)
 
 
@@ -136,23 +136,23 @@ def test_a_recurrent_layer_multiplies_all_weights_at_every_step(op: str, gates: 
     layer = only(
         f"g (float[5, n, 16] x) => (float[5, 2, n, 8] y) "
         f'{{ y = {op}<hidden_size = 8, direction = "bidirectional">(x, w, r) }}',
-        w=zeros(2, gates * 8, 16),
-        r=zeros(2, gates * 8, 8),
+        w=ones(2, gates * 8, 16),
+        r=ones(2, gates * 8, 8),
     )
     assert (layer.weights, layer.channel_axes) == (("w", "r"), (0, 1))
     assert layer.macs == 5 * 2 * gates * 8 * (16 + 8)
 
 
 def test_an_embedding_keeps_a_scale_per_row() -> None:
-    layer = only("g (int64[n, 5] i) => (float[n, 5, 16] y) { y = Gather(w, i) }", w=zeros(40, 16))
+    layer = only("g (int64[n, 5] i) => (float[n, 5, 16] y) { y = Gather(w, i) }", w=ones(40, 16))
     assert (layer.op, layer.weights, layer.channel_axes, layer.inputs, layer.macs) == ("Gather", ("w",), (0,), (), 0)
 
 
 def test_what_cannot_be_quantised_is_no_layer() -> None:
-    assert not layers("g (int64[5] i) => (float[40, 5] y) { y = Gather<axis = 1>(w, i) }", w=zeros(40, 16))
-    assert not layers("g (int64[5] i) => (float[5] y) { y = Gather(w, i) }", w=zeros(40))
-    assert not layers("g (int64[n, 4] x) => (int64[n, 4] y) { y = MatMul(x, w) }", w=zeros(4, 4, dtype=np.int64))
-    assert not layers("g (float[n, 4] x) => (float[n] y) { y = MatMul(x, w) }", w=zeros(4))
+    assert not layers("g (int64[5] i) => (float[40, 5] y) { y = Gather<axis = 1>(w, i) }", w=ones(40, 16))
+    assert not layers("g (int64[5] i) => (float[5] y) { y = Gather(w, i) }", w=ones(40))
+    assert not layers("g (int64[n, 4] x) => (int64[n, 4] y) { y = MatMul(x, w) }", w=ones(4, 4, dtype=np.int64))
+    assert not layers("g (float[n, 4] x) => (float[n] y) { y = MatMul(x, w) }", w=ones(4))
     assert not layers("g (float[n, 4, 5, 5] x, float[8, 4, 1, 1] w) => (float[n, 8, 5, 5] y) { y = Conv(x, w) }")
     assert not layers("g (int32[3, 4] x, int32[4, 3] z) => (int32[3, 3] y) { y = MatMul(x, z) }")
 
@@ -160,7 +160,7 @@ def test_what_cannot_be_quantised_is_no_layer() -> None:
 def test_layers_that_share_a_weight_are_each_found_with_it() -> None:
     found = layers(
         "g (float[n, 4] x) => (float[n, 4] y) { a = MatMul(x, w) r = Relu(a) y = Gemm<transB = 1>(r, w) }",
-        w=zeros(4, 4),
+        w=ones(4, 4),
     )
     assert [(layer.op, layer.weights, layer.channel_axes) for layer in found] == (
         [("MatMul", ("w",), (1,)), ("Gemm", ("w",), (0,))]
@@ -169,7 +169,7 @@ def test_layers_that_share_a_weight_are_each_found_with_it() -> None:
 
 def test_half_precision_weights_are_told_by_their_type() -> None:
     text = "g (float16[n, 4] x) => (float16[n, 6] y) { y = MatMul(x, w) }"
-    assert only(text, w=zeros(4, 6, dtype=np.float16)).weight_type == "FLOAT16"
+    assert only(text, w=ones(4, 6, dtype=np.float16)).weight_type == "FLOAT16"
 
 
 IN_BODY = """g (bool c, float[n, 4] x) => (float[n, 4] y) {
@@ -183,9 +183,9 @@ IN_BODY = """g (bool c, float[n, 4] x) => (float[n, 4] y) {
 
 def in_body() -> ir.Model:
     """Build a model with layers in both bodies of an If; one body holds its weight itself."""
-    model = ir.to_proto(from_text(IN_BODY, {"outer": zeros(4, 4)}))
+    model = ir.to_proto(from_text(IN_BODY, {"outer": ones(4, 4)}))
     branches = model.graph.node[1].attribute
-    branches[0].g.initializer.append(onnx.numpy_helper.from_array(zeros(4, 4), "inner"))
+    branches[0].g.initializer.append(onnx.numpy_helper.from_array(ones(4, 4), "inner"))
     return normal(ir.from_proto(model))
 
 
@@ -209,7 +209,7 @@ def test_every_layer_of_a_chain_is_found_in_order(op: str) -> None:
     [("", True), ("<transB = 1>", True), ("<transA = 1>", False), ("<alpha = 0.5>", False), ("<beta = 2.0>", False)],
 )
 def test_a_gemm_with_factors_is_no_plain_product(attributes: str, plain: bool) -> None:
-    model = from_text(f"g (float[4, 4] x) => (float[4, 4] y) {{ y = Gemm{attributes}(x, w) }}", {"w": zeros(4, 4)})
+    model = from_text(f"g (float[4, 4] x) => (float[4, 4] y) {{ y = Gemm{attributes}(x, w) }}", {"w": ones(4, 4)})
     assert plain_product(model.graph[0]) == plain
 
 

@@ -65,15 +65,18 @@ REFUSED = [
     ('options = ["a8"]', 'options = ["w8a8"]', 19, "'w8a8' cannot be had: a product of two activations has no weight"),
     ('options = ["a8"]', 'options = ["a4"]', 19, "'a4' cannot be written: weights have 2 to 8 bits, activations 8 or"),
     ('["w8-7a8", "w8"]', '["w9"]', 14, "'w9' cannot be written"),
-    ('["w8-7a8", "w8"]', '["w4b32"]\nblocked = "cast8"', 15, "'w4b32' cannot be carried by 'cast8': it holds no blocks"),
+    (
+        '["w8-7a8", "w8"]',
+        '["w4b32"]\nblocked = "cast8"',
+        15,
+        "'w4b32' cannot be carried by 'cast8': it holds no blocks",
+    ),
     ('{ 8 = "castmul" }', '{ 8 = "gather" }', 15, "'w8' cannot be carried by 'gather': Gemm looks up no rows"),
 ]
 
 
 @pytest.mark.parametrize(("old", "new", "line", "reason"), REFUSED, ids=lambda x: x if isinstance(x, int) else "")
-def test_a_fault_is_told_with_file_line_and_reason(
-    old: str, new: str, line: int, reason: str, tmp_path: Path
-) -> None:
+def test_a_fault_is_told_with_file_line_and_reason(old: str, new: str, line: int, reason: str, tmp_path: Path) -> None:
     assert GOOD.count(old) == 1
     path = tmp_path / "mine.toml"
     path.write_text(GOOD.replace(old, new))
