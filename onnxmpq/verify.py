@@ -214,7 +214,8 @@ def file_bytes(path: Path) -> int:
         for entry in tensor.external_data
         if tensor.data_location == onnx.TensorProto.EXTERNAL and entry.key == "location"
     }
-    return path.stat().st_size + sum((path.parent / name).stat().st_size for name in names)
+    beside: int = sum((path.parent / str(name)).stat().st_size for name in names)
+    return path.stat().st_size + beside
 
 
 def file_tensor_bytes(path: Path) -> int:

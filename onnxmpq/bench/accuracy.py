@@ -15,7 +15,7 @@ from onnxmpq.bench import zoo
 from onnxmpq.build import Numbers
 from onnxmpq.compile import quantize
 from onnxmpq.errors import OnnxmpqError
-from onnxmpq.ranges import METHODS
+from onnxmpq.ranges import METHODS, Method
 from onnxmpq.runtime import get_runtime
 from onnxmpq.target import target as find_target
 
@@ -39,7 +39,7 @@ class Row:
     sqnr_db: float
 
 
-def measure(name: str, option: str, target: str, ranges: str, correct: bool) -> list[Row]:
+def measure(name: str, option: str, target: str, ranges: Method, correct: bool) -> list[Row]:
     """Quantise one model and score it beside its float form."""
     reference, runtime = get_runtime("onnxruntime"), get_runtime(find_target(target).runtime)
     before = reference.session(zoo.folder() / "models" / f"{name}.onnx", mode="deployed", threads=2)
@@ -47,18 +47,19 @@ def measure(name: str, option: str, target: str, ranges: str, correct: bool) -> 
     rows = []
     with tempfile.TemporaryDirectory(prefix="onnxmpq-") as place:
         path = Path(place) / "export.onnx"
-        method = next(known for known in METHODS if known == ranges)
         result = quantize(
             model.path,
             dict(model.calibration),
             output=path,
             target=target,
             option=option,
-            numbers=Numbers(method, bias_correction=correct),
+            numbers=Numbers(ranges, bias_correction=correct),
             allow_slower=True,
         )
         after = runtime.session(path, mode="deployed", threads=2)
-        speed, sqnr = (float(result.verdict[key].value or 0) for key in ("speed", "sqnr"))
+        speed, sqnr = (
+            value if isinstance(value := result.verdict[key].value, float) else 0.0 for key in ("speed", "sqnr")
+        )
         for split in model.splits:
             scores = [model.scores(session, split) for session in (before, after)]
             points, error = _paired(scores[0], scores[1], split.truth, model.metric)
@@ -75,7 +76,7 @@ def _paired(a: np.ndarray, b: np.ndarray, truth: np.ndarray, metric: str) -> tup
         return (100 * float(a.mean()), 100 * float(b.mean())), 100 * error
 
     def score(x: np.ndarray, rows: np.ndarray) -> float:
-        return 100 * float(spearmanr(x[rows], truth[rows])[0])
+        return 100 * float(spearmanr(x[rows], truth[rows]).statistic)
 
     generator, everything = np.random.default_rng(0), np.arange(len(a))
     draws = [generator.integers(0, len(a), len(a)) for _ in range(_RESAMPLES)]
@@ -99,7 +100,8 @@ def accuracy(models: str, options: str, target: str, ranges: str, bias_correctio
     try:
         for name in models.split(",") if models else zoo.names():
             for option in options.split(","):
-                for method in ranges.split(","):
+                chosen: list[Method] = [known for known in METHODS if known in ranges.split(",")]
+                for method in chosen:
                     log.print(f"{name} {option} {method}", highlight=False)
                     rows += measure(name, option, target, method, bias_correction)
     except OnnxmpqError as error:

@@ -119,11 +119,14 @@ def zoo_model(name: str, input_name: str) -> ZooModel:
     """Read a model's data; ``input_name`` is the input that images go to."""
     spec = _spec(name)
     if spec["metric"].startswith("spearman"):
-        keys = ("input_ids", "attention_mask")
-        calibration = dict(zip(keys, (_array(*spec[k]).astype(np.int64) for k in ("calib", "calib_mask")), strict=True))
+
+        def tokens(part: str, file: str, array: str) -> dict[str, Array]:
+            ids, mask = _array(file, array), _array(*spec[f"{part}_mask"])
+            return {"input_ids": ids.astype(np.int64), "attention_mask": mask.astype(np.int64)}
+
+        calibration = tokens("calib", *spec["calib"])
         file, array, truth = spec["test"][0]
-        feeds = dict(zip(keys, (_array(*x).astype(np.int64) for x in ((file, array), spec["test_mask"])), strict=True))
-        splits: tuple[Split, ...] = (Split(file, feeds, _array(file, truth)),)
+        splits: tuple[Split, ...] = (Split(file, tokens("test", file, array), _array(file, truth)),)
         metric = "spearman"
     else:
         calibration = {input_name: _images(_array(*spec["calib"]), spec)}

@@ -137,8 +137,7 @@ def _layer(node: ir.Node, in_body: bool) -> Layer | None:
         return None
     if op in ("Conv", "ConvTranspose"):
         groups = node.attributes.get_int("group", 1)
-        first, second, *_ = shape
-        channels = second * groups if op == "Conv" else first
+        channels = math.prod(shape[1:2]) * groups if op == "Conv" else math.prod(shape[:1])
         grouping = "dense" if groups == 1 else "depthwise" if groups == channels else "grouped"
     dtype = constants[weights[0]].dtype if weights else (node.inputs[0].dtype if node.inputs[0] else None)
     return Layer(
