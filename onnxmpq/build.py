@@ -207,7 +207,7 @@ def corrected_inputs(model: ir.Model, placement: Placement) -> dict[str, tuple[s
             value, adder = nodes[layer.node].inputs[0], nodes[layer.bias_add or layer.node]
             bias = constant(next(v for v in adder.inputs if v is not None and v.name == layer.bias))
             channels = tuple(layer.weight_shape[axis] for axis in layer.channel_axes)
-            if bias is None or len(channels) != 1 or shape_of(bias)[-1:] != channels:
+            if bias is None or shape_of(bias)[-1:] != channels:
                 continue
             if value is not None and value.dtype == ir.DataType.FLOAT and plain_product(nodes[layer.node]):
                 found[layer.node] = (value.name or "", CHANNEL_AXIS[layer.op])

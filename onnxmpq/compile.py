@@ -95,10 +95,10 @@ def quantize(
 ) -> Result:
     """Quantise a model for a target, write it to ``output`` and prove what it does.
 
-    With ``plan`` that plan is applied as it is, and so are its ranges where no ``numbers`` are given; otherwise ``method``
-    makes one, and unless ``allow_slower`` it gives way to the same weights on float kernels where its integer kernels
-    run slower than float. Nothing is left behind when anything fails: InputError is for what the caller can mend,
-    VerifyError for an export that does not hold.
+    With ``plan`` that plan is applied as it is, and so are its ranges where no ``numbers`` are given; otherwise
+    ``method`` makes one, and unless ``allow_slower`` it gives way to the same weights on float kernels where its
+    integer kernels run slower than float. Nothing is left behind when anything fails: InputError is for what the
+    caller can mend, VerifyError for an export that does not hold.
     """
     path = _checked_output(Path(output), overwrite)
     if method != "uniform":
@@ -208,7 +208,7 @@ def _faster(builder: Builder, export: Export, name: str, notes: list[str]) -> Ex
     if export.speed >= SLOWER_THAN_FLOAT or choices == export.plan.choices:
         return export
     other = builder.build(replace(export.plan, choices=choices), name)
-    if other.speed <= export.speed:
+    if other.speed <= export.speed or not other.verdict.ok:
         return export
     notes.append(
         f"Integer kernels do not pay for this model here: they ran at {export.speed:.2f} of float speed. The weights "

@@ -47,13 +47,11 @@ def _sharing(layers: list[Layer]) -> Iterator[tuple[Layer, ...]]:
     owner: dict[str, list[Layer]] = {}
     groups: list[list[Layer]] = []
     for layer in layers:
-        group = next((owner[name] for name in layer.weights if name in owner), None)
-        if group is None:
-            group = []
-            groups.append(group)
-        group.append(layer)
-        owner.update(dict.fromkeys(layer.weights, group))
-    yield from (tuple(group) for group in groups)
+        joined = [group for group in groups if any(owner.get(name) is group for name in layer.weights)]
+        group = [*(member for other in joined for member in other), layer]
+        groups = [other for other in groups if other not in joined] + [group]
+        owner.update({name: group for member in group for name in member.weights})
+    yield from sorted((tuple(group) for group in groups), key=lambda group: layers.index(group[0]))
 
 
 def _unit(model: ir.Model, layers: tuple[Layer, ...], target: Target, users: Mapping[str, list[str]]) -> Unit:

@@ -18,8 +18,9 @@ import numpy as np
 import onnx
 
 from onnxmpq.artifacts import Check, Verdict
-from onnxmpq.errors import InputError
+from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.runtime import Runtime, Session, paired
+from onnxmpq.runtime.base import one_line
 
 SIMULATION_DB = 40.0
 SELF_MARGIN_DB = 6.0
@@ -57,7 +58,10 @@ def verify(
         progress(f"verify: {name}", next(steps), 5)
 
     step("loading")
-    onnx.checker.check_model(str(path))
+    try:
+        onnx.checker.check_model(str(path))
+    except Exception as error:  # the checker's own errors, and those of protobuf
+        raise VerifyError(f"'{path}' is not a valid ONNX model: {one_line(error)}") from error
     deployed = runtime.session(path, mode="deployed", threads=threads)
     checks = [Check("loads", True, runtime.version, "the runtime accepts the file")]
     stored = file_tensor_bytes(path)
@@ -194,15 +198,21 @@ def accuracy(
             rows = len(top)
             told = labels[position : position + rows].reshape(-1)
             if len(told) != rows:
-                raise InputError(
-                    f"Accuracy needs one label for each row of the first output: {rows} rows, labels of shape "
-                    f"{labels.shape}. Leave the labels out to skip it."
-                )
+                raise _labels_misfit(labels)
             seen += list(top == told)
         position += rows
+    if position != len(labels):
+        raise _labels_misfit(labels)
     before, after = (np.asarray(seen, float) for seen in hits)
     error = float(np.std(after - before, ddof=1) / np.sqrt(len(before))) if len(before) > 1 else 0.0
     return Accuracy(float(before.mean()), float(after.mean()), error, len(before))
+
+
+def _labels_misfit(labels: np.ndarray) -> InputError:
+    return InputError(
+        f"Accuracy needs one label for each row of the first output, not labels of shape {labels.shape}. "
+        "Leave the labels out to skip it."
+    )
 
 
 def file_bytes(path: Path) -> int:

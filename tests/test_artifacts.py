@@ -39,15 +39,14 @@ def test_an_option_is_read_as_it_is_written(option: Option) -> None:
 def test_what_is_read_as_an_option_is_written_back_the_same(text: str) -> None:
     try:
         option = Option.parse(text)
-    except InputError as error:
-        assert f"'{text}' is not an option" in str(error)
-    else:
-        assert str(option) == text
+    except InputError:
+        return
+    assert str(option) == text
 
 
 @pytest.mark.parametrize("text", ["", "w1", "w17a8", "w8a1", "a17", "w0", "a0", "w8b0", "w08", "b32", "w8 a8", "w٤"])
 def test_what_is_no_option_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="is not an option. Expected 'float', or w<bits>"):
+    with pytest.raises(InputError, match=r"is not an option\. Expected 'float', or w<bits>"):
         Option.parse(text)
 
 
@@ -114,7 +113,8 @@ def test_a_plan_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 def test_a_verdict_is_written_in_strict_json() -> None:
-    checks = tuple(Check(f"c{i}", None, value, "") for i, value in enumerate((math.inf, -math.inf, 1.5, 3, "x")))
+    values: tuple[float | int | str, ...] = (math.inf, -math.inf, 1.5, 3, "x")
+    checks = tuple(Check(f"c{i}", None, value, "") for i, value in enumerate(values))
     data = Verdict("r", checks).to_json()
     assert [check["value"] for check in data["checks"]] == ["inf", "-inf", 1.5, 3, "x"]
     json.dumps(data, allow_nan=False)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from onnxmpq.artifacts import FLOAT, Option, Plan
-from onnxmpq.build import Numbers
+from onnxmpq.build import Numbers, corrected_inputs
 from onnxmpq.compile import Result, quantize
 from onnxmpq.graph.layers import all_graphs, all_nodes
 from onnxmpq.lower import Quantised, lower, pair_key, tap_means
@@ -245,7 +245,7 @@ def with_huge_bias() -> dict[str, Array]:
     """Return a tiny weight in channel 0 whose bias does not fit in int32 at its own scale."""
     w = rng().standard_t(2, (4, 4)).astype(np.float32)
     w[:, 0] *= 1e-6
-    return {"w": w, "b": np.array([1e3, 1, -1, 0.5], np.float32), "c": np.array([1, 1e4, -1, 0.5], np.float32)}
+    return {"w": w, "b": np.array([1e3, 1, -1, 0.5], np.float32), "c": np.array([1e6, 1, -1, 0.5], np.float32)}
 
 
 @pytest.mark.parametrize("option", ["w8a8", "w4a8", "w2a8"])
@@ -262,16 +262,15 @@ def test_a_bias_that_would_overflow_widens_the_scale_of_its_channel_alone(option
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_widened_codes_stay_within_their_type(bits: int) -> None:
-    w = np.full((64, 1), 0.01, np.float32)
-    w[0] = 0.2  # beyond what the codes of least error cover
-    unit_scale = constants(
-        lowered(normal(from_text(ONE_GEMM, {"w": w, "b": np.zeros(1, np.float32)})), f"w{bits}a8").model
-    )
-    scale = float(unit_scale["w_scale"][0])
+    w = rng(5).normal(size=(64, 1)).astype(np.float32)
+    w[0] = 5.0  # beyond what the few codes of least error cover
+    plain = constants(lowered(normal(from_text(ONE_GEMM, {"w": w, "b": np.zeros(1, np.float32)})), f"w{bits}a8").model)
+    scale = float(plain["w_scale"][0])
     bias = np.array([scale * 1.05 * float(STEP) * 2.0**30], np.float32)
     stored = constants(lowered(normal(from_text(ONE_GEMM, {"w": w, "b": bias})), f"w{bits}a8").model)
     codes = stored["w_quantized"].astype(int)
     assert stored["w_scale"][0] == pytest.approx(scale * 1.05, rel=1e-4)
+    assert (np.rint(w / stored["w_scale"]).max() > 2 ** (bits - 1) - 1) == (bits < 8)
     limit = 2 ** (bits - 1) - 1
     expected = np.clip(np.rint(w / stored["w_scale"]), -limit - (bits <= 4), limit)
     np.testing.assert_array_equal(codes, expected)
@@ -432,6 +431,35 @@ def test_unusual_biases_survive_weight_only_options(text: str, bias: tuple[int, 
     assert sqnr > 40
 
 
+@pytest.mark.parametrize(
+    ("layer", "shapes", "corrected"),
+    [
+        ("Gemm(x, w, b)", {"w": (8, 6), "b": (6,)}, True),
+        ("Gemm<transB = 1>(x, w, b)", {"w": (6, 8), "b": (1, 6)}, True),
+        ("Gemm(x, w)", {"w": (8, 6)}, False),
+        ("Gemm(x, w, b)", {"w": (8, 6), "b": (1,)}, False),
+        ("Gemm<transA = 1>(x, w, b)", {"w": (5, 6), "b": (6,)}, False),
+        ("Gemm<alpha = 0.5>(x, w, b)", {"w": (8, 6), "b": (6,)}, False),
+        ("Gemm<beta = 0.5>(x, w, b)", {"w": (8, 6), "b": (6,)}, False),
+    ],
+)
+def test_biases_are_corrected_where_they_can_take_it_up(
+    layer: str, shapes: dict[str, tuple[int, ...]], corrected: bool
+) -> None:
+    weights = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    model = normal(from_text(f"g (float[5, 8] x) => (float[a, b] y) {{ y = {layer} }}", weights))
+    found = corrected_inputs(model, lowered(model, "w8").placement)
+    assert found == ({"Gemm_0": ("x", -1)} if corrected else {})
+
+
+def test_a_bias_that_is_an_output_is_given_as_it_was(tmp_path: Path) -> None:
+    g = rng()
+    weights = {"w": g.normal(size=(8, 6)).astype(np.float32), "b": g.normal(size=6).astype(np.float32)}
+    model = from_text("g (float[5, 8] x) => (float[5, 6] y, float[6] b) { y = Gemm(x, w, b) }", weights)
+    built(model, tmp_path / "q.onnx", "w4")
+    np.testing.assert_array_equal(constants(ir.load(tmp_path / "q.onnx"))["b"], weights["b"])
+
+
 def test_weights_in_the_bodies_of_an_if_are_quantised_and_run(tmp_path: Path) -> None:
     text = """g (float[1, 64] x) => (float[1, 64] y) {
         s = ReduceSum<keepdims = 0>(x) c = Greater(s, zero)
@@ -440,7 +468,7 @@ def test_weights_in_the_bodies_of_an_if_are_quantised_and_run(tmp_path: Path) ->
     }"""
     g = rng()
     outer, inner = (g.normal(size=(64, 64)).astype(np.float32) / 8 for _ in range(2))
-    proto = ir.to_proto(from_text(text, {"outer": outer, "zero": np.array(0, np.float32)}))  # type: ignore[dict-item]
+    proto = ir.to_proto(from_text(text, {"outer": outer, "zero": np.array(0, np.float32)}))
     branches = next(node for node in proto.graph.node if node.op_type == "If").attribute
     body = next(b.g for b in branches if b.name == "else_branch")
     body.initializer.append(onnx.numpy_helper.from_array(inner, "inner"))

@@ -89,7 +89,7 @@ OPENVINO = {
     "residual": ["x: Conv_0", "r: Conv_1", "t: Conv_2"],
     "concat": ["x: Conv_0 Conv_1", "c: Conv_2"],
     "pools": ["x: Conv_0", "m: Conv_1", "f: Gemm_0"],
-    "attention": ["x: MatMul_0 MatMul_1", "q int8: MatMul_2 MatMul_3.1", "t int8: MatMul_2.1", "s int8: MatMul_3"],
+    "attention": ["x: MatMul_0 MatMul_1", "q int8: MatMul_2 MatMul_3.1", "t int8: MatMul_2.1", "s: MatMul_3"],
     "hardswish": ["x: Conv_0", "h: Conv_1"],
     "output": ["x: Conv_0", "m: Conv_1"],
     "relu6": ["x: Conv_0", "r: Conv_1"],

@@ -23,7 +23,6 @@ from tests.graphs import Array, from_text, layer_chain, normal, rng
 
 MODELS = Path(__file__).parents[1] / "models"
 ORT = find_target("ort-cpu")
-GENERIC = find_target("generic")
 
 
 def ones(*shape: int, dtype: type[np.generic] = np.float32) -> Array:
@@ -31,9 +30,9 @@ def ones(*shape: int, dtype: type[np.generic] = np.float32) -> Array:
     return np.ones(shape, dtype)
 
 
-def units(text: str, target: Target = ORT, **weights: Array) -> tuple[Unit, ...]:
+def units(text: str, **weights: Array) -> tuple[Unit, ...]:
     """Return the units of a graph in text form."""
-    return make_space(normal(from_text(text, weights)), target).units
+    return make_space(normal(from_text(text, weights)), ORT).units
 
 
 def names(unit: Unit) -> set[str]:
@@ -106,7 +105,8 @@ def test_bit_operations_are_those_of_both_operands() -> None:
     bops = {str(cost.option): cost.bops for cost in unit.costs}
     assert unit.macs == macs
     assert (bops["float"], bops["w4a8"], bops["w4"]) == (macs * 32 * 32, macs * 4 * 8, macs * 4 * 32)
-    (product,) = units("g (float[n, 5, 8] q, float[n, 8, 5] k) => (float[n, 5, 5] y) { y = MatMul(q, k) }", GENERIC)
+    model = normal(from_text("g (float[n, 5, 8] q, float[n, 8, 5] k) => (float[n, 5, 5] y) { y = MatMul(q, k) }"))
+    (product,) = make_space(model, find_target("generic")).units
     assert product.cost(Option(0, 8)).bops == 5 * 5 * 8 * 8 * 8
 
 
@@ -137,6 +137,7 @@ op = "Conv"
 options = ["w8a16", "w8a8", "a8", "w8"]
 output = "quantised"
 readers = "all"
+fuses = ["Relu"]
 bias = "int32"
 """
 
@@ -147,6 +148,9 @@ def test_islands_and_wide_activations_are_counted_too(option: str, tmp_path: Pat
     model = normal(layer_chain("Conv"))
     first, _ = make_space(model, target).units
     plan = Plan("wide", "test", {first.name: Option.parse(option)})
+    islands = place(model, make_space(model, target), target, plan.choices).islands
+    kind = {"w8a16": ["uint16"], "w8": []}.get(option, ["uint8"])
+    assert [island.type for island in islands] == kind
     check_bytes(model, target, plan, tmp_path / "q.onnx")
 
 
@@ -206,6 +210,14 @@ def test_a_weight_that_is_an_output_stays_float() -> None:
 def test_blocks_are_offered_where_they_divide(inner: int, blocks: set[str]) -> None:
     (unit,) = units(f"g (float[n, {inner}] x) => (float[n, 3] y) {{ y = MatMul(x, w) }}", w=ones(inner, 3))
     assert {name for name in names(unit) if "b" in name} == blocks
+
+
+def test_blocks_are_not_offered_in_front_of_what_keeps_them_slow() -> None:
+    text = "g (float[n, 64] x) => (float[n, 3] y) {{ m = MatMul(x, w) y = {}(m) }}"
+    for op, offered in (("Relu", False), ("Sigmoid", True)):
+        (unit,) = units(text.format(op), w=ones(64, 3))
+        assert ("w4b32" in names(unit)) == offered
+        assert ("blocked weights have no fast kernel in front of Relu" in unit.reason) == (not offered)
 
 
 def test_half_precision_takes_weight_only_options(tmp_path: Path) -> None:
@@ -302,7 +314,7 @@ def test_a_big_constant_outside_all_units_is_named() -> None:
 
 def test_an_option_that_a_unit_does_not_have_is_refused_with_those_it_has() -> None:
     (unit,) = units("g (float[n, 4] x) => (float[n, 4] y) { y = Gemm<alpha = 2.0>(x, w) }", w=ones(4, 4))
-    with pytest.raises(InputError, match="has no option 'w8a8' on this target. Allowed: float, w8, w7"):
+    with pytest.raises(InputError, match=r"has no option 'w8a8' on this target\. Allowed: float, w8, w7"):
         unit.cost(Option(8, 8))
 
 

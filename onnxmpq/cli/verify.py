@@ -9,6 +9,7 @@ from onnxmpq.build import VERIFY_SAMPLES
 from onnxmpq.cli import show
 from onnxmpq.cli.options import calibration_option, json_option, quiet_option, target_option
 from onnxmpq.errors import InputError, VerifyError
+from onnxmpq.graph.load import load
 from onnxmpq.runtime import get_runtime
 from onnxmpq.samples import open_samples
 from onnxmpq.target import target as find_target
@@ -29,9 +30,9 @@ def verify_command(
     quantised: Path, float_model: Path, calibration: Path, target: str, threads: int, as_json: bool, quiet: bool
 ) -> None:
     """Show what QUANTISED does in its runtime: simulation, kernels, size, speed against the float model."""
-    for path in (quantised, float_model):
-        if not path.is_file():
-            raise InputError(f"There is no file '{path}'.")
+    if not quantised.is_file():
+        raise InputError(f"There is no file '{quantised}'.")
+    load(float_model)  # says better than a runtime what is wrong with it
     with show.progress(quiet) as report:
         reference = get_runtime("onnxruntime")
         runtime = get_runtime(find_target(target).runtime)

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from onnxmpq.artifacts import Option
 from onnxmpq.cli import cli
+from onnxmpq.cli.show import options
 from onnxmpq.compile import quantize
 from onnxmpq.errors import InputError
 from onnxmpq.target import builtin_names, opset_of, parse_target
@@ -114,7 +115,7 @@ def test_another_schema_is_refused(schema: str) -> None:
 
 
 def test_a_target_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="There is no target 'gpu'. Built in: generic, openvino, ort-cpu; or give"):
+    with pytest.raises(InputError, match=r"There is no target 'gpu'\. Built in: generic, openvino, ort-cpu; or give"):
         find_target("gpu")
     with pytest.raises(InputError, match=r"The target '.*absent\.toml' cannot be read: No such file"):
         find_target(str(tmp_path / "absent.toml"))
@@ -148,7 +149,7 @@ def test_a_built_in_target_is_named_as_its_file_and_explained(name: str) -> None
     assert shown.exit_code == 0
     assert f"{name}: {found.title}, run by {found.runtime}" in shown.output
     for rule in found.layers:
-        assert " ".join(map(str, rule.options)) in shown.output
+        assert options(rule.options) in shown.output
         assert rule.why in shown.output
     for follower in found.followers:
         assert follower.op in shown.output
