@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxmpq.artifacts import Option, Plan, Space, Verdict
-    from onnxmpq.build import Numbers
+    from onnxmpq.calibrated import Numbers
     from onnxmpq.compile import Result, inspect, quantize
     from onnxmpq.errors import InfeasibleError, InputError, InternalError, OnnxmpqError, VerifyError
     from onnxmpq.target import Target, target
@@ -22,7 +22,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "artifacts": ("Option", "Plan", "Space", "Verdict"),
-    "build": ("Numbers",),
+    "calibrated": ("Numbers",),
     "compile": ("Result", "inspect", "quantize"),
     "errors": ("InfeasibleError", "InputError", "InternalError", "OnnxmpqError", "VerifyError"),
     "target": ("Target", "target"),

@@ -8,54 +8,28 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxmpq.artifacts import Plan, Space, Verdict
 from onnxmpq.calibrate import calibrate
+from onnxmpq.calibrated import Calibrated, Numbers
 from onnxmpq.errors import InputError, VerifyError
-from onnxmpq.graph.layers import all_nodes, constant, is_standard, plain_product, shape_of
+from onnxmpq.graph.layers import all_nodes, is_standard
 from onnxmpq.graph.load import Source
 from onnxmpq.graph.save import save
-from onnxmpq.lower import Quantised, lower, pair_key
-from onnxmpq.placement import Pair, Placement, place
-from onnxmpq.ranges import METHODS, Affine, Histogram, Method, QuantisedType, choose_range, quantiser
+from onnxmpq.lower import Quantised
 from onnxmpq.runtime import Runtime
 from onnxmpq.samples import Data, Samples, open_samples
 from onnxmpq.target import Target
 from onnxmpq.verify import verify
-from onnxmpq.weights import METHODS as WEIGHT_METHODS
-from onnxmpq.weights import Method as WeightMethod
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is (0 where that is not known)."""
 
 VERIFY_SAMPLES = 16
-CHANNEL_AXIS = {"Conv": 1, "Gemm": -1, "MatMul": -1}
 _LARGE_BYTES = 1_500_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Numbers:
-    """How ranges are chosen, for activations and for weights, and whether biases take up what rounding shifts."""
-
-    activations: Method = "mse"
-    weights: WeightMethod = "mse"
-    bias_correction: bool = True
-
-    @classmethod
-    def of(cls, ranges: Mapping[str, str]) -> Self:
-        """Read what a plan says about them; what it does not name is as usual."""
-        told = {"activations": METHODS, "weights": WEIGHT_METHODS, "bias_correction": ("True", "False")}
-        for key, value in ranges.items():
-            if value not in told.get(key, ()):
-                raise InputError(f"The plan's ranges say '{key}': '{value}', which means nothing to this version.")
-        values: dict[str, Any] = dict(ranges)
-        if "bias_correction" in values:
-            values["bias_correction"] = values["bias_correction"] == "True"
-        return cls(**values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +74,7 @@ class Builder:
         progress: Progress,
     ) -> None:
         self.prepared, self.runtime, self.reference, self.folder = prepared, runtime, reference, folder
-        self.numbers, self.threads, self.budget, self.progress = numbers, threads, speed_budget_s, progress
+        self.threads, self.budget, self.progress = threads, speed_budget_s, progress
         self.float_model = prepared.source.path or self._loadable(prepared.source.model, "float")
         try:
             self.inputs = reference.session(self.float_model, mode="deployed").inputs
@@ -111,8 +85,7 @@ class Builder:
             ) from error
         self.samples = self.open(calibration, "calibration")
         self.feeds = list(islice(self.samples, VERIFY_SAMPLES))
-        self.stats: dict[str, Histogram] = {}
-        self.means: dict[str, np.ndarray] = {}
+        self.calibrated = Calibrated(prepared.model, prepared.space, prepared.target, numbers)
 
     def open(self, data: Data, what: str) -> Samples:
         """Open samples and read them once, so that every fault is told before any work."""
@@ -146,27 +119,13 @@ class Builder:
         return Export(plan, path, verdict)
 
     def lowered(self, plan: Plan) -> Quantised:
-        """Lower a plan, with activations calibrated as far as it needs them."""
-        model, space, target = self.prepared.model, self.prepared.space, self.prepared.target
-        placement = place(model, space, target, plan.choices)
-        inputs = corrected_inputs(model, placement) if self.numbers.bias_correction else {}
-        self._calibrate({tensor for pair in placement.pairs for tensor in pair.group}, dict(inputs.values()))
-        affines = {pair_key(pair): self._affine(pair) for pair in placement.pairs}
-        means = {node: self.means[tensor] for node, (tensor, _) in inputs.items()}
+        """Lower a plan, after calibrating what it needs and is not known yet."""
+        self.calibrate(*self.calibrated.needs(plan))
         self.progress("lower", 0, 0)
-        return lower(model, space, target, plan, affines, means=means, weight_method=self.numbers.weights)
+        return self.calibrated.lower(plan)
 
-    def _affine(self, pair: Pair) -> Affine:
-        """Choose scale and zero point for a pair: from the widest of the tensors that share them."""
-        widest = max((self.stats[name] for name in pair.group), key=lambda stats: stats.max - stats.min)
-        signed = not pair.type.startswith("u")
-        kind = QuantisedType(pair.bits, signed=signed, symmetric=signed)
-        return quantiser(choose_range(widest, self.numbers.activations, kind), kind)
-
-    def _calibrate(self, tensors: set[str], channels: dict[str, int]) -> None:
-        """Run the samples once through the float model for what is not known yet of ``tensors`` and ``channels``."""
-        tensors = tensors - set(self.stats)
-        channels = {name: axis for name, axis in channels.items() if name not in self.means}
+    def calibrate(self, tensors: set[str], channels: dict[str, int]) -> None:
+        """Run the samples once through the float model for the ranges of ``tensors`` and the means of ``channels``."""
         if not tensors and not channels:
             return
         wanted, given = tensors | set(channels), {spec.name for spec in self.inputs}
@@ -181,8 +140,8 @@ class Builder:
         ranges = calibrate(
             run, self.samples, sorted(tensors), channels, progress=lambda n: self.progress("calibrate", n, total)
         )
-        self.stats |= ranges.tensors
-        self.means |= ranges.means
+        self.calibrated.stats |= ranges.tensors
+        self.calibrated.means |= ranges.means
 
     def _normalised(self) -> bytes | Path:
         return self._loadable(self.prepared.model, "normalised")
@@ -195,23 +154,6 @@ class Builder:
         path = self.folder / f"{name}.onnx"
         save(model, path, overwrite=True)
         return path
-
-
-def corrected_inputs(model: ir.Model, placement: Placement) -> dict[str, tuple[str, int]]:
-    """Return, for every layer whose bias can take up what rounding its weights shifts, its input and channel axis."""
-    nodes = {node.name: node for node in model.graph}
-    found = {}
-    for form in placement.forms:
-        layer = form.layer
-        if layer.bias and layer.inputs == (0,) and layer.op in CHANNEL_AXIS and not layer.in_body:
-            value, adder = nodes[layer.node].inputs[0], nodes[layer.bias_add or layer.node]
-            bias = constant(next(v for v in adder.inputs if v is not None and v.name == layer.bias))
-            channels = tuple(layer.weight_shape[axis] for axis in layer.channel_axes)
-            if bias is None or shape_of(bias)[-1:] != channels:
-                continue
-            if value is not None and value.dtype == ir.DataType.FLOAT and plain_product(nodes[layer.node]):
-                found[layer.node] = (value.name or "", CHANNEL_AXIS[layer.op])
-    return found
 
 
 def forget_inferred(model: ir.Model, source: ir.Model) -> None:

@@ -13,7 +13,8 @@ import onnx
 import onnx_ir as ir
 
 from onnxmpq.artifacts import FLOAT, Option, Plan, Space, Verdict
-from onnxmpq.build import Builder, Export, Numbers, Prepared, Progress
+from onnxmpq.build import Builder, Export, Prepared, Progress
+from onnxmpq.calibrated import Numbers
 from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.graph.load import load
 from onnxmpq.methods.uniform import nearest, uniform

@@ -52,18 +52,20 @@ def lower(
     *,
     means: Mapping[str, np.ndarray] | None = None,
     weight_method: Method = "mse",
+    memory: dict[tuple[object, ...], QuantisedWeight] | None = None,
 ) -> Quantised:
     """Write ``plan`` into a copy of a normalised model.
 
     ``activations`` maps ``pair_key(pair)`` to scale and zero point for every pair of the placement; ``means`` maps
     layers to the mean of their input, which lets their biases take up what rounding the weights shifts.
+    ``memory`` keeps quantised weights for whoever lowers many plans of one model.
     """
     placement = place(model, space, target, plan.choices)
     lowered = model.clone()
     need = [target.opset_for(form.option, form.layer) for form in placement.forms]
     if placement.forms:
         raise_opset(lowered, max(need))
-    _Writer(lowered, activations, means or {}, weight_method).write(placement)
+    _Writer(lowered, activations, means or {}, weight_method, {} if memory is None else memory).write(placement)
     return Quantised(lowered, placement, stored_bytes(model, placement))
 
 
@@ -79,9 +81,11 @@ class _Writer:
         activations: Mapping[str, Affine],
         means: Mapping[str, np.ndarray],
         method: Method,
+        memory: dict[tuple[object, ...], QuantisedWeight],
     ) -> None:
         self.model, self.activations, self.means = model, activations, means
         self.method: Method = method
+        self.memory = memory
         self.nodes = {node.name or "": node for node in all_nodes(model)}
         self.values = {value.name: value for graph in all_graphs(model) for value in _values(graph)}
         self.codes: dict[str, tuple[ir.Value, QuantisedWeight]] = {}
@@ -171,13 +175,16 @@ class _Writer:
         option, layer = form.option, form.layer
         weight = np.asarray(tensor.numpy()).astype(np.float32, copy=False)
         inner = next(axis for axis in range(weight.ndim) if axis not in layer.channel_axes)
-        found = quantise_weight(
-            weight,
-            bits=option.weight_bits,
-            axes=None if option.block else layer.channel_axes,
-            block=(inner, option.block) if option.block else None,
-            method=self.method,
-        )
+        key = (value.name, option.weight_bits, option.block, layer.channel_axes, self.method)
+        if key not in self.memory:
+            self.memory[key] = quantise_weight(
+                weight,
+                bits=option.weight_bits,
+                axes=None if option.block else layer.channel_axes,
+                block=(inner, option.block) if option.block else None,
+                method=self.method,
+            )
+        found = self.memory[key]
         return found if floor is None else _widened(found, weight, floor)
 
     def initializer(self, like: ir.Value, suffix: str, array: np.ndarray, option: Option | None = None) -> ir.Value:

@@ -14,7 +14,7 @@ import pytest
 
 from onnxmpq import build, compile
 from onnxmpq.artifacts import Check, Option, Plan, Verdict
-from onnxmpq.build import Numbers
+from onnxmpq.calibrated import Numbers
 from onnxmpq.compile import inspect, quantize
 from onnxmpq.errors import InputError, OnnxmpqError, VerifyError
 from tests.graphs import feeds_for, from_text, layer_chain

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from onnxmpq.artifacts import FLOAT, Option, Plan
-from onnxmpq.build import Numbers, corrected_inputs
+from onnxmpq.calibrated import Numbers, corrected_inputs
 from onnxmpq.compile import Result, quantize
 from onnxmpq.graph.layers import all_graphs, all_nodes
 from onnxmpq.lower import Quantised, lower, pair_key, tap_means

@@ -12,7 +12,7 @@ from rich.table import Table
 from scipy.stats import spearmanr
 
 from onnxmpq.bench import zoo
-from onnxmpq.build import Numbers
+from onnxmpq.calibrated import Numbers
 from onnxmpq.compile import quantize
 from onnxmpq.errors import OnnxmpqError
 from onnxmpq.ranges import METHODS, Method

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from onnxmpq.artifacts import Plan
-from onnxmpq.build import Numbers
+from onnxmpq.calibrated import Numbers
 from onnxmpq.ranges import Method
 from onnxmpq.weights import Method as WeightMethod
 
