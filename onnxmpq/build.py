@@ -40,6 +40,7 @@ class Prepared:
     model: ir.Model
     target: Target
     space: Space
+    target_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)

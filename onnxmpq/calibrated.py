@@ -56,6 +56,7 @@ class Calibrated:
     stats: dict[str, Histogram] = field(default_factory=dict)
     means: dict[str, np.ndarray] = field(default_factory=dict)
     memory: dict[tuple[object, ...], QuantisedWeight] | None = None
+    _affines: dict[tuple[object, ...], Affine] = field(default_factory=dict)
 
     def needs(self, plan: Plan) -> tuple[set[str], dict[str, int]]:
         """Return what a plan needs and is not known: tensors whose ranges, and tensors and axes whose means."""
@@ -84,7 +85,13 @@ class Calibrated:
         return corrected_inputs(self.model, placement) if self.numbers.bias_correction else {}
 
     def _affine(self, pair: Pair) -> Affine:
-        """Choose scale and zero point for a pair: from the widest of the tensors that share them."""
+        """Choose scale and zero point for a pair, once: from the widest of the tensors that share them."""
+        key = (frozenset(pair.group), pair.type, pair.bits)
+        if key not in self._affines:
+            self._affines[key] = self._chosen(pair)
+        return self._affines[key]
+
+    def _chosen(self, pair: Pair) -> Affine:
         widest = max((self.stats[name] for name in pair.group), key=lambda stats: stats.max - stats.min)
         signed = not pair.type.startswith("u")
         kind = QuantisedType(pair.bits, signed=signed, symmetric=signed)

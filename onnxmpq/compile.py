@@ -3,7 +3,8 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from onnxmpq.build import Builder, Export, Prepared, Progress
 from onnxmpq.calibrated import Numbers
 from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.graph.load import load
+from onnxmpq.measure.settings import Settings
+from onnxmpq.measure.table import Table
 from onnxmpq.methods.uniform import nearest, uniform
 from onnxmpq.normalise import normalise
 from onnxmpq.runtime import get_runtime
@@ -69,12 +72,52 @@ def prepare(model: Model, target: str, progress: Progress = silent) -> Prepared:
     source = load(Path(model) if isinstance(model, str | os.PathLike) else model)
     normal = normalise(source, progress=lambda name: progress(f"normalise: {name}", 0, 0))
     _check_limits(normal.model, found)
-    return Prepared(source, normal.model, found, make_space(normal.model, found))
+    return Prepared(source, normal.model, found, make_space(normal.model, found), target)
 
 
 def inspect(model: Model, target: str = "ort-cpu", progress: Progress = silent) -> Space:
     """Return the units of a model on a target, their options and costs, and what stays float."""
     return prepare(model, target, progress).space
+
+
+def measure(
+    model: Model,
+    calibration: Data,
+    *,
+    target: str = "ort-cpu",
+    options: Sequence[str | Option] = ("w8a8", "w4a8", "w2a8"),
+    centre: Plan | str | os.PathLike[str] | None = None,
+    pairs: bool = False,
+    numbers: Numbers | None = None,
+    settings: Settings | None = None,
+    store: str | os.PathLike[str] | None = None,
+    executor: Executor | None = None,
+    ahead: int = 8,
+    progress: Progress = silent,
+) -> Table:
+    """Measure what every unit costs at each of ``options``, alone and together, around ``centre`` (float by default).
+
+    ``pairs`` adds the exact loss of every pair. With ``store`` every finished job is kept in that file: a run that was
+    killed goes on where it was. ``executor`` is any ``concurrent.futures.Executor``; results do not depend on it.
+    """
+    from onnxmpq.measure.engine import Engine
+
+    found = [option if isinstance(option, Option) else Option.parse(option) for option in options]
+    prepared = prepare(model, target, progress)
+    given = centre if isinstance(centre, Plan) or centre is None else Plan.read(Path(centre))
+    choices = _checked_plan(given, prepared).choices if given else {}
+    with Engine(
+        prepared,
+        calibration,
+        numbers=numbers,
+        settings=settings,
+        store=Path(store) if store else None,
+        executor=executor,
+        ahead=ahead,
+        progress=progress,
+    ) as engine:
+        table = engine.table(found, choices)
+        return engine.pairs(table) if pairs else table
 
 
 def quantize(

@@ -4,6 +4,7 @@ import click
 
 from onnxmpq.bench.accuracy import accuracy
 from onnxmpq.bench.deploy import deploy
+from onnxmpq.bench.measure import measure
 
 
 @click.group()
@@ -13,6 +14,7 @@ def main() -> None:
 
 main.add_command(deploy)
 main.add_command(accuracy)
+main.add_command(measure)
 
 if __name__ == "__main__":
     main(prog_name="python -m onnxmpq.bench")

@@ -15,7 +15,9 @@ from onnxmpq import __version__
 from onnxmpq.cli.apply import apply_command
 from onnxmpq.cli.demo import demo_command
 from onnxmpq.cli.inspect import inspect_command
+from onnxmpq.cli.measure import measure_command
 from onnxmpq.cli.quantize import quantize_command
+from onnxmpq.cli.store import store_command
 from onnxmpq.cli.targets import targets_command
 from onnxmpq.cli.verify import verify_command
 from onnxmpq.errors import OnnxmpqError
@@ -34,7 +36,16 @@ def cli() -> None:
     """
 
 
-for command in (quantize_command, apply_command, inspect_command, verify_command, targets_command, demo_command):
+for command in (
+    quantize_command,
+    apply_command,
+    inspect_command,
+    measure_command,
+    store_command,
+    verify_command,
+    targets_command,
+    demo_command,
+):
     cli.add_command(command)
 
 

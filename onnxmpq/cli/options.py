@@ -32,53 +32,70 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON f
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="Show no progress.")
 
 
-def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add what ``quantize`` and ``apply`` have in common."""
+def numbers_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how ranges are chosen, and give them to the command as ``numbers``.
+
+    A plan that the command takes has its say where an option is not given.
+    """
 
     @functools.wraps(command)
     def with_numbers(
-        ranges: Method | None,
-        weight_ranges: WeightMethod | None,
-        bias_correction: bool | None,
-        plan: Path | None = None,
-        **rest: Any,
+        ranges: Method | None, weight_ranges: WeightMethod | None, bias_correction: bool | None, **rest: Any
     ) -> Any:
-        found = Plan.read(plan) if plan else None
+        found = Plan.read(rest["plan"]) if rest.get("plan") else None
         given = {"activations": ranges, "weights": weight_ranges, "bias_correction": bias_correction}
         told = {key: str(value) for key, value in given.items() if value is not None}
         numbers = Numbers.of({**(found.ranges if found else {}), **told})
-        return command(plan=found, numbers=numbers, **rest)
+        return command(numbers=numbers, **rest | ({"plan": found} if "plan" in rest else {}))
 
-    decorators: list[Decorator] = [
-        target_option,
-        calibration_option,
-        output_option,
-        click.option(
-            "--evaluation", "-e", type=click.Path(path_type=Path), help="Samples with 'labels', to measure accuracy on."
-        ),
-        click.option(
-            "--ranges",
-            type=click.Choice(["mse", "minmax", "percentile", "entropy"]),
-            help="How the ranges of activations are chosen.  [default: as the plan says, else mse]",
-        ),
-        click.option(
-            "--weight-ranges",
-            type=click.Choice(["mse", "minmax"]),
-            help="How the scales of weights are chosen.  [default: as the plan says, else mse]",
-        ),
-        click.option(
-            "--bias-correction/--no-bias-correction",
-            default=None,
-            help="Let biases take up what rounding the weights shifts.  [default: as the plan says, else yes]",
-        ),
-        click.option(
-            "--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Threads of the runtime."
-        ),
-        click.option("--overwrite", is_flag=True, help="Replace the output if it exists."),
-        json_option,
-        quiet_option,
-    ]
-    wrapped: Callable[..., Any] = with_numbers
+    return _decorated(
+        with_numbers,
+        [
+            click.option(
+                "--ranges",
+                type=click.Choice(["mse", "minmax", "percentile", "entropy"]),
+                help="How the ranges of activations are chosen.  [default: as the plan says, else mse]",
+            ),
+            click.option(
+                "--weight-ranges",
+                type=click.Choice(["mse", "minmax"]),
+                help="How the scales of weights are chosen.  [default: as the plan says, else mse]",
+            ),
+            click.option(
+                "--bias-correction/--no-bias-correction",
+                default=None,
+                help="Let biases take up what rounding the weights shifts.  [default: as the plan says, else yes]",
+            ),
+        ],
+    )
+
+
+def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what ``quantize`` and ``apply`` have in common."""
+    return _decorated(
+        command,
+        [
+            target_option,
+            calibration_option,
+            output_option,
+            click.option(
+                "--evaluation",
+                "-e",
+                type=click.Path(path_type=Path),
+                help="Samples with 'labels', to measure accuracy on.",
+            ),
+            numbers_options,
+            click.option(
+                "--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Threads of the runtime."
+            ),
+            click.option("--overwrite", is_flag=True, help="Replace the output if it exists."),
+            json_option,
+            quiet_option,
+        ],
+    )
+
+
+def _decorated(command: Callable[..., Any], decorators: list[Decorator]) -> Callable[..., Any]:
     for decorate in reversed(decorators):
-        wrapped = decorate(wrapped)
-    return wrapped
+        command = decorate(command)
+    return command

@@ -22,7 +22,7 @@ import onnx
 from onnxmpq.errors import InputError, RuntimeMissingError, VerifyError
 from onnxmpq.samples import InputSpec
 
-Mode = Literal["deployed", "exact", "literal", "plain"]
+Mode = Literal["deployed", "exact", "literal", "plain", "unoptimised"]
 """How a session is set up.
 
 ``deployed``: with the runtime's default options, so it does what the exported file will do for its user.
@@ -30,6 +30,7 @@ Mode = Literal["deployed", "exact", "literal", "plain"]
 not quantise; differs from ``deployed`` in OpenVINO only, whose float layers are bfloat16 on newer processors.
 ``literal``: every QuantizeLinear and DequantizeLinear computed as the ONNX standard writes it, in float32; what
 measuring uses, since a runtime's defaults may fuse, drop or add quantisation.
+``unoptimised``: node by node, all optimisation off: as literal, and several times slower; the plain way to simulate.
 ``plain``: float models with many inner values asked for as outputs; what calibrating uses.
 """
 

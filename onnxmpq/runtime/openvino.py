@@ -154,7 +154,9 @@ class OpenVino:
         self, model: bytes | Path, *, mode: Mode, threads: int = 1, outputs: Sequence[str] | None = None
     ) -> OpenVinoSession:
         """Load a model; see ``Runtime.session``."""
-        config = {"deployed": {}, "exact": _EXACT, "literal": _LITERAL, "plain": _LITERAL}[mode]
+        config = {"deployed": {}, "exact": _EXACT, "literal": _LITERAL, "plain": _LITERAL, "unoptimised": _LITERAL}[
+            mode
+        ]
         return self.configured(model, config, threads=threads, outputs=outputs)
 
     def configured(

@@ -158,6 +158,8 @@ class OnnxRuntime:
         """Load a model; see ``Runtime.session``."""
         options = _options(threads)
         disabled: tuple[str, ...] = ()
+        if mode == "unoptimised":
+            options.graph_optimization_level = _library().GraphOptimizationLevel.ORT_DISABLE_ALL
         if mode in ("literal", "plain"):  # a model to calibrate may hold Q/DQ already
             for key, value in _LITERAL_ENTRIES.items():
                 options.add_session_config_entry(key, value)

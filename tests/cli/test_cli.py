@@ -27,7 +27,7 @@ from onnxmpq.verify import verify
 from tests.graphs import feeds_for, layer_chain
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("apply", "demo", "inspect", "quantize", "targets", "verify")
+COMMANDS = ("apply", "demo", "inspect", "measure", "quantize", "store", "targets", "verify")
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Measure what quantising each unit of a model costs."""

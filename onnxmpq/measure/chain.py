@@ -1,0 +1,167 @@
+"""A model as a chain of sessions: run the centre once per batch, run a variant from where it begins to differ.
+
+The centre's boundary tensors are kept for one batch of samples. A variant replaces some pieces of the chain; pieces
+that neither changed nor read anything that did are skipped. All sessions simulate Q/DQ literally.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxmpq.artifacts import Option, Plan
+from onnxmpq.calibrated import Calibrated
+from onnxmpq.measure.segments import Piece, Splitter, cut
+from onnxmpq.placement import Pair, place
+from onnxmpq.runtime import Runtime, Session
+
+Arrays = dict[str, npt.NDArray[Any]]
+Choices = Mapping[str, Option]
+Name = tuple[tuple[str, str], ...]
+_RECENT_BYTES = 48_000_000
+"""Serialised pieces of recent variants that stay at hand, and as much again of their sessions."""
+
+
+class Chain:
+    """Runs plans of one calibrated model, piece by piece."""
+
+    def __init__(self, calibrated: Calibrated, runtime: Runtime, threads: int) -> None:
+        self.calibrated, self.runtime, self.threads = calibrated, runtime, threads
+        self.cuts = cut(calibrated.model, calibrated.space)
+        self.splitter = Splitter(calibrated.model, self.cuts)
+        self.outputs = tuple(value.name or "" for value in calibrated.model.graph.outputs)
+        self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._session_bytes: dict[str, int] = {}
+        self._kept: dict[str, Session] = {}
+        self._pieces: dict[Name, tuple[Piece, ...]] = {}
+        self._recent: OrderedDict[Name, tuple[Piece, ...]] = OrderedDict()
+        self._placed: dict[Name, frozenset[Pair]] = {}
+
+    def pieces(self, choices: Choices, *, keep: bool = False) -> tuple[Piece, ...]:
+        """Return the pieces of a plan; ``keep`` holds on to them and to their sessions, as for a centre."""
+        name = _name(choices)
+        if name in self._pieces:
+            return self._pieces[name]
+        if name in self._recent:
+            self._recent.move_to_end(name)
+            return self._recent[name]
+        plan = Plan(self.calibrated.target.name, "", dict(choices))
+        model = self.calibrated.lower(plan).model if name else self.calibrated.model
+        pieces = self.splitter.split(model)
+        if keep:
+            self._pieces[name] = pieces
+            self._kept.update((piece.digest, self._load(piece)) for piece in pieces if piece.digest not in self._kept)
+        else:
+            self._recent[name] = pieces
+            while len(self._recent) > 1 and self._own_bytes(self._recent.values()) > _RECENT_BYTES:
+                self._recent.popitem(last=False)
+        return pieces
+
+    def joined(self, centre: Choices, first: Choices, second: Choices) -> tuple[Piece, ...]:
+        """Return the pieces of a centre with two changes, put together from those of each alone where that is exact.
+
+        It is where lowering places for both just what it places for each, and no piece changes with both.
+        """
+        both = {**first, **{unit: option for unit, option in second.items() if centre.get(unit) != option}}
+        base, one, other, two = (self._placements(choices) for choices in (centre, first, second, both))
+        if two - base == (one - base) | (other - base) and base - two == (base - one) | (base - other):
+            kept, mine, theirs = self.pieces(centre), self.pieces(first), self.pieces(second)
+            apart = [(a.digest != k.digest, b.digest != k.digest) for k, a, b in zip(kept, mine, theirs, strict=True)]
+            if (True, True) not in apart:
+                return tuple(
+                    b if theirs_changed else a for a, b, (_, theirs_changed) in zip(mine, theirs, apart, strict=True)
+                )
+        return self.pieces(both)
+
+    def _placements(self, choices: Choices) -> frozenset[Pair]:
+        name = _name(choices)
+        if name not in self._placed:
+            held = self.calibrated
+            self._placed[name] = frozenset(place(held.model, held.space, held.target, choices).pairs)
+        return self._placed[name]
+
+    def _own_bytes(self, plans: Iterable[tuple[Piece, ...]]) -> int:
+        """Count the bytes of pieces that only recent plans hold."""
+        return sum(len(piece.data) for pieces in plans for piece in pieces if piece.digest not in self._kept)
+
+    def session(self, piece: Piece) -> Session:
+        """Return a session for a piece; a few that are not kept stay loaded."""
+        if piece.digest in self._kept:
+            return self._kept[piece.digest]
+        session = self._sessions.pop(piece.digest, None) or self._load(piece)
+        self._sessions[piece.digest] = session
+        self._session_bytes[piece.digest] = len(piece.data)
+        while len(self._sessions) > 1 and sum(self._session_bytes.values()) > _RECENT_BYTES:
+            oldest, _ = self._sessions.popitem(last=False)
+            del self._session_bytes[oldest]
+        return session
+
+    def _load(self, piece: Piece) -> Session:
+        return self.runtime.session(piece.data, mode="literal", threads=self.threads)
+
+    def whole(self, pieces: Sequence[Piece], feeds: Sequence[Arrays]) -> list[Arrays]:
+        """Run a chain on feeds and return everything that crosses a cut, and the outputs, for each feed."""
+        values = [dict(feed) for feed in feeds]
+        for piece in pieces:
+            self.step(piece, values)
+        return values
+
+    def step(self, piece: Piece, values: Sequence[Arrays]) -> None:
+        """Run one piece on every feed and put what it gives into the values."""
+        session = self.session(piece)
+        for held in values:
+            given = session.run({name: held[name] for name in piece.inputs})
+            held.update(zip(piece.outputs, given.values(), strict=True))
+
+    def changed(
+        self, pieces: Sequence[Piece], centre: Sequence[Piece], base: Sequence[Arrays], start: int = 0
+    ) -> list[Arrays]:
+        """Run what differs from the centre, from piece ``start`` on; return only what differs, for each feed."""
+        news: list[Arrays] = [{} for _ in base]
+        self.resume(pieces, centre, base, news, start)
+        return news
+
+    def resume(
+        self,
+        pieces: Sequence[Piece],
+        centre: Sequence[Piece],
+        base: Sequence[Arrays],
+        news: list[Arrays],
+        start: int,
+        stop: int | None = None,
+    ) -> None:
+        """Run pieces ``start`` to ``stop`` where they changed or read what did; ``news`` grows by what they give."""
+        for index in range(start, len(pieces) if stop is None else stop):
+            piece = pieces[index]
+            touched = any(name in news[0] for name in piece.inputs)
+            if piece.digest == centre[index].digest and not touched:
+                continue
+            session = self.session(piece)
+            for held, new in zip(base, news, strict=True):
+                feed = {name: new[name] if name in new else held[name] for name in piece.inputs}
+                new.update(zip(piece.outputs, session.run(feed).values(), strict=True))
+
+
+def _name(choices: Choices) -> Name:
+    """Return what tells plans apart."""
+    return tuple(sorted((unit, str(option)) for unit, option in choices.items() if not option.is_float))
+
+
+def merged_with(base: Sequence[Arrays], news: Sequence[Arrays], names: Sequence[str]) -> list[Arrays]:
+    """Return some values of every feed, changed where they changed."""
+    return [
+        {name: new[name] if name in new else held[name] for name in names} for held, new in zip(base, news, strict=True)
+    ]
+
+
+def local_error(base: Sequence[Arrays], news: Sequence[Arrays], names: Sequence[str]) -> npt.NDArray[np.float64]:
+    """Return error power and signal power of some values, [feeds, 2]."""
+    powers = np.zeros((len(base), 2))
+    for row, held, new in zip(powers, base, news, strict=True):
+        for name in names:
+            if name in new and name in held and new[name].dtype.kind == "f":
+                float_values, error = held[name].ravel(), new[name].ravel() - held[name].ravel()
+                row += float(np.vdot(error, error)), float(np.vdot(float_values, float_values))
+    return powers

@@ -1,0 +1,158 @@
+"""Losses: how far a quantised model's outputs are from the float model's, per sample, and their second-order form.
+
+Every output has a kind of its own, and a sample's loss is their sum:
+
+    kl      KL(p || softmax(l)) with p the float probabilities, for softmax heads; the mean over positions
+    ce      -log softmax(l)[label], where labels are given
+    power   error power / signal power (10 log10 of it is -SQNR), for everything else
+
+Around a centre with outputs c every loss has a linear and a quadratic part in the responses z = l - c:
+
+    loss ≈ loss_c + Σ_a x_a mean z_aᵀ g + ½ Σ_ab x_a x_b mean y_aᵀ y_b
+
+with, for kl and ce, q = softmax(c), g = q - p (or q - onehot), y = √q ⊙ (z - ⟨q, z⟩); and for power,
+W = 2 / signal power, g = W (c - float), y = √W z. The quadratic part is a Gram matrix: positive semidefinite by
+construction.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxmpq.errors import InputError
+
+Array = npt.NDArray[np.float64]
+Kind = Literal["kl", "ce", "power"]
+
+
+def log_softmax(logits: Array) -> Array:
+    """Return log probabilities along the last axis.
+
+    >>> float(np.exp(log_softmax(np.array([0.0, 0.0])))[0])
+    0.5
+    """
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    result: Array = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """One output that counts: its name, kind, width (values per sample) and, for softmax, its number of classes.
+
+    ``probabilities`` tells that the model gives probabilities, whose logarithms are taken as logits. ``power`` is the
+    mean signal power per sample of the float model. ``axis``, counted from the end, is where the classes are.
+    """
+
+    name: str
+    kind: Kind
+    width: int = 0
+    classes: int = 0
+    probabilities: bool = False
+    power: float = 1.0
+    axis: int = -1
+
+    def features(self, output: npt.NDArray[np.generic], samples: int) -> Array:
+        """Return an output as [samples, width], in logits, classes last."""
+        array = np.asarray(output, np.float64)
+        values = (np.moveaxis(array, self.axis, -1) if array.ndim else array).reshape(samples, -1)
+        return np.log(np.maximum(values, 1e-30)) if self.probabilities else values
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A loss over outputs of shape [samples, features], the heads side by side; ``reference`` are the float outputs."""
+
+    heads: tuple[Head, ...]
+    reference: Array
+    labels: npt.NDArray[np.int64] | None = None
+
+    def values(self, outputs: Array) -> Array:
+        """Return the loss of every sample."""
+        total = np.zeros(len(outputs))
+        for head, part, wanted in self._parts(outputs):
+            if head.kind == "power":
+                total += ((part - wanted) ** 2).sum(1) / head.power
+                continue
+            logs = log_softmax(part.reshape(len(part), -1, head.classes))
+            if head.kind == "ce":
+                total -= np.take_along_axis(logs, self._targets(logs), 2).mean((1, 2))
+            else:
+                float_logs = log_softmax(wanted.reshape(logs.shape))
+                total += (np.exp(float_logs) * (float_logs - logs)).sum(2).mean(1)
+        return total
+
+    def slope(self, centre: Array) -> Array:
+        """Return g, the gradient of the loss in the outputs at ``centre``, per sample."""
+        parts = []
+        for head, part, wanted in self._parts(centre):
+            if head.kind == "power":
+                parts.append(2 / head.power * (part - wanted))
+                continue
+            logs = log_softmax(part.reshape(len(part), -1, head.classes))
+            target = np.exp(log_softmax(wanted.reshape(logs.shape)))
+            if head.kind == "ce":
+                target = np.zeros_like(logs)
+                np.put_along_axis(target, self._targets(logs), 1.0, 2)
+            parts.append(((np.exp(logs) - target) / logs.shape[1]).reshape(len(part), -1))
+        return np.concatenate(parts, axis=1)
+
+    def root(self, centre: Array, responses: Array) -> Array:
+        """Return y, whose inner products are the quadratic part: responses in the metric of the loss at ``centre``."""
+        parts, position = [], 0
+        for head, part, _ in self._parts(centre):
+            z = responses[:, position : position + head.width]
+            position += head.width
+            if head.kind == "power":
+                parts.append(np.sqrt(2 / head.power) * z)
+                continue
+            q = np.exp(log_softmax(part.reshape(len(part), -1, head.classes)))
+            shaped = z.reshape(q.shape)
+            centred = shaped - (q * shaped).sum(-1, keepdims=True)
+            parts.append((np.sqrt(q / q.shape[1]) * centred).reshape(z.shape))
+        return np.concatenate(parts, axis=1)
+
+    def noise(self, outputs: Array) -> Array:
+        """Return the error power of every sample and head, [samples, heads]."""
+        return np.stack([((part - wanted) ** 2).sum(1) for _, part, wanted in self._parts(outputs)], axis=1)
+
+    def signal(self) -> Array:
+        """Return the float signal power of every sample and head."""
+        return np.stack([(wanted**2).sum(1) for _, _, wanted in self._parts(self.reference)], axis=1)
+
+    def with_powers(self, powers: Array) -> Self:
+        """Return the same loss with the mean signal power of each head."""
+        heads = tuple(replace(head, power=max(float(p), 1e-30)) for head, p in zip(self.heads, powers, strict=True))
+        return replace(self, heads=heads)
+
+    def _targets(self, logs: Array) -> npt.NDArray[np.int64]:
+        if self.labels is None:
+            raise InputError("Cross-entropy needs labels. Add 'labels' to the samples, or choose the loss kl.")
+        labels = self.labels.astype(np.int64).reshape(len(logs), -1, 1)
+        if labels.shape[1] != logs.shape[1]:
+            raise InputError(
+                f"Cross-entropy needs {logs.shape[1]} labels for each sample, one for each position of the output; "
+                f"there are {labels.shape[1]}."
+            )
+        if labels.min() < 0 or labels.max() >= logs.shape[2]:
+            raise InputError(
+                f"The labels go from {labels.min()} to {labels.max()}; the output has the classes 0 to "
+                f"{logs.shape[2] - 1}. Correct the labels, or choose the loss kl."
+            )
+        return labels
+
+    def _parts(self, outputs: Array) -> Iterator[tuple[Head, Array, Array]]:
+        position = 0
+        for head in self.heads:
+            span = slice(position, position + head.width)
+            position += head.width
+            yield head, outputs[:, span], self.reference[:, span]
+
+
+def mean_and_error(values: Array) -> tuple[float, float]:
+    """Return the mean over samples and its standard error."""
+    count = len(values)
+    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(count)) if count > 1 else 0.0

@@ -1,0 +1,323 @@
+"""What a worker does: build the chain of one model once, then run jobs on it.
+
+A job is a small value; everything else it needs lies in a folder that all workers see and that ``Recipe`` names. The
+same job gives the same bits in any worker.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxmpq.artifacts import FLOAT, Option
+from onnxmpq.calibrated import Calibrated, Numbers
+from onnxmpq.measure.chain import Arrays, Chain, local_error, merged_with
+from onnxmpq.measure.losses import Head, Loss, log_softmax
+from onnxmpq.measure.segments import Piece, first_change
+from onnxmpq.ranges import Ranges
+from onnxmpq.runtime import get_runtime
+from onnxmpq.space import make_space
+from onnxmpq.target import target as find_target
+
+Choice = tuple[str, str]
+Results = dict[str, npt.NDArray[Any]]
+SKETCH = 4096
+"""Features per sample above which responses are kept as seeded random projections of this width."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What all jobs of a run share: where its files are, and how they are used."""
+
+    folder: str
+    target: str
+    numbers: Numbers
+    heads: tuple[Head, ...]
+    threads: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class CentreJob:
+    """The outputs of the float model and of the centre on one batch."""
+
+    centre: tuple[Choice, ...]
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseJob:
+    """One unit at another option than the centre's, on one batch."""
+
+    centre: tuple[Choice, ...]
+    variant: Choice
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class PairsJob:
+    """One variant together with each of some others, on one batch."""
+
+    centre: tuple[Choice, ...]
+    variant: Choice
+    others: tuple[Choice, ...]
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlanJob:
+    """The loss of a whole plan on one batch."""
+
+    plan: tuple[Choice, ...]
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class TraceJob:
+    """One directional difference of the log-likelihood of sampled labels for the weights of a unit, on one batch."""
+
+    unit: str
+    draw: int
+    batch: int
+
+
+Job = CentreJob | ResponseJob | PairsJob | PlanJob | TraceJob
+
+
+def run_job(recipe: Recipe, job: Job) -> Results:
+    """Run one job; the bench it needs is built once per process."""
+    bench = _bench(recipe)
+    match job:
+        case CentreJob():
+            return bench.centre(job)
+        case ResponseJob():
+            return bench.response(job)
+        case PairsJob():
+            return bench.pairs(job)
+        case PlanJob():
+            return bench.plan(job)
+        case TraceJob():
+            return bench.trace(job)
+
+
+def choices(pairs: tuple[Choice, ...]) -> dict[str, Option]:
+    """Read choices from the form that jobs carry."""
+    return {unit: Option.parse(option) for unit, option in pairs}
+
+
+def forget_bench() -> None:
+    """Let go of what this process holds for jobs."""
+    _bench.cache_clear()
+
+
+@lru_cache(maxsize=1)
+def _bench(recipe: Recipe) -> "Bench":
+    return Bench(recipe)
+
+
+class Bench:
+    """A chain with the data of one run."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe, self.folder = recipe, Path(recipe.folder)
+        model = ir.load(self.folder / "model.onnx")
+        target = replace(find_target(recipe.target), islands=False)
+        ranges = Ranges.from_json((self.folder / "ranges.json").read_text(encoding="utf-8"))
+        space = make_space(model, target)
+        calibrated = Calibrated(
+            model, space, target, recipe.numbers, dict(ranges.tensors), dict(ranges.means), memory={}
+        )
+        self.chain = Chain(calibrated, get_runtime("onnxruntime"), recipe.threads)
+        self._batch: tuple[object, _Batch] | None = None
+
+    def batch(self, centre: tuple[Choice, ...], index: int) -> "_Batch":
+        """Return a batch with the values of a centre, which the last one asked for keeps."""
+        key = (centre, index)
+        if self._batch is None or self._batch[0] != key:
+            self._batch = None  # frees the last one first
+            self._batch = (key, _Batch(self, centre, index))
+        return self._batch[1]
+
+    def centre(self, job: CentreJob) -> Results:
+        """Return float and centre outputs as features, [samples, width]."""
+        batch = self.batch(job.centre, job.batch)
+        widths = np.array([(head.width, head.classes) for head in batch.heads])
+        return {"float": batch.loss.reference, "centre": batch.outputs, "widths": widths}
+
+    def response(self, job: ResponseJob) -> Results:
+        """Return loss, first-order part and root of the second-order part of one variant, per sample."""
+        batch = self.batch(job.centre, job.batch)
+        unit, option = job.variant
+        pieces = self.chain.pieces(choices(job.centre) | {unit: Option.parse(option)})
+        start = first_change(batch.pieces, pieces)
+        if start is None:
+            return batch.results(batch.outputs, np.zeros((len(batch.base), 2)))
+        news = self.chain.changed(pieces, batch.pieces, batch.base, start)
+        last = max(i for i, (a, b) in enumerate(zip(pieces, batch.pieces, strict=True)) if a.digest != b.digest)
+        local = local_error(batch.base, news, [n for i in range(start, last + 1) for n in pieces[i].outputs])
+        return batch.results(batch.features(news), local)
+
+    def pairs(self, job: PairsJob) -> Results:
+        """Return the losses of one variant together with each of the others, [others, samples].
+
+        The first variant runs down the chain once; every other starts from its perturbed tensors where its own pieces
+        begin. Pairs that lowering does not write as the two alone (a follower joins) have pieces of their own.
+        """
+        batch, centre = self.batch(job.centre, job.batch), choices(job.centre)
+        unit, option = job.variant
+        first = centre | {unit: Option.parse(option)}
+        own = self.chain.pieces(first)
+        starts: list[tuple[int, int, tuple[Piece, ...]]] = []
+        for index, (other, text) in enumerate(job.others):
+            both = self.chain.joined(centre, first, centre | {other: Option.parse(text)})
+            start = first_change(own, both)
+            starts.append((len(both) if start is None else start, index, both))
+        losses = np.zeros((len(starts), batch.samples))
+        news: list[Arrays] = [{} for _ in batch.base]
+        position = 0
+        for start, index, both in sorted(starts, key=lambda entry: entry[:2]):
+            self.chain.resume(own, batch.pieces, batch.base, news, position, start)
+            position = start
+            fresh: list[Arrays] = [dict(new) for new in news]
+            self.chain.resume(both, batch.pieces, batch.base, fresh, start)
+            losses[index] = batch.loss.values(batch.features(fresh))
+        return {"pairs": losses}
+
+    def plan(self, job: PlanJob) -> Results:
+        """Return the loss of a plan, per sample, and the error power of its outputs."""
+        batch = self.batch((), job.batch)
+        news = self.chain.changed(self.chain.pieces(choices(job.plan)), batch.pieces, batch.base)
+        outputs = batch.features(news)
+        return {"loss": batch.loss.values(outputs), "noise": batch.loss.noise(outputs)}
+
+    def trace(self, job: TraceJob) -> Results:
+        """Return the squared directional derivative of the log-likelihood along a random direction of the weights."""
+        batch = self.batch((), job.batch)
+        calibrated = self.chain.calibrated
+        unit = calibrated.space.unit(job.unit)
+        names = sorted({name for layer in unit.layers for name in layer.weights})
+        generator = np.random.default_rng([self.recipe.seed, job.draw])
+        values = {v.name: v for v in calibrated.model.graph.initializers.values()}
+        moved: list[npt.NDArray[np.float64]] = []
+        direction = {n: generator.standard_normal(_array(values[n]).shape) for n in names if n in values}
+        scale = float(np.sqrt(np.mean([np.mean(_array(values[n]) ** 2) for n in direction]))) if direction else 0.0
+        step = 1e-3 * max(scale, 1e-8)
+        for sign in (1, -1):
+            model = calibrated.model.clone()
+            for name, way in direction.items():
+                value = model.graph.initializers[name]
+                value.const_value = ir.Tensor((_array(values[name]) + sign * step * way).astype(np.float32), name=name)
+            pieces = self.chain.splitter.split(model)
+            news = self.chain.changed(pieces, batch.pieces, batch.base)
+            moved.append(batch.log_likelihood(batch.features(news), self.recipe.seed))
+        return {"trace": ((moved[0] - moved[1]) / (2 * step)) ** 2}
+
+
+def _array(value: ir.Value) -> npt.NDArray[np.float64]:
+    assert value.const_value is not None
+    return np.asarray(value.const_value.numpy(), np.float64)
+
+
+class _Batch:
+    """Samples of one batch with everything that the centre gives for them."""
+
+    def __init__(self, bench: Bench, centre: tuple[Choice, ...], index: int) -> None:
+        self.bench, self.chain = bench, bench.chain
+        with np.load(bench.folder / f"batch_{index:05d}.npz", allow_pickle=False) as data:
+            feeds: dict[str, Arrays] = {}
+            for key in data.files:
+                place, _, name = key.partition("/")
+                if name:
+                    feeds.setdefault(place, {})[name] = data[key]
+            self.rows = [int(rows) for rows in data["rows"]]
+            labels = data["labels"] if "labels" in data.files else None
+        self.feeds = [feeds[str(i)] for i in range(len(feeds))]
+        self.samples = sum(self.rows)
+        float_pieces = self.chain.pieces({}, keep=True)
+        self.pieces = self.chain.pieces(choices(centre), keep=True)
+        plain = self.chain.whole(float_pieces, self.feeds)
+        self.base = plain if self.pieces is float_pieces else self.chain.whole(self.pieces, self.feeds)
+        self.names = [head.name for head in bench.recipe.heads]
+        heads = tuple(
+            replace(head, width=width, classes=classes)
+            for head, (width, classes) in zip(bench.recipe.heads, self._widths(plain), strict=True)
+        )
+        self.heads = heads
+        self.loss = Loss(heads, self._features(plain), labels)
+        self.outputs = self._features(self.base)
+
+    def _widths(self, values: list[Arrays]) -> list[tuple[int, int]]:
+        first = values[0]
+        return [
+            (array.size // self.rows[0], array.shape[head.axis] if array.ndim else 1)
+            for head in self.bench.recipe.heads
+            for array in (first[head.name],)
+        ]
+
+    def _features(self, values: list[Arrays]) -> npt.NDArray[np.float64]:
+        rows = [
+            np.concatenate([head.features(held[head.name], count) for head in self.heads], axis=1)
+            for held, count in zip(values, self.rows, strict=True)
+        ]
+        return np.concatenate(rows)
+
+    def features(self, news: list[Arrays]) -> npt.NDArray[np.float64]:
+        """Return the outputs as features, changed where they changed."""
+        return self._features(merged_with(self.base, news, self.names))
+
+    def results(self, outputs: npt.NDArray[np.float64], local: npt.NDArray[np.float64]) -> Results:
+        """Return everything about a response, per sample."""
+        z = outputs - self.outputs
+        root = self.loss.root(self.outputs, z)
+        found: Results = {
+            "loss": self.loss.values(outputs),
+            "linear": (z * self.loss.slope(self.outputs)).sum(1),
+            "noise": self.loss.noise(outputs),
+            "local": local,
+        }
+        if root.shape[1] <= SKETCH:
+            found |= {"root": root.astype(np.float32), "response": z.astype(np.float32)}
+        else:
+            found["root"] = sketch(root, self.bench.recipe.seed).astype(np.float32)
+        return found
+
+    def log_likelihood(self, outputs: npt.NDArray[np.float64], seed: int) -> npt.NDArray[np.float64]:
+        """Return log p(y | x) per sample, with labels y drawn from the float model, the same at every call."""
+        total = np.zeros(len(outputs))
+        generator = np.random.default_rng([seed, 1])
+        position = 0
+        for head in self.heads:
+            part = outputs[:, position : position + head.width]
+            wanted = self.loss.reference[:, position : position + head.width]
+            position += head.width
+            if head.kind == "power":  # a Gaussian of unit relative noise around the float output
+                target = wanted + np.sqrt(head.power / head.width) * generator.standard_normal(wanted.shape)
+                total -= ((part - target) ** 2).sum(1) / (2 * head.power / head.width)
+                continue
+            logs = log_softmax(part.reshape(len(part), -1, head.classes))
+            float_logs = log_softmax(wanted.reshape(logs.shape))
+            drawn = (float_logs + generator.gumbel(size=float_logs.shape)).argmax(-1)[..., None]
+            total += np.take_along_axis(logs, drawn, 2).sum((1, 2))
+        return total
+
+
+def sketch(values: npt.NDArray[np.float64], seed: int, width: int = SKETCH) -> npt.NDArray[np.float64]:
+    """Add features up in ``width`` seeded random places with random signs; inner products are kept in expectation.
+
+    Their error is as small as that of dense random projections (Charikar, Chen and Farach-Colton 2002: count sketch),
+    at one operation for each feature.
+    """
+    generator = np.random.default_rng([seed, 2])
+    places = generator.integers(0, width, values.shape[1])
+    signs = generator.integers(0, 2, values.shape[1]) * 2.0 - 1.0
+    return np.stack([np.bincount(places, weights=row * signs, minlength=width) for row in values])
+
+
+def as_choices(plan: Mapping[str, Option]) -> tuple[Choice, ...]:
+    """Write choices in the form that jobs carry: sorted, float left out."""
+    return tuple(sorted((unit, str(option)) for unit, option in plan.items() if option != FLOAT))

@@ -1,0 +1,458 @@
+"""The store: what was put is there after any death of the run, and what is damaged is never believed."""
+
+import hashlib
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis.extra import numpy as arrays_of
+
+from onnxmpq.errors import InputError, InternalError
+from onnxmpq.measure import store as module
+from onnxmpq.measure.store import Store, job_json, key
+
+ROOT = Path(__file__).parents[2]
+IDENTITY = {"model": "a" * 64, "samples": "b" * 64, "engine": "1"}
+DTYPES = [
+    *("?", "<i1", "<u1", "<i2", ">i2", "<u4", "<i8", ">u8", "<f2", "<f4", ">f4", "<f8", "<c8", "<c16", "<g"),
+    *("S5", "<U3", ">U3", "<M8[ns]", "<m8[25s]", "V7"),
+    *(ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.int4, ml_dtypes.uint2, ml_dtypes.float4_e2m1fn),
+]
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job of this module."""
+
+    unit: str
+    bits: tuple[int, ...] = ()
+    weight: float | int | bool | None = None
+    more: object = None
+
+
+@dataclass
+class Thawed:
+    """Can change after its key was made."""
+
+
+class Kind(Enum):
+    GRAM = "gram"
+
+
+def same(found: Arrays | None, expected: Arrays) -> bool:
+    """Tell whether arrays are equal in names, their order, dtypes, shapes and bits."""
+    return found is not None and [(n, a.dtype, a.shape, a.tobytes()) for n, a in found.items()] == [
+        (n, a.dtype, a.shape, a.tobytes()) for n, a in expected.items()
+    ]
+
+
+def drawn(name: str) -> dict[str, npt.NDArray[Any]]:
+    """Make arrays that follow from a key, of up to a few pages of the file."""
+    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big"))
+    return {"x": rng.normal(size=int(rng.integers(0, 3000))).astype(np.float32), "loss": np.array(rng.normal())}
+
+
+def fill(path: Path, count: int) -> dict[str, dict[str, npt.NDArray[Any]]]:
+    """Make a store of ``count`` results; return them."""
+    results = {key(Job("unit", (number,))): drawn(str(number)) for number in range(count)}
+    with Store.open(path, IDENTITY) as store:
+        for number, (name, arrays) in enumerate(results.items()):
+            store.put(name, job_json(Job("unit", (number,))), arrays, number / 7)
+    return results
+
+
+@pytest.fixture(params=["file", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path / "store.db" if request.param == "file" else None, IDENTITY) as store:
+        yield store
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_arrays_come_back_bit_for_bit(dtype: npt.DTypeLike, store: Store) -> None:
+    kind = np.dtype(dtype)
+    raw = np.random.default_rng(0).integers(0, 2 if kind.kind == "b" else 128, 24 * kind.itemsize, dtype=np.uint8)
+    full = raw.view(kind).reshape(2, 3, 4)
+    arrays = {
+        "full": full,
+        "none": full[:0],
+        "one": full[0, 0, 0, ...].reshape(()),
+        "turned": full.T,
+        "part": full[:, 1],
+    }
+    store.put("k", "{}", arrays, 1.5)
+    assert same(store.get("k"), arrays)
+
+
+def test_nan_keeps_its_payload_and_zero_its_sign(store: Store) -> None:
+    bits = np.array([0x7FC00000, 0x7F800001, 0xFFC12345, 0x80000000, 0x7F800000, 1], np.uint32)
+    store.put("k", "{}", {"": bits.view(np.float32), "ünicode\n": np.array(np.nan)}, 0)
+    found = store.get("k")
+    assert found is not None
+    assert found[""].view(np.uint32).tolist() == bits.tolist()
+    found[""][0] = 1  # results can be written to, whether they were measured or stored
+
+
+@settings(deadline=None)
+@given(arrays_of.arrays(arrays_of.scalar_dtypes(), arrays_of.array_shapes(min_dims=0, min_side=0)))
+def test_any_array_comes_back(array: npt.NDArray[Any]) -> None:
+    with Store.open(None, IDENTITY) as store:
+        store.put("k", "{}", {"x": array}, 0)
+        assert same(store.get("k"), {"x": array})
+
+
+@pytest.mark.parametrize("array", [np.array([None]), np.zeros(2, [("a", "f4"), ("b", "f4")])], ids=["object", "fields"])
+def test_arrays_without_plain_values_are_refused(array: npt.NDArray[Any], store: Store) -> None:
+    with pytest.raises(InternalError, match="cannot be stored"):
+        store.put("k", "{}", {"x": array}, 0)
+    with pytest.raises(InternalError, match="cannot be stored"):
+        store.put("k", "{}", {}, float("nan"))
+    assert store.keys() == ()
+
+
+def test_what_a_store_holds(store: Store) -> None:
+    assert store.get("a") is None
+    store.put("b", "{}", {}, 1)
+    store.put("a", "{}", {"x": np.ones(3)}, 0.25)
+    store.put("b", "{}", {"x": np.zeros(2)}, 2)
+    assert same(store.get("b"), {"x": np.zeros(2)})
+    assert store.keys() == ("a", "b")
+    assert store.missing(["c", "a", "d", "c", "b"]) == ("c", "d")
+    assert (store.count, store.seconds) == (2, 2.25)
+    report = store.verify()
+    assert report.ok
+    assert (report.good, report.damaged, report.faults) == (2, 0, ())
+    assert (report.identity, report.schema, report.seconds) == (IDENTITY, 1, 2.25)
+    assert 40 < report.array_bytes < report.file_bytes
+    assert store.compact() == 0
+    assert store.count == 2
+
+
+def test_a_closed_store_is_whole_in_one_file(tmp_path: Path) -> None:
+    results = fill(tmp_path / "store.db", 5)
+    assert [path.name for path in tmp_path.iterdir()] == ["store.db"]
+    with Store.open(tmp_path / "store.db", IDENTITY) as store:
+        assert all(same(store.get(name), arrays) for name, arrays in results.items())
+
+
+def test_keys_tell_jobs_apart() -> None:
+    jobs = [
+        Job("a"),
+        Job("b"),
+        Job("a", (1, 2)),
+        Job("a", (12,)),
+        Job("a", weight=1),
+        Job("a", weight=1.0),
+        Job("a", weight=True),
+        Job("a", weight=0.1 + 0.2),
+        Job("a", weight=0.3),
+        Job("a", more=Job("a")),
+        Job("a", more={"x": 1}),
+        Job("a", more="ä"),
+    ]
+    assert len({key(job) for job in jobs}) == len(jobs)
+    assert key(Job("a", more={"x": 1, "y": Kind.GRAM})) == key(Job("a", more={"y": Kind.GRAM, "x": 1}))
+
+
+def test_keys_stay_what_they_are() -> None:
+    """A change here makes every store that users have worthless."""
+    text = job_json(Job("conv_1", (8, 4), 0.1))
+    assert text == '{"Job":{"bits":[8,4],"more":null,"unit":"conv_1","weight":0.1}}'
+    assert key(Job("conv_1", (8, 4), 0.1)) == hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("value", [float("nan"), {1: 2}, {"a"}, b"x", Path("x"), np.int64(1), np.zeros(1)], ids=repr)
+def test_a_job_of_uncertain_spelling_is_refused(value: object) -> None:
+    with pytest.raises(InternalError, match="key would not be certain"):
+        key(Job("a", more=value))
+
+
+@pytest.mark.parametrize("job", [("a", 1), Thawed(), Job], ids=["tuple", "thawed", "class"])
+def test_a_job_is_a_frozen_data_class(job: object) -> None:
+    with pytest.raises(InternalError):
+        key(job)
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from onnxmpq.measure.store import Store
+from tests.measure.test_store import IDENTITY, drawn
+
+with Store.open(Path(sys.argv[1]), IDENTITY) as store:
+    for number in range(int(sys.argv[2]), int(sys.argv[3])):
+        store.put(f"{number:064}", "{}", drawn(str(number)), 1.0)
+        print(number, flush=True)
+"""
+
+
+def writer(path: Path, first: int, last: int) -> "subprocess.Popen[str]":
+    """Start a process that puts results and says so after each."""
+    return subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(path), str(first), str(last)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kill -9")
+def test_a_killed_run_loses_nothing_that_was_put(tmp_path: Path) -> None:
+    path, told, rng = tmp_path / "store.db", 0, random.Random(0)
+    for _ in range(10):
+        with writer(path, told, 10**6) as run:
+            assert run.stdout
+            for _ in range(rng.randrange(1, 60)):
+                told = int(run.stdout.readline()) + 1
+            with pytest.raises(subprocess.TimeoutExpired):
+                run.wait(rng.random() / 100)
+            run.send_signal(signal.SIGKILL)
+            told = max([told, *(int(line) + 1 for line in run.stdout.read().split())])
+        with Store.open(path, IDENTITY) as store:
+            assert told <= store.count <= told + 1
+            assert not store.missing(f"{number:064}" for number in range(told))
+            assert all(same(store.get(f"{number:064}"), drawn(str(number))) for number in range(told))
+            assert store.verify().ok
+            told = store.count
+
+
+def test_two_runs_can_write_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    with writer(path, 0, 60) as one, writer(path, 30, 90) as other, Store.open(path, IDENTITY) as store:
+        for number in range(80, 110):
+            store.put(f"{number:064}", "{}", drawn(str(number)), 1.0)
+        one.communicate()
+        other.communicate()
+        assert one.returncode == other.returncode == 0
+        assert store.count == 110
+        assert all(same(store.get(f"{number:064}"), drawn(str(number))) for number in range(110))
+        assert store.verify().ok
+
+
+def test_a_store_in_use_is_told_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BUSY_S", 0.1)
+    path = tmp_path / "store.db"
+    with Store.open(path, IDENTITY) as store, closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(InputError, match="Another run is writing to the store"):
+            store.put("a", "{}", {}, 0)
+        other.execute("ROLLBACK")
+        store.put("a", "{}", {}, 0)
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(InputError, match="Another run is writing to the store"):
+            store.get("a")
+        with pytest.raises(InputError, match="Another run is writing to the store"):
+            Store.open(path, IDENTITY)
+
+
+def test_damaged_bytes_are_never_believed(tmp_path: Path) -> None:
+    """Flip bytes in 200 copies: in the header of the file, in those of its pages, and anywhere."""
+    results = fill(tmp_path / "store.db", 25)
+    whole = (tmp_path / "store.db").read_bytes()
+    path = tmp_path / "damaged.db"
+    seen = {"right": 0, "absent": 0, "refused": 0}
+    for seed in range(200):
+        rng, damaged = random.Random(seed), bytearray(whole)
+        for _ in range(rng.choice((1, 1, 3, 20))):
+            place = rng.randrange(len(whole))
+            if rng.random() < 0.3:
+                place = place // 4096 * 4096 + rng.randrange(100)
+            damaged[place] ^= rng.randrange(1, 256)
+        path.write_bytes(damaged)
+        told: list[str] = []
+        try:
+            with Store.open(path, IDENTITY, on_damage=told.append) as store:
+                lost = store.missing(results)
+                assert set(store.keys()) <= set(results)
+                for name, arrays in results.items():
+                    found = store.get(name)
+                    assert (found is None) == (name in lost)
+                    assert found is None or same(found, arrays)
+                    seen["absent" if found is None else "right"] += 1
+                for name in lost:
+                    store.put(name, "{}", results[name], 1.0)
+                    assert same(store.get(name), results[name])
+                store.compact()
+                assert store.verify().ok
+                assert all(
+                    same(store.get(name), results[name]) for name in results if name not in store.missing(results)
+                )
+        except InputError as error:
+            seen["refused"] += str(path) in str(error)
+        Path(f"{path}-journal").unlink(missing_ok=True)
+    assert all(seen.values()), seen
+
+
+def test_a_damaged_result_is_told_dropped_and_measured_again(tmp_path: Path) -> None:
+    results = fill(tmp_path / "store.db", 5)
+    name = list(results)[2]
+    with closing(sqlite3.connect(tmp_path / "store.db")) as sql, sql:
+        (arrays,) = sql.execute("SELECT arrays FROM results WHERE key = ?", (name,)).fetchone()
+        sql.execute("UPDATE results SET arrays = ? WHERE key = ?", (arrays[:-1] + bytes([arrays[-1] ^ 1]), name))
+    told: list[str] = []
+    with Store.open(tmp_path / "store.db", IDENTITY, on_damage=told.append) as store:
+        assert store.get(name) is None
+        assert store.missing(results) == (name,)
+        assert len(told) == 1
+        assert f"store.db' has a damaged result (key {name[:12]}" in told[0]
+        assert (store.verify().good, store.verify().damaged, store.verify().ok) == (4, 1, False)
+        assert store.compact() == 1
+        assert (store.verify().good, store.verify().damaged, store.verify().ok) == (4, 0, True)
+        store.put(name, "{}", results[name], 1)
+        assert same(store.get(name), results[name])
+    with closing(sqlite3.connect(tmp_path / "store.db")) as sql, sql:
+        sql.execute("UPDATE results SET seconds = seconds + 1 WHERE key = ?", (name,))
+    with Store.open(tmp_path / "store.db", IDENTITY) as store:
+        assert name not in store.keys()
+        with pytest.warns(RuntimeWarning, match="damaged result"):
+            assert store.get(name) is None
+
+
+def test_results_of_one_key_cannot_stand_under_another(tmp_path: Path) -> None:
+    one, other = list(fill(tmp_path / "store.db", 2))
+    with closing(sqlite3.connect(tmp_path / "store.db")) as sql, sql:
+        sql.execute("UPDATE results SET key = 'x' WHERE key = ?", (one,))
+        sql.execute("UPDATE results SET key = ? WHERE key = ?", (one, other))
+        sql.execute("UPDATE results SET key = ? WHERE key = 'x'", (other,))
+    with Store.open(tmp_path / "store.db", IDENTITY, on_damage=lambda _: None) as store:
+        assert store.missing([one, other]) == (one, other)
+
+
+def test_results_of_another_identity_cannot_be_moved_in(tmp_path: Path) -> None:
+    results = fill(tmp_path / "one.db", 2)
+    with Store.open(tmp_path / "other.db", IDENTITY | {"model": "c" * 64}):
+        pass
+    with closing(sqlite3.connect(tmp_path / "other.db")) as sql, sql:
+        sql.execute("ATTACH ? AS one", (str(tmp_path / "one.db"),))
+        sql.execute("INSERT INTO results SELECT * FROM one.results")
+    with Store.open(tmp_path / "other.db", None, on_damage=lambda _: None) as store:
+        assert store.missing(results) == tuple(results)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.02, 0.3, 0.7, 0.95])
+def test_a_truncated_file_is_refused_and_left_alone(share: float, tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    fill(path, 20)
+    part = path.read_bytes()[: int(path.stat().st_size * share)]
+    path.write_bytes(part)
+    with pytest.raises(InputError, match=r"store.db' is damaged, or no store: .*choose another --store, or delete it"):
+        Store.open(path, IDENTITY)
+    assert path.read_bytes() == part
+
+
+@pytest.mark.parametrize("lost", [1, 20, 500, 1500, 3000, 4095])
+def test_a_file_cut_within_its_last_page_is_refused_or_lacks_a_result(lost: int, tmp_path: Path) -> None:
+    """SQLite takes the rest of that page for zeros."""
+    path = tmp_path / "store.db"
+    results = fill(path, 20)
+    path.write_bytes(path.read_bytes()[:-lost])
+    with suppress(InputError), Store.open(path, IDENTITY, on_damage=lambda _: None) as store:
+        for name, arrays in results.items():
+            assert store.get(name) is None or same(store.get(name), arrays)
+        assert store.count < 20 or store.missing(results)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"model": "c" * 64}, r"another model \(stored: aaaaaaaaaaaa\.\.\., now: cccccccccccc\.\.\.\)"),
+        ({"samples": "c"}, "other samples"),
+        ({"engine": "2"}, r"another version of the measuring engine \(stored: 1, now: 2\)"),
+        ({"model": "c", "samples": "d"}, r"another model .* and other samples"),
+        ({"seed": "5"}, r"another seed \(stored: none, now: 5\)"),
+    ],
+)
+def test_a_store_made_for_something_else_is_refused(changed: dict[str, str], said: str, tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    fill(path, 1)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=f"store.db' was made for {said}.*Choose another --store"):
+        Store.open(path, IDENTITY | changed)
+    assert path.read_bytes() == before
+    with Store.open(path, None) as store:
+        assert store.identity == IDENTITY
+
+
+def test_a_later_schema_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    fill(path, 1)
+    with closing(sqlite3.connect(path)) as sql, sql:
+        sql.execute("PRAGMA user_version = 2")
+    with pytest.raises(InputError, match=r"has schema 2; this version of onnxmpq reads schema 1\. Update"):
+        Store.open(path, IDENTITY)
+
+
+def test_what_is_no_store_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "other.db"
+    with closing(sqlite3.connect(path)) as sql, sql:
+        sql.execute("PRAGMA journal_mode = WAL")
+        sql.execute("CREATE TABLE mine (x)")
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="is damaged, or no store: the header says application 0x0"):
+        Store.open(path, IDENTITY)
+    assert path.read_bytes() == before
+    path.write_text("A text of some length. " * 100)
+    with pytest.raises(InputError, match="is damaged, or no store: file is not a database"):
+        Store.open(path, IDENTITY)
+    with pytest.raises(InputError, match="cannot be opened"):
+        Store.open(tmp_path, IDENTITY)
+    with pytest.raises(InputError, match="there is no folder"):
+        Store.open(tmp_path / "absent" / "store.db", IDENTITY)
+    with pytest.raises(InputError, match="There is no store"):
+        Store.open(tmp_path / "absent.db", None)
+    assert [path.name for path in tmp_path.iterdir()] == ["other.db"]
+
+
+def test_a_store_whose_making_was_cut_short_is_made(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    path.touch()
+    with pytest.raises(InputError, match="is empty"):
+        Store.open(path, None)
+    fill(path, 1)
+    with Store.open(path, IDENTITY) as store:
+        assert store.count == 1
+
+
+def test_a_full_disk_says_what_is_safe_and_how_to_go_on(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    results = fill(path, 3)
+    with Store.open(path, IDENTITY) as store:
+        store._sql.execute("PRAGMA max_page_count = 1")  # no more than there are
+        with pytest.raises(InputError, match=r"full\. The 3 results before it are safe\. Make room"):
+            store.put("a", "{}", {"x": np.zeros(10_000)}, 1.0)
+        assert store.missing([*results, "a"]) == ("a",)
+        store._sql.execute("PRAGMA max_page_count = 100000")
+        store.put("a", "{}", {"x": np.zeros(10_000)}, 1.0)
+        assert store.missing([*results, "a"]) == ()
+        assert store.verify().ok
+
+
+def test_a_result_too_large_for_a_row_is_refused(store: Store) -> None:
+    store._sql.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 2**20 + 1000)
+    with pytest.raises(InternalError, match="cannot be stored"):
+        store.put("a", "{}", {"x": np.zeros(1000)}, 1.0)
+
+
+def test_compacting_gives_space_back(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    with Store.open(path, IDENTITY) as store:
+        store.put("a", "{}", {"x": np.zeros(100_000)}, 1.0)
+        store.put("a", "{}", {"x": np.zeros(1)}, 1.0)
+        before = store.verify().file_bytes
+        assert store.compact() == 0
+        assert store.verify().file_bytes == path.stat().st_size < before / 10
+        assert same(store.get("a"), {"x": np.zeros(1)})
