@@ -79,6 +79,7 @@ class Calibrated:
             means=means,
             weight_method=self.numbers.weights,
             memory=self.memory,
+            placement=placement,
         )
 
     def _corrected(self, placement: Placement) -> dict[str, tuple[str, int]]:

@@ -53,14 +53,16 @@ def lower(
     means: Mapping[str, np.ndarray] | None = None,
     weight_method: Method = "mse",
     memory: dict[tuple[object, ...], QuantisedWeight] | None = None,
+    placement: Placement | None = None,
 ) -> Quantised:
     """Write ``plan`` into a copy of a normalised model.
 
     ``activations`` maps ``pair_key(pair)`` to scale and zero point for every pair of the placement; ``means`` maps
     layers to the mean of their input, which lets their biases take up what rounding the weights shifts.
-    ``memory`` keeps quantised weights for whoever lowers many plans of one model.
+    ``memory`` keeps quantised weights for whoever lowers many plans of one model; ``placement`` is that of the plan, if
+    it is known.
     """
-    placement = place(model, space, target, plan.choices)
+    placement = placement or place(model, space, target, plan.choices)
     lowered = model.clone()
     need = [target.opset_for(form.option, form.layer) for form in placement.forms]
     if placement.forms:

@@ -30,6 +30,12 @@ ORDER = {  # what stages may import besides one another, from the bottom up
     "lower": ("placement", "target", "ranges", "weights", *FOUNDATIONS),
     "verify": ("runtime", *FOUNDATIONS),
     "methods": FOUNDATIONS,
+    "executors": ("errors",),
+    "calibrated": ("lower", "placement", "ranges", "target", "weights", *FOUNDATIONS),
+    "measure": (
+        *("measure", "build", "calibrated", "executors", "placement", "ranges", "runtime", "samples", "space", "target"),
+        *FOUNDATIONS,
+    ),
 }
 
 

@@ -8,6 +8,7 @@ variants, and scaled. ``tuned`` does the same in the engine's own sessions, whic
 import json
 import time
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from onnxmpq.artifacts import Option, Plan, parse_options
 from onnxmpq.bench import zoo
 from onnxmpq.compile import prepare
 from onnxmpq.errors import OnnxmpqError
+from onnxmpq.executors import open_executor
 from onnxmpq.measure.engine import Engine
 from onnxmpq.measure.settings import Settings
 from onnxmpq.measure.table import Table, Variant
@@ -59,11 +61,18 @@ class Row:
 
 
 def measured(
-    name: str, model: Path, calibration: Any, target: str, options: list[Option], samples: int, pairs: bool
+    name: str,
+    model: Path,
+    calibration: Any,
+    target: str,
+    options: list[Option],
+    samples: int,
+    pairs: bool,
+    executor: Executor,
 ) -> Row:
     """Measure one model both ways."""
     prepared = prepare(model, target)
-    with Engine(prepared, calibration, settings=Settings(samples=samples)) as engine:
+    with Engine(prepared, calibration, settings=Settings(samples=samples), executor=executor) as engine:
         table = engine.table(options)
         count = len(table.variants)
         generator = np.random.default_rng(0)
@@ -164,10 +173,18 @@ def _correlation(a: list[float], b: list[float]) -> float:
 @click.option("--options", default="w8a8,w4a8,w3a8", show_default=True)
 @click.option("--target", default="ort-cpu", show_default=True)
 @click.option("--samples", default=256, show_default=True)
+@click.option("--executor", default="inline", show_default=True, help="As for onnxmpq measure.")
 @click.option("--pairs", is_flag=True, help="Measure all exact pairs, too.")
 @click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write the rows here, too.")
 def measure(
-    models: str, calibration: Path | None, options: str, target: str, samples: int, pairs: bool, file: Path | None
+    models: str,
+    calibration: Path | None,
+    options: str,
+    target: str,
+    samples: int,
+    executor: str,
+    pairs: bool,
+    file: Path | None,
 ) -> None:
     """Time the measuring engine against rebuilding the model for every variant."""
     console, log = Console(), Console(stderr=True)
@@ -184,7 +201,8 @@ def measure(
                 path = zoo.folder() / "models" / f"{name}.onnx"
                 first = get_runtime("onnxruntime").session(path, mode="deployed").inputs[0].name
                 given = dict(zoo.zoo_model(name, first).calibration)
-            rows.append(measured(path.stem, path, given, target, wanted, samples, pairs))
+            with open_executor(executor) as pool:
+                rows.append(measured(path.stem, path, given, target, wanted, samples, pairs, pool))
     except OnnxmpqError as error:
         raise click.ClickException(str(error)) from error
     grid = Grid("model", title=f"{options} on {target}", title_justify="left")

@@ -43,13 +43,13 @@ _SHOWN = 12
 @click.option("--pairs", is_flag=True, help="Measure every pair exactly, too.")
 @click.option("--loss", default="auto", show_default=True, help="auto, kl, ce (with labels) or power.")
 @click.option("--outputs", default="", help="Which outputs count, separated by commas; all of them if empty.")
-@click.option("--samples", default=0, help="How many samples to use; all of them if 0.")
+@click.option("--samples", default=0, type=click.IntRange(min=0), help="How many samples to use; all of them if 0.")
 @click.option("--memory", default="4GB", show_default=True, help="Ceiling for one process.")
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Threads of each process.")
 @click.option(
     "--executor", default="inline", show_default=True, help="inline, processes[:N], dask:local[:N], dask:URL."
 )
-@click.option("--seed", default=0, help="Seed of sampled labels and projections.")
+@click.option("--seed", default=0, type=click.IntRange(min=0), help="Seed of sampled labels and projections.")
 @click.option("--dry-run", is_flag=True, help="Say what it would take, and stop.")
 @numbers_options
 @json_option

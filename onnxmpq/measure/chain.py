@@ -20,7 +20,7 @@ from onnxmpq.runtime import Runtime, Session
 Arrays = dict[str, npt.NDArray[Any]]
 Choices = Mapping[str, Option]
 Name = tuple[tuple[str, str], ...]
-_RECENT_BYTES = 48_000_000
+RECENT_BYTES = 48_000_000
 """Serialised pieces of recent variants that stay at hand, and as much again of their sessions."""
 
 
@@ -55,7 +55,7 @@ class Chain:
             self._kept.update((piece.digest, self._load(piece)) for piece in pieces if piece.digest not in self._kept)
         else:
             self._recent[name] = pieces
-            while len(self._recent) > 1 and self._own_bytes(self._recent.values()) > _RECENT_BYTES:
+            while len(self._recent) > 1 and self._own_bytes(self._recent.values()) > RECENT_BYTES:
                 self._recent.popitem(last=False)
         return pieces
 
@@ -93,7 +93,7 @@ class Chain:
         session = self._sessions.pop(piece.digest, None) or self._load(piece)
         self._sessions[piece.digest] = session
         self._session_bytes[piece.digest] = len(piece.data)
-        while len(self._sessions) > 1 and sum(self._session_bytes.values()) > _RECENT_BYTES:
+        while len(self._sessions) > 1 and sum(self._session_bytes.values()) > RECENT_BYTES:
             oldest, _ = self._sessions.popitem(last=False)
             del self._session_bytes[oldest]
         return session

@@ -35,6 +35,7 @@ from onnxmpq.errors import InputError, InternalError
 from onnxmpq.executors import InlineExecutor, run_jobs
 from onnxmpq.graph.opset import raise_opset
 from onnxmpq.graph.save import save
+from onnxmpq.measure.chain import RECENT_BYTES
 from onnxmpq.measure.heads import find_heads
 from onnxmpq.measure.losses import Loss, mean_and_error
 from onnxmpq.measure.segments import cut
@@ -64,6 +65,7 @@ _TOGETHER = 8
 """Samples that run together: more would leave the processor's caches."""
 _LITERAL_SPEED = 0.9  # of the float model's speed: what literal Q/DQ leaves of it
 _REBUILD_S = 0.04  # lowering, cutting and loading what a variant changes
+_JOB_S = 5e-4  # keeping a result
 _OVERHEAD_BYTES = 300_000_000
 """What a process takes before any model is loaded: Python, the libraries, the runtime."""
 
@@ -128,10 +130,11 @@ class Engine:
         self._calibrate()
         self.cuts = cut(self.model, self.space)
         self.heads = find_heads(self.model, self.settings.loss, self.settings.outputs)
-        feeds = list(islice(self.builder.samples, self.settings.samples or None))
-        self.samples = sum(self._rows(feed) for feed in feeds)
-        self.batch = self._batch_size(feeds)
-        self.batches = self._lay_out(feeds)
+        count = min(len(self.builder.samples), self.settings.samples or len(self.builder.samples))
+        self._rows = max(self.builder.samples.batch, 1)
+        self.samples = count * self._rows
+        self.batch = self._batch_size(count)
+        self.batches = self._lay_out(islice(self.builder.samples, count))
         recipe = Recipe(
             str(self.folder), prepared.target_name, numbers, self.heads, self.settings.threads, self.settings.seed
         )
@@ -360,8 +363,10 @@ class Engine:
         macs = np.array([max(segment.macs, 1) for segment in self.cuts.segments], np.float64)
         suffix = macs[::-1].cumsum()[::-1] / macs.sum()
         runs = 2.0 + sum(float(suffix[self._position(variant)]) for variant in variants)
-        seconds = self.batches * (runs * self._float_seconds() / _LITERAL_SPEED + len(variants) * _REBUILD_S)
         jobs = self.batches * (len(variants) + 1)
+        stays = len(variants) * self._weight_bytes() / len(self.cuts.segments) < RECENT_BYTES
+        rebuilt = len(variants) * (1 if stays else self.batches)
+        seconds = self.batches * runs * self._float_seconds() / _LITERAL_SPEED + rebuilt * _REBUILD_S + jobs * _JOB_S
         return Cost(len(variants), jobs, runs, self._memory_for(self.batch), seconds)
 
     def _float_seconds(self) -> float:
@@ -400,17 +405,18 @@ class Engine:
         ranges = Ranges(calibrated.stats, len(self.builder.samples), calibrated.means)
         (self.folder / "ranges.json").write_text(ranges.to_json(), encoding="utf-8")
 
-    def _rows(self, feed: Mapping[str, npt.NDArray[Any]]) -> int:
-        return max(self.builder.samples.batch, 1)
-
     def _memory_for(self, batch: int) -> int:
         """Estimate the bytes of one process: weights twice, in sessions and pieces, and what is kept of a batch."""
-        weights = sum(v.const_value.nbytes for v in self.model.graph.initializers.values() if v.const_value is not None)
+        weights = self._weight_bytes()
         crossing = sum(segment.live_bytes for segment in self.cuts.segments)
         widest = max((segment.live_bytes for segment in self.cuts.segments), default=0)
         return _OVERHEAD_BYTES + 4 * weights + batch * (3 * crossing + 16 * widest)
 
-    def _batch_size(self, feeds: Sequence[Mapping[str, npt.NDArray[Any]]]) -> int:
+    def _weight_bytes(self) -> int:
+        constants = (value.const_value for value in self.model.graph.initializers.values())
+        return sum(constant.nbytes for constant in constants if constant is not None)
+
+    def _batch_size(self, count: int) -> int:
         """Choose how many samples are measured together, within the ceiling."""
         if self.settings.batch:
             return self.settings.batch
@@ -421,36 +427,35 @@ class Engine:
                 f"{self.settings.memory / 1e6:.6g}MB. Give --memory {-(-least // 1_000_000)}MB or more."
             )
         each = max(self._memory_for(2) - least, 1)
-        return max(1, min(256, 1 + (self.settings.memory - least) // each, len(feeds)))
+        return max(1, min(256, 1 + (self.settings.memory - least) // each, count))
 
-    def _lay_out(self, feeds: Sequence[Mapping[str, npt.NDArray[Any]]]) -> int:
+    def _lay_out(self, feeds: Iterator[Mapping[str, npt.NDArray[Any]]]) -> int:
         """Write the batches where workers read them; samples that a model takes together are stacked."""
         labels = self.builder.samples.labels
-        stack = self._may_stack(feeds)
-        count = 0
-        for start in range(0, len(feeds), self.batch):
-            group = feeds[start : start + self.batch]
-            rows = [self._rows(feed) for feed in group]
-            if stack:
+        stack = self._may_stack()
+        count = first = 0
+        while group := list(islice(feeds, self.batch)):
+            rows = [self._rows] * len(group)
+            if stack and len({tuple((name, array.shape) for name, array in feed.items()) for feed in group}) == 1:
                 parts = [group[i : i + _TOGETHER] for i in range(0, len(group), _TOGETHER)]
                 rows = [len(part) for part in parts]
                 group = [{name: np.concatenate([feed[name] for feed in part]) for name in part[0]} for part in parts]
             arrays = {f"{i}/{name}": array for i, feed in enumerate(group) for name, array in feed.items()}
             arrays["rows"] = np.array(rows)
             if labels is not None:
-                first = start * self._rows(feeds[0])
                 arrays["labels"] = labels[first : first + sum(rows)]
+            first += sum(rows)
             np.savez(self.folder / f"batch_{count:05d}.npz", **arrays)  # type: ignore[arg-type]
             count += 1
         return count
 
-    def _may_stack(self, feeds: Sequence[Mapping[str, npt.NDArray[Any]]]) -> bool:
-        """Tell whether samples can run as one batch: shapes fit, and two together give what they give alone."""
-        if len(feeds) < 2 or self.builder.samples.batch != 1:
-            return False
-        shapes = {tuple((name, array.shape) for name, array in feed.items()) for feed in feeds}
+    def _may_stack(self) -> bool:
+        """Tell whether samples can run as one batch: two together give what they give alone."""
+        feeds = list(islice(self.builder.samples, 2))
         free = all(spec.shape and not isinstance(spec.shape[0], int) for spec in self.builder.inputs)
-        if len(shapes) > 1 or not free:
+        if len(feeds) < 2 or self.builder.samples.batch != 1 or not free:
+            return False
+        if any(feeds[0][name].shape != feeds[1][name].shape for name in feeds[0]):
             return False
         session = self.builder.reference.session(self.builder.float_model, mode="deployed")
         pair = {name: np.concatenate([feeds[0][name], feeds[1][name]]) for name in feeds[0]}

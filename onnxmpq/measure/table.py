@@ -139,6 +139,14 @@ class Table:
             raise InputError(f"The table '{path}' cannot be read: {error}.") from error
         if not isinstance(data, dict) or data.get("schema") != cls.schema:
             raise InputError(f"'{path}' is not a table of schema {cls.schema}. Measure again.")
+        try:
+            return cls._of(data)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"The table '{path}' is damaged: {error!r}. Measure again.") from error
+
+    @classmethod
+    def _of(cls, data: Mapping[str, Any]) -> Self:
+        """Read plain JSON data."""
         rows = data["variants"]
 
         def column(key: str) -> Array:
