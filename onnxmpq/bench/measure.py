@@ -2,7 +2,8 @@
 
 The naive way lowers the whole model for every variant, loads it in a session of its own with optimisation off (the
 plain way to have Q/DQ computed as written) and runs all samples through it. It is timed on a random sample of
-variants, and scaled. ``tuned`` does the same in the engine's own sessions, which are literal near float speed.
+variants, and scaled. ``tuned`` does the same in the engine's own sessions, which are literal near float speed; ``peer``
+rebuilds with onnxruntime's own static quantiser, told to quantise that one layer.
 """
 
 import json
@@ -21,6 +22,7 @@ from rich.table import Table as Grid
 
 from onnxmpq.artifacts import Option, Plan, parse_options
 from onnxmpq.bench import zoo
+from onnxmpq.bench.peers import Peer, quantise
 from onnxmpq.compile import prepare
 from onnxmpq.errors import OnnxmpqError
 from onnxmpq.executors import open_executor
@@ -47,6 +49,8 @@ class Row:
     ratio: float
     tuned_s: float
     tuned_ratio: float
+    peer_s: float
+    peer_ratio: float
     pairs_over_gram: float
     gram_correlation: float
     superposed_correlation: float
@@ -80,6 +84,7 @@ def measured(
         naive, tuned = (
             float(np.mean([_naive(engine, [variant], mode) for variant in chosen])) * count for mode in MODES
         )
+        peer = float(np.mean([_peer(engine, variant) for variant in chosen[:3]])) * count
         units = len({variant.unit for variant in table.variants})
         per_unit = count / units
         every_pair = units * (units - 1) / 2 * per_unit**2
@@ -97,6 +102,8 @@ def measured(
             "ratio": naive / seconds,
             "tuned_s": tuned,
             "tuned_ratio": tuned / seconds,
+            "peer_s": peer,
+            "peer_ratio": peer / seconds,
             "pairs_over_gram": every_pair / full_runs,
             "gram_correlation": _correlation(true, [table.predict(plan) for plan in plans]),
             "superposed_correlation": float("nan")
@@ -136,20 +143,38 @@ def _pairs(engine: Engine, table: Table, generator: np.random.Generator) -> dict
     }
 
 
-def _naive(engine: Engine, variants: list[Variant], mode: Mode) -> float:
-    """Time lowering, loading and running the whole model for one choice."""
-    choices = {variant.unit: variant.option for variant in variants}
+def _feeds(engine: Engine) -> list[dict[str, np.ndarray]]:
+    """Return the samples as the engine runs them."""
     feeds = []
     for batch in range(engine.batches):
         with np.load(engine.folder / f"batch_{batch:05d}.npz") as data:
             for i in range(len(data["rows"])):
                 feeds.append({key.partition("/")[2]: data[key] for key in data.files if key.startswith(f"{i}/")})
-    runtime = get_runtime("onnxruntime")
-    began = time.perf_counter()
-    lowered = engine.builder.calibrated.lower(Plan(engine.target.name, "", choices))
-    session = runtime.session(ir.to_proto(lowered.model).SerializeToString(), mode=mode)
+    return feeds
+
+
+def _run_all(model: bytes, feeds: list[dict[str, np.ndarray]], mode: Mode) -> None:
+    session = get_runtime("onnxruntime").session(model, mode=mode)
     for feed in feeds:
         session.run(feed)
+
+
+def _naive(engine: Engine, variants: list[Variant], mode: Mode) -> float:
+    """Time lowering, loading and running the whole model for one choice."""
+    choices, feeds = {variant.unit: variant.option for variant in variants}, _feeds(engine)
+    began = time.perf_counter()
+    lowered = engine.builder.calibrated.lower(Plan(engine.target.name, "", choices))
+    _run_all(ir.to_proto(lowered.model).SerializeToString(), feeds, mode)
+    return time.perf_counter() - began
+
+
+def _peer(engine: Engine, variant: Variant) -> float:
+    """Time the same with onnxruntime's static quantiser in place of lowering."""
+    nodes = [layer.node for layer in engine.space.unit(variant.unit).layers]
+    model, feeds = ir.to_proto(engine.model).SerializeToString(), _feeds(engine)
+    peer = Peer("static u8s8, raw", "static", True, preprocess=False)
+    began = time.perf_counter()
+    _run_all(quantise(peer, model, feeds, nodes), feeds, "unoptimised")
     return time.perf_counter() - began
 
 
@@ -206,7 +231,17 @@ def measure(
     except OnnxmpqError as error:
         raise click.ClickException(str(error)) from error
     grid = Grid("model", title=f"{options} on {target}", title_justify="left")
-    names = ("variants", "full runs", "per variant", "engine s", "naive s", "ratio", "tuned ratio", "all pairs / gram")
+    names = (
+        "variants",
+        "full runs",
+        "per variant",
+        "engine s",
+        "naive s",
+        "ratio",
+        "tuned ratio",
+        "peer ratio",
+        "all pairs / gram",
+    )
     for column in (
         *names,
         "r gram",
@@ -232,6 +267,7 @@ def measure(
                 f"{row.naive_s:.1f}",
                 f"{row.ratio:.1f}",
                 f"{row.tuned_ratio:.1f}",
+                f"{row.peer_ratio:.1f}",
                 f"{row.pairs_over_gram:.0f}",
                 f"{row.gram_correlation:.3f}",
             ),

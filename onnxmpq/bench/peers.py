@@ -71,8 +71,8 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def quantise(peer: Peer, model: bytes, feeds: Sequence[Feed]) -> bytes:
-    """Quantise with this configuration; what the quantiser raises comes through."""
+def quantise(peer: Peer, model: bytes, feeds: Sequence[Feed], nodes: Sequence[str] = ()) -> bytes:
+    """Quantise with this configuration, only ``nodes`` if any are named; what the quantiser raises comes through."""
     try:
         from onnxruntime import quantization
         from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -85,6 +85,8 @@ def quantise(peer: Peer, model: bytes, feeds: Sequence[Feed]) -> bytes:
             quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
             source = prepared
         options: dict[str, Any] = {"per_channel": peer.per_channel}
+        if nodes:
+            options["nodes_to_quantize"] = list(nodes)
         if peer.operators:
             options["op_types_to_quantize"] = list(peer.operators)
         if peer.kind == "dynamic":
