@@ -84,6 +84,7 @@ def measure_command(
     if output is not None and not output.absolute().parent.is_dir():
         raise InputError(f"The folder of the output '{output}' does not exist. Make it first.")
     kept_in = None if dry_run else store
+    table: Table | None = None
     with _resumable(kept_in), show.progress(quiet) as report, open_executor(executor) as pool:
         prepared = prepare(model, target, report)
         with Engine(
@@ -95,14 +96,14 @@ def measure_command(
             executor=pool,
             progress=report,
         ) as engine:
-            if dry_run:
-                forecast = engine.cost(engine.variants(wanted))
-                kept = (engine.samples, engine.batch, len(engine.cuts.segments))
-            else:
+            forecast = engine.cost(engine.variants(wanted)) if dry_run else None
+            kept = (engine.samples, engine.batch, len(engine.cuts.segments))
+            if not dry_run:
                 table = engine.table(wanted)
                 table = engine.pairs(table) if pairs else table
-    if dry_run:
+    if forecast is not None:
         _forecast(forecast, *kept, as_json=as_json)
+    if table is None:
         return
     if output is not None:
         table.write(output)

@@ -315,7 +315,8 @@ def sketch(values: npt.NDArray[np.float64], seed: int, width: int = SKETCH) -> n
     generator = np.random.default_rng([seed, 2])
     places = generator.integers(0, width, values.shape[1])
     signs = generator.integers(0, 2, values.shape[1]) * 2.0 - 1.0
-    return np.stack([np.bincount(places, weights=row * signs, minlength=width) for row in values])
+    rows = [np.bincount(places, weights=row * signs, minlength=width).astype(np.float64) for row in values]
+    return np.stack(rows)
 
 
 def as_choices(plan: Mapping[str, Option]) -> tuple[Choice, ...]:

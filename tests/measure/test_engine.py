@@ -1,0 +1,493 @@
+"""The measuring engine: every number equals what sessions of whole models give, however it was obtained."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import pytest
+
+from onnxmpq.artifacts import FLOAT, Option, Plan
+from onnxmpq.calibrated import Calibrated
+from onnxmpq.compile import prepare
+from onnxmpq.errors import InputError
+from onnxmpq.executors import open_executor
+from onnxmpq.measure.engine import Engine
+from onnxmpq.measure.losses import Loss, log_softmax
+from onnxmpq.measure.settings import Settings
+from onnxmpq.measure.table import Table, Variant
+from onnxmpq.measure.worker import SKETCH, CentreJob, ResponseJob, as_choices, sketch
+from onnxmpq.runtime import get_runtime
+from onnxmpq.space import make_space
+from tests.graphs import feeds_for, from_text, layer_chain, rng
+
+MODELS = Path(__file__).parents[2] / "models"
+EMBEDDED = ("digits_cnn", "digits_vit")
+OPTIONS = tuple(Option.parse(text) for text in ("w8a8", "w4a8", "w2a8", "w4"))
+Array = npt.NDArray[np.float64]
+Choices = Mapping[str, Option]
+
+
+@cache
+def digits(count: int) -> list[dict[str, Any]]:
+    """Return feeds of one image each."""
+    with np.load(MODELS / "digits_calibration.npz") as data:
+        images = data["image"]
+    return [{"image": images[i : i + 1]} for i in range(count)]
+
+
+@contextmanager
+def engine_of(model: str | ir.Model, feeds: Any, *, target: str = "ort-cpu", **more: Any) -> Iterator[Engine]:
+    """Open an engine on an embedded model, or on one made here."""
+    settings = Settings(**{key: more.pop(key) for key in Settings.__slots__ if key in more})
+    given = str(MODELS / f"{model}.onnx") if isinstance(model, str) else ir.to_proto(model)
+    with Engine(prepare(given, target), feeds, settings=settings, **more) as engine:
+        yield engine
+
+
+class Whole:
+    """Runs whole lowered models, as the engine claims to."""
+
+    def __init__(self, engine: Engine) -> None:
+        known, target = engine.builder.calibrated, replace(engine.target, islands=False)
+        space = make_space(engine.model, target)
+        self.calibrated = Calibrated(engine.model, space, target, known.numbers, known.stats, known.means, memory={})
+        self.engine, self.feeds = engine, list(engine.builder.samples)
+        self.reference = self.outputs({})
+        labels = engine.builder.samples.labels
+        self.loss = Loss(engine.recipe.heads, self.reference, labels)
+
+    def outputs(self, choices: Choices) -> Array:
+        """Return the outputs of a plan as features."""
+        plan = Plan(self.calibrated.target.name, "", dict(choices))
+        model = self.calibrated.lower(plan).model if choices else self.calibrated.model
+        session = get_runtime("onnxruntime").session(ir.to_proto(model).SerializeToString(), mode="literal")
+        rows = max(self.engine.builder.samples.batch, 1)
+        found = []
+        for feed in self.feeds:
+            given = session.run(feed)
+            found.append(np.concatenate([h.features(given[h.name], rows) for h in self.engine.recipe.heads], axis=1))
+        return np.concatenate(found)
+
+    def values(self, choices: Choices) -> Array:
+        """Return the loss of a plan for every sample."""
+        return self.loss.values(self.outputs(choices))
+
+
+def responses(engine: Engine, variant: Variant, centre: Choices) -> Array:
+    """Return what the engine keeps of a variant, all samples."""
+    held, choice = as_choices(centre), (variant.unit, str(variant.option))
+    jobs = [ResponseJob(held, choice, batch) for batch in range(engine.batches)]
+    return np.concatenate([engine.result(job)["response"].astype(np.float64) for job in jobs])
+
+
+def is_near(got: Array, want: Array, relative: float = 1e-4) -> bool:
+    """Tell whether two arrays are equal but for a share of the largest value."""
+    return bool(np.abs(got - want).max() <= relative * max(float(np.abs(want).max()), 1e-12))
+
+
+def plan_of(engine: Engine, seed: int, options: Sequence[Option] = OPTIONS) -> dict[str, Option]:
+    """Draw an option for every unit."""
+    g = rng(seed)
+    found = {}
+    for unit in engine.space.units:
+        fitting = [option for option in (*options, FLOAT) if option in unit.options]
+        found[unit.name] = fitting[int(g.integers(len(fitting)))]
+    return {unit: option for unit, option in found.items() if option != FLOAT}
+
+
+# ---- the same as whole models ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "target"), [("digits_cnn", "ort-cpu"), ("digits_vit", "ort-cpu"), ("digits_vit", "openvino")]
+)
+def test_responses_are_those_of_whole_models(name: str, target: str) -> None:
+    with engine_of(name, digits(3), target=target) as engine:
+        whole = Whole(engine)
+        table = engine.table(OPTIONS)
+        assert {v.unit for v in table.variants} == {u.name for u in engine.space.units if len(u.costs) > 1}
+        for row, variant in enumerate(table.variants):
+            outputs = whole.outputs({variant.unit: variant.option})
+            assert is_near(whole.reference + responses(engine, variant, {}), outputs), variant
+            assert table.loss[row] == pytest.approx(whole.loss.values(outputs).mean(), rel=1e-3, abs=1e-7), variant
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_responses_around_a_quantised_centre_are_those_of_whole_models(name: str) -> None:
+    with engine_of(name, digits(3)) as engine:
+        whole = Whole(engine)
+        centre = plan_of(engine, 1)
+        table = engine.table(OPTIONS[:3], centre)
+        at_centre = whole.outputs(centre)
+        assert table.centre == centre
+        assert table.centre_loss.value == pytest.approx(whole.loss.values(at_centre).mean(), rel=1e-3)
+        assert any(variant.option == FLOAT for variant in table.variants)
+        for row, variant in enumerate(table.variants):
+            outputs = whole.outputs({**centre, variant.unit: variant.option})
+            assert is_near(at_centre + responses(engine, variant, centre), outputs), variant
+            z = outputs - at_centre
+            linear = (z * whole.loss.slope(at_centre)).sum(1).mean()
+            scale = np.abs(z * whole.loss.slope(at_centre)).sum(1).mean()
+            assert table.linear[row] == pytest.approx(linear, abs=1e-3 * scale + 1e-9)
+
+
+# ---- pairs and plans -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_pairs_are_those_of_whole_models(name: str) -> None:
+    with engine_of(name, digits(3)) as engine:
+        whole = Whole(engine)
+        table = engine.table(OPTIONS[:3])
+        every = [(a, b) for a, b in combinations(table.variants, 2) if a.unit != b.unit]
+        drawn = [every[int(i)] for i in rng(2).choice(len(every), 12, replace=False)]
+        together = [pair for pair in every if len({engine._position(variant) for variant in pair}) == 1]
+        assert together
+        wanted = [*drawn, *together[:2], *together[-2:]]
+        measured = engine.pairs(table, [(b, a) if i % 2 else (a, b) for i, (a, b) in enumerate(wanted)])
+        found = {frozenset(pair): estimate.value for pair, estimate in measured.pairs.items()}
+        for a, b in wanted:
+            want = whole.values({a.unit: a.option, b.unit: b.option}).mean()
+            assert found[frozenset((a, b))] == pytest.approx(want, rel=1e-3, abs=1e-7), (a, b)
+
+
+def test_pairs_between_which_a_follower_joins_are_those_of_whole_models() -> None:
+    """Only where both convolutions are quantised do Add and pool run on codes: the pair is more than the two."""
+    g = rng(13)
+    weights = {name: (g.normal(size=(6, 6, 3, 3)) / 5).astype(np.float32) for name in ("w1", "w2")}
+    conv = "Conv<pads = [1, 1, 1, 1]>"
+    body = f"h = {conv}(x, w1) a = Add(h, x) b = AveragePool<kernel_shape = [1, 1]>(a) y = {conv}(b, w2)"
+    model = from_text(f"g (float[n, 6, 7, 7] x) => (float[n, 6, 7, 7] y) {{ {body} }}", weights)
+    with engine_of(model, feeds_for(model, 4)) as engine:
+        whole = Whole(engine)
+
+        def written(*variants: Variant) -> frozenset[str | None]:
+            plan = Plan(whole.calibrated.target.name, "", {variant.unit: variant.option for variant in variants})
+            return frozenset(node.name for node in whole.calibrated.lower(plan).model.graph)
+
+        table = engine.pairs(engine.table(OPTIONS[:2]))
+        assert len(table.pairs) == 4
+        for (a, b), pair in table.pairs.items():
+            assert written(a, b) > written(a) | written(b)
+            want = whole.values({a.unit: a.option, b.unit: b.option}).mean()
+            assert pair.value == pytest.approx(want, rel=1e-4), (a, b)
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_losses_of_plans_are_those_of_whole_models(name: str) -> None:
+    with engine_of(name, digits(3)) as engine:
+        whole = Whole(engine)
+        plans = [plan_of(engine, seed) for seed in range(4)]
+        for plan, found in zip(plans, engine.losses(plans), strict=True):
+            values = whole.values(plan)
+            assert found.value == pytest.approx(values.mean(), rel=1e-3)
+            assert found.error == pytest.approx(values.std(ddof=1) / np.sqrt(3), rel=1e-2)
+
+
+# ---- the quadratic part ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_gram_is_positive_semidefinite_and_tells_pairs_and_plans(name: str) -> None:
+    with engine_of(name, digits(48)) as engine:
+        table = engine.table((Option(4, 8), Option(8, 8)))
+        eigenvalues = np.linalg.eigvalsh(table.gram)
+        assert eigenvalues[0] > -1e-6 * eigenvalues[-1]
+        np.testing.assert_array_equal(table.gram, table.gram.T)
+
+        four = [variant for variant in table.variants if variant.option == Option(4, 8)]
+        every = list(combinations(four, 2))
+        wanted = [every[int(i)] for i in rng(3).choice(len(every), min(60, len(every)), replace=False)]
+        measured = engine.pairs(table, wanted)
+        exact, told = [], []
+        for (a, b), pair in measured.pairs.items():
+            i, j = table.index(a), table.index(b)
+            exact.append(pair.value - table.loss[i] - table.loss[j] + table.centre_loss.value)
+            told.append(table.gram[i, j])
+        correlation = np.corrcoef(exact, told)[0, 1]
+        print(name, "pairs", correlation)
+        assert correlation >= 0.95
+
+        plans = [plan_of(engine, seed, (Option(4, 8), Option(8, 8))) for seed in range(20)]
+        losses = [estimate.value for estimate in engine.losses(plans)]
+        predicted = np.corrcoef(losses, [table.predict(plan) for plan in plans])[0, 1]
+        superposed = np.corrcoef(losses, [engine.superposed(table, plan) for plan in plans])[0, 1]
+        alone = np.corrcoef(losses, [table.predict_alone(plan) for plan in plans])[0, 1]
+        print(name, "plans: gram", predicted, "superposed", superposed, "alone", alone)
+        assert predicted > 0.9
+        assert superposed > 0.9
+
+
+def test_gram_around_a_quantised_centre_is_the_second_derivative() -> None:
+    """The predicted loss is exact to second order: halving a response leaves an eighth of the error."""
+    with engine_of("digits_cnn", digits(8)) as engine:
+        centre = {unit.name: Option(8, 8) for unit in engine.space.units if Option(8, 8) in unit.options}
+        table = engine.table((Option(4, 8),), centre)
+        outputs = engine.result(CentreJob(as_choices(centre), 0))
+        loss = engine._loss(outputs["float"], 0)
+        row = int(np.argmax(np.where([v.option != FLOAT for v in table.variants], np.diag(table.gram), 0)))
+        z = responses(engine, table.variants[row], centre)
+        errors = []
+        for step in (0.5, 0.25):
+            want = loss.values(outputs["centre"] + step * z).mean()
+            told = table.centre_loss.value + step * table.linear[row] + step**2 / 2 * table.gram[row, row]
+            errors.append(abs(want - told))
+        assert errors[1] < 0.2 * errors[0]
+
+
+# ---- batches, sketches, heads ----------------------------------------------------------------------------------------
+
+
+def columns(table: Table) -> dict[str, Array]:
+    """Return all arrays of a table."""
+    names = ("loss", "loss_error", "linear", "linear_error", "gram", "gram_error", "local", "sqnr_db")
+    return {name: getattr(table, name) for name in names}
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_the_size_of_batches_changes_nothing_but_rounding(name: str) -> None:
+    tables = []
+    for batch in (1, 7, 9):
+        with engine_of(name, digits(9), batch=batch) as engine:
+            assert engine.batches == -(-9 // batch)
+            tables.append(engine.table((Option(4, 8),)))
+    for table in tables[1:]:
+        assert table.samples == 9
+        for key, values in columns(table).items():
+            assert is_near(values, columns(tables[0])[key], 2e-3), key
+
+
+def large(seed: int = 4) -> ir.Model:
+    """Build two convolutions whose output has more values than are kept."""
+    g = rng(seed)
+    weights = {"w1": g.normal(size=(8, 3, 3, 3)) / 5, "w2": g.normal(size=(6, 8, 3, 3)) / 8}
+    body = "h = Conv<pads = [1, 1, 1, 1]>(x, w1) r = Relu(h) y = Conv<pads = [1, 1, 1, 1]>(r, w2)"
+    text = f"g (float[n, 3, 40, 40] x) => (float[n, 6, 40, 40] y) {{ {body} }}"
+    return from_text(text, {name: value.astype(np.float32) for name, value in weights.items()})
+
+
+def test_large_outputs_are_sketched_and_the_table_says_so() -> None:
+    model = large()
+    with engine_of(model, feeds_for(model, 6)) as engine:
+        assert engine.recipe.heads[0].width == 6 * 40 * 40 > SKETCH
+        table = engine.table((Option(8, 8), Option(4, 8), Option(2, 8)))
+        assert table.sketched
+        assert table.to_json()["sketched"] is True
+        whole = Whole(engine)
+        z = np.stack([whole.outputs({v.unit: v.option}) - whole.reference for v in table.variants])
+        exact = np.einsum("asf,bsf->ab", z, z) * 2 / engine.recipe.heads[0].power / 6
+        scale = np.sqrt(np.outer(np.diag(exact), np.diag(exact)))
+        assert np.abs((table.gram - exact) / scale).max() < 4 / np.sqrt(SKETCH * 6)
+        plan = {table.variants[0].unit: table.variants[0].option}
+        with pytest.raises(InputError, match="too large"):
+            engine.superposed(table, plan)
+    with engine_of("digits_cnn", digits(2)) as engine:
+        assert not engine.table((Option(8, 8),)).sketched
+
+
+def test_a_sketch_keeps_inner_products_and_depends_on_its_seed_alone() -> None:
+    values = rng(5).normal(size=(12, 30_000))
+    found = sketch(values, 0)
+    exact, near = values @ values.T / 30_000, found @ found.T / 30_000
+    assert found.shape == (12, SKETCH)
+    assert np.abs(exact - near).max() < 5 / np.sqrt(SKETCH)
+    np.testing.assert_array_equal(found[3:5], sketch(values[3:5], 0))
+    assert not np.array_equal(found, sketch(values, 1))
+
+
+def test_labels_give_cross_entropy() -> None:
+    images = np.concatenate([feed["image"] for feed in digits(9)])
+    labels = np.arange(9) % 10
+    for batch in (0, 4):
+        with engine_of("digits_cnn", {"image": images, "labels": labels}, loss="ce", batch=batch) as engine:
+            whole = Whole(engine)
+            table = engine.table((Option(4, 8),))
+            want = -np.take_along_axis(log_softmax(whole.reference), labels[:, None], 1).mean()
+            assert table.centre_loss.value == pytest.approx(want, rel=1e-5)
+            assert np.abs(table.linear).max() > 0
+            variant = table.variants[3]
+            changed = log_softmax(whole.outputs({variant.unit: variant.option}))
+            assert table.loss[3] == pytest.approx(-np.take_along_axis(changed, labels[:, None], 1).mean(), rel=1e-4)
+    with pytest.raises(InputError, match="needs labels"), engine_of("digits_cnn", digits(3), loss="ce") as engine:
+        engine.table(OPTIONS)
+    with (
+        pytest.raises(InputError, match=r"go from 3 to 11; the output has the classes 0 to 9"),
+        engine_of("digits_cnn", {"image": images, "labels": np.arange(9) + 3}, loss="ce") as engine,
+    ):
+        engine.table(OPTIONS)
+
+
+def check(model: ir.Model, feeds: Sequence[Mapping[str, Any]], **more: Any) -> Table:
+    """Measure a small model and compare everything with whole models."""
+    with engine_of(model, feeds, **more) as engine:
+        whole = Whole(engine)
+        table = engine.table((*OPTIONS, Option(8, 0)))
+        for row, variant in enumerate(table.variants):
+            outputs = whole.outputs({variant.unit: variant.option})
+            assert is_near(whole.reference + responses(engine, variant, {}), outputs), variant
+            want = whole.loss.values(outputs).mean()
+            assert table.loss[row] == pytest.approx(want, rel=1e-3, abs=1e-9), variant
+        assert table.samples == len(whole.reference)
+        assert len(table.variants) > 0
+        assert np.isfinite(table.gram).all()
+        return table
+
+
+def test_every_output_counts() -> None:
+    g = rng(6)
+    weights = {name: (g.normal(size=(12, 12)) / 3).astype(np.float32) for name in ("w1", "w2", "w3")}
+    body = "h = MatMul(x, w1) r = Relu(h) a = MatMul(r, w2) p = Softmax(a) e = MatMul(r, w3) i = ArgMax<axis = 1>(a)"
+    model = from_text(f"g (float[n, 12] x) => (float[n, 12] p, float[n, 12] e, int64[n, 1] i) {{ {body} }}", weights)
+    table = check(model, feeds_for(model, 5))
+    assert table.outputs == ("p", "e")
+    assert table.loss_name == "kl(p)+power(e)"
+    assert table.sqnr_db.shape == (len(table.variants), 2)
+    last = {variant.unit: row for row, variant in enumerate(table.variants) if variant.option == Option(8, 8)}
+    assert np.isinf(table.sqnr_db).any(axis=1).sum() >= 2  # the head of one output does nothing to the other
+    assert len(last) == 3
+
+
+def test_a_model_with_a_body_is_measured() -> None:
+    g = rng(7)
+    weights = {name: (g.normal(size=(8, 8)) / 3).astype(np.float32) for name in ("w1", "w2", "w3")}
+    text = """g (float[n, 8] x) => (float[n, 8] y) {
+        h = MatMul(x, w1)
+        s = ReduceSum<keepdims = 0>(h)
+        zero = Constant<value = float {0.0}>()
+        c = Greater(s, zero)
+        k = If(c) <
+            then_branch = t () => (float[n, 8] p) { p = MatMul(h, w2) },
+            else_branch = e () => (float[n, 8] q) { q = MatMul(h, w3) }
+        >
+        y = Relu(k)
+    }"""
+    model = from_text(text, weights)
+    table = check(model, feeds_for(model, 6))
+    assert len({variant.unit for variant in table.variants}) == 3
+
+
+def test_a_model_with_a_fixed_batch_is_measured() -> None:
+    g = rng(8)
+    weights = {name: (g.normal(size=(8, 8)) / 3).astype(np.float32) for name in ("w1", "w2")}
+    body = "h = MatMul(x, w1) r = Relu(h) y = MatMul(r, w2)"
+    model = from_text(f"g (float[4, 8] x) => (float[4, 8] y) {{ {body} }}", weights)
+    table = check(model, [{"x": g.normal(size=(4, 8)).astype(np.float32)} for _ in range(3)])
+    assert table.samples == 12
+
+
+def test_sequences_of_different_lengths_are_measured() -> None:
+    g = rng(9)
+    weights = {name: (g.normal(size=(8, 8)) / 3).astype(np.float32) for name in ("w1", "w2")}
+    body = "h = MatMul(x, w1) r = Relu(h) a = MatMul(r, w2) y = ReduceMean<axes = [1], keepdims = 0>(a)"
+    model = from_text(f"g (float[n, t, 8] x) => (float[n, 8] y) {{ {body} }}", weights)
+    table = check(model, [{"x": g.normal(size=(1, length, 8)).astype(np.float32)} for length in (3, 5, 3, 9)])
+    assert table.samples == 4
+
+
+def test_classes_on_the_second_axis_are_found() -> None:
+    g = rng(10)
+    weights = {"w": (g.normal(size=(5, 3, 1, 1))).astype(np.float32)}
+    text = "g (float[n, 3, 4, 4] x) => (float[n, 5, 4, 4] y) { h = Conv(x, w) y = Softmax<axis = 1>(h) }"
+    model = from_text(text, weights)
+    with engine_of(model, feeds_for(model, 3)) as engine:
+        (head,) = engine.recipe.heads
+        assert (head.kind, head.classes, head.axis, head.width) == ("kl", 5, -3, 80)
+        table = engine.table((Option(4, 8),))
+        session = get_runtime("onnxruntime").session(ir.to_proto(model).SerializeToString(), mode="literal")
+        p = np.concatenate([session.run(feed)["y"] for feed in feeds_for(model, 3)])
+        unit = engine.space.units[0].name
+        whole = Whole(engine)
+        logs = log_softmax(whole.outputs({unit: Option(4, 8)}).reshape(3, 4, 4, 5)).transpose(0, 3, 1, 2)
+        assert table.loss[0] == pytest.approx((p * (np.log(p) - logs)).sum(1).mean(), rel=1e-3)
+
+
+# ---- traces ----------------------------------------------------------------------------------------------------------
+
+
+def test_fisher_traces_are_those_of_a_softmax_regression() -> None:
+    """For logits W x the trace of the Fisher matrix is E |x|² (1 - |p|²); every draw is unbiased for it."""
+    g = rng(11)
+    weights = {"w": (g.normal(size=(6, 4)) / 2).astype(np.float32), "b": np.zeros(4, np.float32)}
+    model = from_text("g (float[n, 6] x) => (float[n, 4] y) { h = MatMul(x, w) y = Add(h, b) }", weights)
+    feeds = feeds_for(model, 400)
+    with engine_of(model, feeds) as engine:
+        (trace,) = engine.traces(draws=8).values()
+        x = np.concatenate([feed["x"] for feed in feeds])
+        p = np.exp(log_softmax(x.astype(np.float64) @ weights["w"].astype(np.float64)))
+        want = ((x**2).sum(1) * (1 - (p**2).sum(1))).mean()
+        print("trace", trace, want)
+        assert trace.value == pytest.approx(want, rel=0.25)
+
+
+def test_fisher_traces_of_an_embedded_model_are_positive() -> None:
+    with engine_of("digits_cnn", digits(8)) as engine:
+        traces = engine.traces(draws=1)
+        assert set(traces) == {unit.name for unit in engine.space.units}
+        assert all(trace.value > 0 and np.isfinite(trace.error) for trace in traces.values())
+
+
+# ---- executors -------------------------------------------------------------------------------------------------------
+
+
+def everything(engine: Engine) -> tuple[Table, list[Any]]:
+    """Measure a table, pairs and plans."""
+    table = engine.table((Option(4, 8),))
+    table = engine.pairs(table, list(combinations(table.variants, 2))[::9])
+    return replace(table, cost={}), engine.losses([plan_of(engine, seed) for seed in range(3)])
+
+
+def same(a: tuple[Table, list[Any]], b: tuple[Table, list[Any]]) -> bool:
+    """Tell whether two results are equal bit for bit."""
+    return a[0].to_json() == b[0].to_json() and a[1] == b[1]
+
+
+@pytest.fixture(scope="module")
+def inline() -> tuple[Table, list[Any]]:
+    """Return what the executor inline gives."""
+    with engine_of("digits_cnn", digits(6), batch=3) as engine:
+        return everything(engine)
+
+
+@pytest.mark.parametrize("spec", ["processes:2", "dask:local:2"])
+def test_executors_give_the_same_bits(spec: str, inline: tuple[Table, list[Any]]) -> None:
+    if spec.startswith("dask"):
+        pytest.importorskip("distributed")
+    with (
+        open_executor(spec) as executor,
+        engine_of("digits_cnn", digits(6), batch=3, executor=executor, ahead=4) as engine,
+    ):
+        assert same(everything(engine), inline)
+
+
+def test_the_order_of_jobs_changes_nothing(inline: tuple[Table, list[Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Engine.run
+
+    def backwards(self: Engine, jobs: Sequence[Any], what: str) -> None:
+        run(self, [jobs[int(i)] for i in rng(12).permutation(len(jobs))], what)
+
+    monkeypatch.setattr(Engine, "run", backwards)
+    with engine_of("digits_cnn", digits(6), batch=3) as engine:
+        assert same(everything(engine), inline)
+
+
+# ---- a failure leaves nothing behind ---------------------------------------------------------------------------------
+
+
+def test_an_engine_that_cannot_open_leaves_nothing(tmp_path: Path) -> None:
+    prepared = prepare(str(MODELS / "digits_cnn.onnx"), "ort-cpu")
+    with pytest.raises(InputError, match="Give --memory"):
+        Engine(prepared, digits(2), settings=Settings(memory=1000), folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options_that_no_unit_has_are_refused() -> None:
+    model = layer_chain("Gemm")
+    with engine_of(model, feeds_for(model)) as engine, pytest.raises(InputError, match="No unit has any"):
+        engine.table((Option(5, 5),))

@@ -1,0 +1,237 @@
+"""Resuming: whatever kills a run, what was measured is kept, nothing runs twice, and the table is the same."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onnxmpq.artifacts import Option
+from onnxmpq.build import Prepared
+from onnxmpq.calibrated import Numbers
+from onnxmpq.compile import measure, prepare
+from onnxmpq.errors import InputError
+from onnxmpq.executors import open_executor
+from onnxmpq.measure.engine import Engine
+from onnxmpq.measure.settings import Settings
+from onnxmpq.measure.store import Store
+from onnxmpq.measure.table import Table
+from tests.graphs import rng
+
+ROOT = Path(__file__).parents[2]
+MODELS = ROOT / "models"
+MODEL = str(MODELS / "digits_cnn.onnx")
+OPTIONS = (Option(4, 8), Option(8, 8))
+PATH = os.pathsep.join((str(ROOT), str(ROOT / "passes")))
+
+
+def digits(count: int) -> dict[str, Any]:
+    """Return images."""
+    with np.load(MODELS / "digits_calibration.npz") as data:
+        return {"image": data["image"][:count]}
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a file of samples."""
+    path = tmp_path_factory.mktemp("samples") / "s.npz"
+    np.savez(path, **digits(60))
+    return path
+
+
+@pytest.fixture(scope="module")
+def prepared() -> Prepared:
+    """Return the model, prepared."""
+    return prepare(MODEL, "ort-cpu")
+
+
+def started(samples: Path, store: Path, output: Path) -> "subprocess.Popen[str]":
+    """Start measuring in a process of its own; a small ceiling makes many batches."""
+    command = [
+        sys.executable,
+        "-c",
+        "from onnxmpq.cli import main; main()",
+        "measure",
+        MODEL,
+        "-c",
+        str(samples),
+        "--store",
+        str(store),
+    ]
+    command += ["-o", str(output), "--options", "w4a8,w8a8", "--json"]
+    return subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONPATH": PATH},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def told(path: Path) -> dict[str, Any]:
+    """Return a table without what it took."""
+    data: dict[str, Any] = json.loads(path.read_text())
+    data.pop("cost")
+    return data
+
+
+def results(store: Path) -> dict[bytes, tuple[int, float]]:
+    """Return row number and seconds of every result, as SQLite has them."""
+    if not store.exists():
+        return {}
+    sql = sqlite3.connect(f"file:{store}?mode=ro", uri=True)
+    sql.text_factory = bytes
+    try:
+        return {key: (row, seconds) for key, row, seconds in sql.execute("SELECT key, rowid, seconds FROM results")}
+    except sqlite3.OperationalError:
+        return {}  # killed before the store was laid out
+    finally:
+        sql.close()
+
+
+def wait_for(store: Path, count: int, process: "subprocess.Popen[str]") -> None:
+    """Wait until a store has so many results, or the process has ended."""
+    limit = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < limit:
+        try:
+            if len(results(store)) >= count:
+                return
+        except sqlite3.Error:
+            pass  # it is being written
+        time.sleep(0.002)
+
+
+def test_a_run_killed_ten_times_ends_with_the_same_table_and_does_nothing_twice(samples: Path, tmp_path: Path) -> None:
+    store = tmp_path / "r.store"
+    jobs = len(prepare(MODEL, "ort-cpu").space.units) * 2 + 1
+    kept: dict[bytes, tuple[int, float]] = {}
+    goals = sorted(int(n) for n in rng(1).choice(np.arange(1, jobs), 10, replace=False))
+    killed = 0
+    for goal in goals:
+        process = started(samples, store, tmp_path / "t.json")
+        wait_for(store, goal, process)
+        time.sleep(float(rng(goal).uniform(0, 0.01)))
+        process.kill()
+        process.communicate()
+        killed += process.returncode == -signal.SIGKILL
+        now = results(store)
+        assert kept.items() <= now.items()  # no row was lost, and none was written again
+        kept = now
+    assert killed >= 8
+    assert kept
+    assert not (tmp_path / "t.json").exists() or killed < 10
+    process = started(samples, store, tmp_path / "t.json")
+    process.communicate()
+    assert process.returncode == 0
+    final = results(store)
+    assert kept.items() <= final.items()
+    assert len(final) == jobs
+    whole = started(samples, tmp_path / "other.store", tmp_path / "u.json")
+    whole.communicate()
+    assert told(tmp_path / "t.json") == told(tmp_path / "u.json")
+    run = json.loads((tmp_path / "t.json").read_text())["cost"]["jobs_run"]
+    if killed == 10:
+        assert run == jobs - len(kept)
+
+
+def test_an_interrupt_leaves_a_store_and_says_how_to_go_on(samples: Path, tmp_path: Path) -> None:
+    store = tmp_path / "r.store"
+    process = started(samples, store, tmp_path / "t.json")
+    wait_for(store, 5, process)
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=30)
+    assert process.returncode == 130, error
+    assert out == ""
+    with Store.open(store, None) as kept:
+        assert kept.verify().ok
+        assert f"Interrupted: {kept.count} results are in '{store}'. The same command goes on from there." in error
+        assert kept.count >= 5
+    assert "Traceback" not in error
+    assert not (tmp_path / "t.json").exists()
+
+
+def test_a_dask_worker_that_is_killed_costs_nothing_but_its_job(prepared: Prepared, tmp_path: Path) -> None:
+    pytest.importorskip("distributed")
+    with Engine(prepared, digits(4), settings=Settings(batch=1)) as engine:
+        want = told_of(engine.table(OPTIONS), tmp_path / "want.json")
+    dead: list[int] = []
+
+    def kill_one(what: str, done: int, _of: int) -> None:
+        if what == "responses" and done == 20 and not dead:
+            pids = executor._client.run(os.getpid)  # type: ignore[attr-defined]
+            dead.append(next(iter(pids.values())))
+            os.kill(dead[0], signal.SIGKILL)
+
+    with open_executor("dask:local:2") as executor:
+        with Engine(prepared, digits(4), settings=Settings(batch=1), executor=executor, progress=kill_one) as engine:
+            table = engine.table(OPTIONS)
+            assert table.cost["jobs_run"] == engine.store.count == table.cost["jobs"]
+    assert dead
+    assert told_of(table, tmp_path / "got.json") == want
+
+
+def told_of(table: Table, path: Path) -> dict[str, Any]:
+    """Return a table as it is written, without what it took."""
+    table.write(path)
+    return told(path)
+
+
+# ---- what a store is for ---------------------------------------------------------------------------------------------
+
+
+def table_from(store: Path, *, model: str = MODEL, data: Mapping[str, Any] | None = None, **more: Any) -> Table:
+    """Measure with a store."""
+    return measure(model, data or digits(3), options=("w8a8",), store=store, **more)
+
+
+def test_nothing_runs_again_where_all_is_there(tmp_path: Path) -> None:
+    store = tmp_path / "r.store"
+    first, again = table_from(store), table_from(store)
+    assert first.cost["jobs_run"] == first.cost["jobs"] > 10
+    assert again.cost["jobs_run"] == 0
+    assert told_of(first, tmp_path / "a.json") == told_of(again, tmp_path / "b.json")
+
+
+@pytest.mark.parametrize(
+    ("part", "more"),
+    [
+        ("another model", {"model": str(MODELS / "digits_vit.onnx")}),
+        ("other samples", {"data": {"image": digits(3)["image"] * np.float32(1.01)}}),
+        ("other samples", {"data": digits(4)}),
+        ("other ranges", {"numbers": Numbers(activations="minmax")}),
+        ("another target", {"target": "openvino"}),
+        ("another loss", {"settings": Settings(loss="power")}),
+        ("another batch size", {"settings": Settings(batch=2)}),
+        ("another engine|another version of the measuring engine", {"settings": Settings(seed=1)}),
+        ("another runtime", {"settings": Settings(threads=2)}),
+    ],
+)
+def test_a_store_made_for_something_else_is_refused(part: str, more: dict[str, Any], tmp_path: Path) -> None:
+    store = tmp_path / "r.store"
+    table_from(store)
+    before = store.read_bytes()
+    with pytest.raises(InputError, match=part):
+        table_from(store, **more)
+    assert store.read_bytes() == before
+
+
+def test_a_damaged_result_is_measured_again(tmp_path: Path) -> None:
+    store = tmp_path / "r.store"
+    first = table_from(store)
+    sql = sqlite3.connect(store)
+    sql.execute("UPDATE results SET arrays = substr(arrays, 1, length(arrays) - 1) || x'ff' WHERE rowid IN (3, 7)")
+    sql.commit()
+    sql.close()
+    with pytest.warns(RuntimeWarning, match="damaged result"):
+        again = table_from(store)
+    assert again.cost["jobs_run"] == 2
+    assert told_of(first, tmp_path / "a.json") == told_of(again, tmp_path / "b.json")
+    assert table_from(store).cost["jobs_run"] == 0
