@@ -37,7 +37,7 @@ clean: ## remove everything that was made here
 	@touch $@
 
 .venv/test: .venv/bin/pip pyproject.toml
-	$(BIN)/pip install -q -e ".[cpu,openvino,test]"
+	$(BIN)/pip install -q -e ".[cpu,openvino,dask,test]"
 	@touch $@
 
 .venv/lint: .venv/test

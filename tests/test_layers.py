@@ -33,7 +33,18 @@ ORDER = {  # what stages may import besides one another, from the bottom up
     "executors": ("errors",),
     "calibrated": ("lower", "placement", "ranges", "target", "weights", *FOUNDATIONS),
     "measure": (
-        *("measure", "build", "calibrated", "executors", "placement", "ranges", "runtime", "samples", "space", "target"),
+        *(
+            "measure",
+            "build",
+            "calibrated",
+            "executors",
+            "placement",
+            "ranges",
+            "runtime",
+            "samples",
+            "space",
+            "target",
+        ),
         *FOUNDATIONS,
     ),
 }

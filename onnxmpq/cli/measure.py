@@ -94,6 +94,7 @@ def measure_command(
             settings=chosen,
             store=kept_in,
             executor=pool,
+            ahead=_ahead(executor),
             progress=report,
         ) as engine:
             forecast = engine.cost(engine.variants(wanted)) if dry_run else None
@@ -111,6 +112,12 @@ def measure_command(
         show.as_json(table.to_json())
     else:
         _shown(table, output)
+
+
+def _ahead(executor: str) -> int:
+    """Return how many jobs to keep in flight: twice the workers that ``executor`` names, and never few."""
+    count = executor.rpartition(":")[2]
+    return max(16, 2 * int(count)) if count.isdigit() and "//" not in executor else 16
 
 
 @contextmanager

@@ -37,7 +37,7 @@ from onnxmpq.graph.opset import raise_opset
 from onnxmpq.graph.save import save
 from onnxmpq.measure.chain import RECENT_BYTES
 from onnxmpq.measure.heads import find_heads
-from onnxmpq.measure.losses import Loss, mean_and_error
+from onnxmpq.measure.losses import Loss, LossFunction, mean_and_error
 from onnxmpq.measure.segments import cut
 from onnxmpq.measure.settings import Settings
 from onnxmpq.measure.store import Store, job_json, key
@@ -136,7 +136,13 @@ class Engine:
         self.batch = self._batch_size(count)
         self.batches = self._lay_out(islice(self.builder.samples, count))
         recipe = Recipe(
-            str(self.folder), prepared.target_name, numbers, self.heads, self.settings.threads, self.settings.seed
+            str(self.folder),
+            prepared.target_name,
+            numbers,
+            self.heads,
+            self.settings.threads,
+            self.settings.seed,
+            self.settings.function,
         )
         identity = {
             "model": prepared.source.sha256,
@@ -144,11 +150,12 @@ class Engine:
             "batch size": str(self.batch),
             "target": hashlib.sha256(repr(self.target).encode()).hexdigest(),
             "ranges": json.dumps(asdict(numbers), sort_keys=True),
-            "loss": json.dumps([asdict(head) for head in self.heads], sort_keys=True),
+            "loss": json.dumps([asdict(head) for head in self.heads], sort_keys=True)
+            + _function_name(self.settings.function),
             "runtime": f"{reference.name} {reference.version}, {self.settings.threads} threads",
             "engine": f"{__version__}, seed {self.settings.seed}",
         }
-        self._store = Store.open(store, identity)
+        self._store = Store.open(store or self.folder / "results.store", identity)
         self.recipe = self._with_powers(recipe)
 
     def __enter__(self) -> Self:
@@ -471,7 +478,7 @@ class Engine:
     def _loss(self, reference: npt.NDArray[Any], batch: int) -> Loss:
         with np.load(self.folder / f"batch_{batch:05d}.npz", allow_pickle=False) as data:
             labels = data["labels"] if "labels" in data.files else None
-        return Loss(self.recipe.heads, reference.astype(np.float64), labels)
+        return Loss(self.recipe.heads, reference.astype(np.float64), labels, self.settings.function)
 
     def _with_powers(self, recipe: Recipe) -> Recipe:
         """Run the float model once and give every head its width, classes and mean signal power."""
@@ -487,6 +494,15 @@ class Engine:
         powers = np.concatenate(totals).mean(0)
         heads = tuple(replace(head, power=max(float(p), 1e-30)) for head, p in zip(heads, powers, strict=True))
         return replace(recipe, heads=heads)
+
+
+def _function_name(function: LossFunction | None) -> str:
+    """Return what tells a user's loss from another: where it is, and its code."""
+    if function is None:
+        return ""
+    code = getattr(function, "__code__", None)
+    digest = hashlib.sha256(code.co_code + repr(code.co_names).encode()).hexdigest() if code else ""
+    return f" {getattr(function, '__module__', '')}.{getattr(function, '__qualname__', repr(function))} {digest}"
 
 
 def _errors(values: Array) -> Array:

@@ -15,7 +15,7 @@ W = 2 / signal power, g = W (c - float), y = √W z. The quadratic part is a Gra
 construction.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
@@ -26,6 +26,8 @@ from onnxmpq.errors import InputError
 
 Array = npt.NDArray[np.float64]
 Kind = Literal["kl", "ce", "power"]
+LossFunction = Callable[[Mapping[str, Array], Mapping[str, Array]], Array]
+"""A user's loss: from outputs and float outputs, each [samples, width] by name, to one number per sample."""
 
 
 def log_softmax(logits: Array) -> Array:
@@ -69,9 +71,24 @@ class Loss:
     heads: tuple[Head, ...]
     reference: Array
     labels: npt.NDArray[np.int64] | None = None
+    function: LossFunction | None = None
 
     def values(self, outputs: Array) -> Array:
-        """Return the loss of every sample."""
+        """Return the loss of every sample: the heads' own, or that of the user's function."""
+        if self.function is None:
+            return self.built_in(outputs)
+        given = {head.name: part for head, part, _ in self._parts(outputs)}
+        wanted = {head.name: part for head, _, part in self._parts(outputs)}
+        losses = np.asarray(self.function(given, wanted), np.float64)
+        if losses.shape != (len(outputs),) or not np.isfinite(losses).all():
+            raise InputError(
+                f"The loss function must give one finite number for each of {len(outputs)} samples; "
+                f"it gave an array of shape {losses.shape}."
+            )
+        return losses
+
+    def built_in(self, outputs: Array) -> Array:
+        """Return the sum of the heads' losses of every sample."""
         total = np.zeros(len(outputs))
         for head, part, wanted in self._parts(outputs):
             if head.kind == "power":

@@ -4,13 +4,18 @@ import re
 from dataclasses import dataclass
 
 from onnxmpq.errors import InputError
+from onnxmpq.measure.losses import LossFunction
 
 _UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to measure. ``memory`` is a ceiling in bytes for one process; ``batch`` follows from it where it is 0."""
+    """How to measure. ``memory`` is a ceiling in bytes for one process; ``batch`` follows from it where it is 0.
+
+    ``function`` is a loss of the user's own, a function of a module (workers must be able to import it). The Gram of
+    interactions stays that of the built-in loss; what a variant adds alone is the function's.
+    """
 
     loss: str = "auto"
     outputs: tuple[str, ...] = ()
@@ -19,6 +24,7 @@ class Settings:
     memory: int = 4_000_000_000
     threads: int = 1
     seed: int = 0
+    function: LossFunction | None = None
 
 
 def parse_bytes(text: str) -> int:

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from onnxmpq.artifacts import FLOAT, Option
 from onnxmpq.calibrated import Calibrated, Numbers
 from onnxmpq.measure.chain import Arrays, Chain, local_error, merged_with
-from onnxmpq.measure.losses import Head, Loss, log_softmax
+from onnxmpq.measure.losses import Array, Head, Loss, LossFunction, log_softmax
 from onnxmpq.measure.segments import Piece, first_change
 from onnxmpq.ranges import Ranges
 from onnxmpq.runtime import get_runtime
@@ -40,6 +40,7 @@ class Recipe:
     heads: tuple[Head, ...]
     threads: int
     seed: int
+    function: LossFunction | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +249,7 @@ class _Batch:
             for head, (width, classes) in zip(bench.recipe.heads, self._widths(plain), strict=True)
         )
         self.heads = heads
-        self.loss = Loss(heads, self._features(plain), labels)
+        self.loss = Loss(heads, self._features(plain), labels, bench.recipe.function)
         self.outputs = self._features(self.base)
 
     def _widths(self, values: list[Arrays]) -> list[tuple[int, int]]:
@@ -276,7 +277,7 @@ class _Batch:
         root = self.loss.root(self.outputs, z)
         found: Results = {
             "loss": self.loss.values(outputs),
-            "linear": (z * self.loss.slope(self.outputs)).sum(1),
+            "linear": self._linear(outputs, z, root),
             "noise": self.loss.noise(outputs),
             "local": local,
         }
@@ -285,6 +286,14 @@ class _Batch:
         else:
             found["root"] = sketch(root, self.bench.recipe.seed).astype(np.float32)
         return found
+
+    def _linear(self, outputs: Array, z: Array, root: Array) -> Array:
+        """Return the first-order part per sample; for a user's function, what its own change leaves of the second."""
+        if self.loss.function is None:
+            found: Array = (z * self.loss.slope(self.outputs)).sum(1)
+            return found
+        left: Array = self.loss.values(outputs) - self.loss.values(self.outputs) - 0.5 * (root**2).sum(1)
+        return left
 
     def log_likelihood(self, outputs: npt.NDArray[np.float64], seed: int) -> npt.NDArray[np.float64]:
         """Return log p(y | x) per sample, with labels y drawn from the float model, the same at every call."""

@@ -324,6 +324,29 @@ def test_labels_give_cross_entropy() -> None:
         engine.table(OPTIONS)
 
 
+def worst_logit(outputs: Mapping[str, Any], reference: Mapping[str, Any]) -> Any:
+    """Measure the largest change of any logit: a loss of a user's own."""
+    return np.abs(outputs["logits"] - reference["logits"]).max(axis=1)
+
+
+def test_a_loss_of_ones_own_is_what_is_measured() -> None:
+    with engine_of("digits_cnn", digits(6), function=worst_logit) as engine:
+        whole = Whole(engine)
+        table = engine.table((Option(4, 8),))
+        variant = table.variants[5]
+        changed = whole.outputs({variant.unit: variant.option})
+        want = np.abs(changed - whole.reference).max(axis=1).mean()
+        assert table.loss[5] == pytest.approx(want, rel=1e-4)
+        assert table.predict({variant.unit: variant.option}) == pytest.approx(want, rel=1e-4)
+        assert table.centre_loss.value == 0
+        assert np.linalg.eigvalsh(table.gram)[0] > -1e-9
+    with (
+        pytest.raises(InputError, match="one finite number for each"),
+        engine_of("digits_cnn", digits(3), function=lambda outputs, _: outputs["logits"]) as engine,
+    ):
+        engine.table(OPTIONS)
+
+
 def check(model: ir.Model, feeds: Sequence[Mapping[str, Any]], **more: Any) -> Table:
     """Measure a small model and compare everything with whole models."""
     with engine_of(model, feeds, **more) as engine:
