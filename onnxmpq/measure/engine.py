@@ -239,10 +239,11 @@ class Engine:
         gram /= total
         spread = np.maximum(squares / total - gram**2, 0)
         errors = np.sqrt(spread / max(total - 1, 1))
-        signal = np.concatenate(signals).sum(0)
+        signal = np.concatenate(signals)
         noise, local = columns["noise"].sum(1), columns["local"].sum(1)
         with np.errstate(divide="ignore"):
-            sqnr = 10 * np.log10(signal / noise)
+            sqnr = 10 * np.log10(signal.sum(0) / noise)
+        ratio = np.divide(local[:, 0], local[:, 1], out=np.zeros(count), where=local[:, 1] > 0)
         return Table(
             target=self.target.name,
             loss_name="+".join(f"{head.kind}({head.name})" for head in self.heads),
@@ -256,8 +257,10 @@ class Engine:
             linear_error=_errors(columns["linear"]),
             gram=gram,
             gram_error=errors,
-            local=np.divide(local[:, 0], local[:, 1], out=np.zeros(count), where=local[:, 1] > 0),
+            local=ratio,
+            local_error=ratio * _relative_error(columns["local"][..., 0], columns["local"][..., 1]),
             sqnr_db=sqnr,
+            sqnr_error_db=10 / np.log(10) * _relative_error(columns["noise"].swapaxes(1, 2), signal.T),
             outputs=tuple(head.name for head in self.heads),
             sketched=sketched,
         )
@@ -510,6 +513,17 @@ def _errors(values: Array) -> Array:
     count = values.shape[1]
     errors: Array = values.std(axis=1, ddof=1) / np.sqrt(count) if count > 1 else np.zeros(len(values))
     return errors
+
+
+def _relative_error(top: Array, bottom: Array) -> Array:
+    """Return the relative standard error of a ratio of sums over the last axis, to first order; 0 where a sum is 0."""
+    count = top.shape[-1]
+    if count < 2:
+        return np.zeros(top.shape[:-1])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        apart = top / top.mean(-1, keepdims=True) - bottom / bottom.mean(-1, keepdims=True)
+    errors: Array = np.sqrt((apart**2).sum(-1) / (count * (count - 1)))
+    return np.nan_to_num(errors, nan=0.0, posinf=0.0)
 
 
 def _all_pairs(variants: Sequence[Variant]) -> Iterator[tuple[Variant, Variant]]:

@@ -61,7 +61,9 @@ class Table:
     gram: Array
     gram_error: Array
     local: Array
+    local_error: Array
     sqnr_db: Array
+    sqnr_error_db: Array
     outputs: tuple[str, ...]
     sketched: bool
     pairs: Mapping[tuple[Variant, Variant], Estimate] = field(default_factory=dict)
@@ -101,7 +103,9 @@ class Table:
                 "linear": self.linear[i],
                 "linear_error": self.linear_error[i],
                 "local": self.local[i],
+                "local_error": self.local_error[i],
                 "sqnr_db": dict(zip(self.outputs, map(_number, self.sqnr_db[i]), strict=True)),
+                "sqnr_error_db": dict(zip(self.outputs, self.sqnr_error_db[i], strict=True)),
             }
             for i, variant in enumerate(self.variants)
         ]
@@ -166,6 +170,8 @@ class Table:
             gram=np.array(data["gram"], np.float64).reshape(len(rows), len(rows)),
             gram_error=np.array(data["gram_error"], np.float64).reshape(len(rows), len(rows)),
             local=column("local"),
+            local_error=column("local_error"),
+            sqnr_error_db=np.array([list(row["sqnr_error_db"].values()) for row in rows], np.float64),
             sqnr_db=np.array([[float(x) for x in row["sqnr_db"].values()] for row in rows], np.float64),
             outputs=tuple(data["outputs"]),
             sketched=data["sketched"],

@@ -18,7 +18,7 @@ from onnxmpq.calibrated import Calibrated
 from onnxmpq.compile import prepare
 from onnxmpq.errors import InputError
 from onnxmpq.executors import open_executor
-from onnxmpq.measure.engine import Engine
+from onnxmpq.measure.engine import Engine, _relative_error
 from onnxmpq.measure.losses import Loss, log_softmax
 from onnxmpq.measure.settings import Settings
 from onnxmpq.measure.table import Table, Variant
@@ -247,7 +247,7 @@ def test_gram_around_a_quantised_centre_is_the_second_derivative() -> None:
 
 def columns(table: Table) -> dict[str, Array]:
     """Return all arrays of a table."""
-    names = ("loss", "loss_error", "linear", "linear_error", "gram", "gram_error", "local", "sqnr_db")
+    names = ("loss", "loss_error", "linear", "linear_error", "gram", "gram_error", "local", "sqnr_db", "sqnr_error_db")
     return {name: getattr(table, name) for name in names}
 
 
@@ -327,6 +327,16 @@ def test_labels_give_cross_entropy() -> None:
 def worst_logit(outputs: Mapping[str, Any], reference: Mapping[str, Any]) -> Any:
     """Measure the largest change of any logit: a loss of a user's own."""
     return np.abs(outputs["logits"] - reference["logits"]).max(axis=1)
+
+
+def test_the_error_of_a_ratio_is_what_resampling_says() -> None:
+    g = rng(3)
+    signal = g.random(400) + 0.5
+    noise = signal * (0.1 + 0.02 * g.normal(size=400)) ** 2
+    draws = [g.integers(0, 400, 400) for _ in range(2000)]
+    resampled = np.std([10 * np.log10(signal[rows].sum() / noise[rows].sum()) for rows in draws])
+    assert 10 / np.log(10) * _relative_error(noise, signal) == pytest.approx(resampled, rel=0.1)
+    assert _relative_error(np.zeros(5), np.ones(5)) == 0
 
 
 def test_a_loss_of_ones_own_is_what_is_measured() -> None:
