@@ -221,7 +221,7 @@ def test_an_interrupt_keeps_what_was_handed_over(spec: str) -> None:
 
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
 from onnxmpq.executors import open_executor, run_jobs
 
 def nap(seconds):
@@ -229,6 +229,7 @@ def nap(seconds):
     return seconds
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore interrupts
     with open_executor(sys.argv[1]) as executor:
         run_jobs(nap, [0, 0, 0, 60, 60, 60, 60], executor, on_result=lambda job, _: print("done", job, flush=True))
 """

@@ -27,6 +27,8 @@ from onnxmpq.measure.table import Table
 from tests.graphs import rng
 
 ROOT = Path(__file__).parents[2]
+# A job in the background of a shell ignores interrupts, and so would what it starts.
+HEAR_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
 MODELS = ROOT / "models"
 MODEL = str(MODELS / "digits_cnn.onnx")
 OPTIONS = (Option(4, 8), Option(8, 8))
@@ -58,7 +60,7 @@ def started(samples: Path, store: Path, output: Path) -> "subprocess.Popen[str]"
     command = [
         sys.executable,
         "-c",
-        "from onnxmpq.cli import main; main()",
+        f"{HEAR_INTERRUPTS}; from onnxmpq.cli import main; main()",
         "measure",
         MODEL,
         "-c",
