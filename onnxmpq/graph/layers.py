@@ -12,7 +12,6 @@ import onnx_ir as ir
 
 from onnxmpq.artifacts import Grouping, Layer
 
-ACTIVATION_OPS = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSwish", "Tanh", "Gelu"})
 FLOAT_TYPES = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16})
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 

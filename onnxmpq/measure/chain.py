@@ -31,7 +31,6 @@ class Chain:
         self.calibrated, self.runtime, self.threads = calibrated, runtime, threads
         self.cuts = cut(calibrated.model, calibrated.space)
         self.splitter = Splitter(calibrated.model, self.cuts)
-        self.outputs = tuple(value.name or "" for value in calibrated.model.graph.outputs)
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._session_bytes: dict[str, int] = {}
         self._kept: dict[str, Session] = {}

@@ -493,10 +493,9 @@ class Engine:
             replace(head, width=int(width), classes=int(classes))
             for head, (width, classes) in zip(self.heads, widths, strict=True)
         )
-        totals = [Loss(heads, self.result(job)["float"].astype(np.float64)).signal() for job in jobs]
-        powers = np.concatenate(totals).mean(0)
-        heads = tuple(replace(head, power=max(float(p), 1e-30)) for head, p in zip(heads, powers, strict=True))
-        return replace(recipe, heads=heads)
+        losses = [Loss(heads, self.result(job)["float"].astype(np.float64)) for job in jobs]
+        powers = np.concatenate([loss.signal() for loss in losses]).mean(0)
+        return replace(recipe, heads=losses[0].with_powers(powers).heads)
 
 
 def _function_name(function: LossFunction | None) -> str:
