@@ -21,6 +21,8 @@ ORDER = {  # what stages may import besides one another, from the bottom up
     "placement": (*FOUNDATIONS, "target"),
     "ranges": FOUNDATIONS,
     "weights": FOUNDATIONS,
+    "gptq": (),
+    "hessians": ("gptq", "weights", *FOUNDATIONS),
     "samples": FOUNDATIONS,
     "passkit": FOUNDATIONS,
     "runtime": ("runtime", "samples", *FOUNDATIONS),
@@ -30,14 +32,16 @@ ORDER = {  # what stages may import besides one another, from the bottom up
     "lower": ("placement", "target", "ranges", "weights", *FOUNDATIONS),
     "verify": ("runtime", *FOUNDATIONS),
     "methods": FOUNDATIONS,
+    "solve": ("solve", "errors"),
     "executors": ("errors",),
-    "calibrated": ("lower", "placement", "ranges", "target", "weights", *FOUNDATIONS),
+    "calibrated": ("hessians", "lower", "placement", "ranges", "target", "weights", *FOUNDATIONS),
     "measure": (
         *(
             "measure",
             "build",
             "calibrated",
             "executors",
+            "hessians",
             "placement",
             "ranges",
             "runtime",
@@ -129,3 +133,7 @@ def test_every_public_name_is_there() -> None:
         assert getattr(onnxmpq, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = onnxmpq.nothing
+
+
+def test_one_file_imports_highspy() -> None:
+    assert [name for name, path in modules().items() if "highspy" in imports(path)] == ["solve.highs"]

@@ -1,0 +1,19 @@
+"""The assignment problem, solved: plans with a proof, on HiGHS."""
+
+from onnxmpq.solve.certificate import Certificate, verify
+from onnxmpq.solve.fronts import solve_front
+from onnxmpq.solve.problem import Budget, Implication, Problem, Shortfall, Solution, relative_gap
+from onnxmpq.solve.solver import solve
+
+__all__ = [
+    "Budget",
+    "Certificate",
+    "Implication",
+    "Problem",
+    "Shortfall",
+    "Solution",
+    "relative_gap",
+    "solve",
+    "solve_front",
+    "verify",
+]
