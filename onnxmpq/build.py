@@ -14,11 +14,12 @@ import onnx_ir as ir
 
 from onnxmpq.artifacts import Plan, Space, Verdict
 from onnxmpq.calibrate import calibrate
-from onnxmpq.calibrated import Calibrated, Numbers
+from onnxmpq.calibrated import Calibrated, Needs, Numbers
 from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.graph.layers import all_nodes, is_standard
 from onnxmpq.graph.load import Source
 from onnxmpq.graph.save import save
+from onnxmpq.hessians import TOGETHER_BYTES, Hessians, Reading, Run, count, passes
 from onnxmpq.lower import Quantised
 from onnxmpq.runtime import Runtime
 from onnxmpq.samples import Data, Samples, open_samples
@@ -86,7 +87,9 @@ class Builder:
             ) from error
         self.samples = self.open(calibration, "calibration")
         self.feeds = list(islice(self.samples, VERIFY_SAMPLES))
-        self.calibrated = Calibrated(prepared.model, prepared.space, prepared.target, numbers)
+        self.calibrated = Calibrated(
+            prepared.model, prepared.space, prepared.target, numbers, hessians=Hessians(folder / "hessians")
+        )
 
     def open(self, data: Data, what: str) -> Samples:
         """Open samples and read them once, so that every fault is told before any work."""
@@ -121,15 +124,41 @@ class Builder:
 
     def lowered(self, plan: Plan) -> Quantised:
         """Lower a plan, after calibrating what it needs and is not known yet."""
-        self.calibrate(*self.calibrated.needs(plan))
+        self.calibrate(self.calibrated.needs(plan))
         self.progress("lower", 0, 0)
         return self.calibrated.lower(plan)
 
-    def calibrate(self, tensors: set[str], channels: dict[str, int]) -> None:
-        """Run the samples once through the float model for the ranges of ``tensors`` and the means of ``channels``."""
-        if not tensors and not channels:
-            return
-        wanted, given = tensors | set(channels), {spec.name for spec in self.inputs}
+    def calibrate(self, needs: Needs) -> None:
+        """Run the samples through the float model for what is needed."""
+        total = len(self.samples)
+        if needs.tensors or needs.means:
+            ranges = calibrate(
+                self._runner(needs.tensors | set(needs.means)),
+                self.samples,
+                sorted(needs.tensors),
+                needs.means,
+                progress=lambda n: self.progress("calibrate", n, total),
+            )
+            self.calibrated.stats |= ranges.tensors
+            self.calibrated.means |= ranges.means
+        self.count_hessians(needs.hessians)
+
+    def count_hessians(self, wanted: Mapping[str, tuple[Reading, ...]], room: int = TOGETHER_BYTES) -> None:
+        """Run the samples through the float model for the Hessians of weights, in as many passes as memory asks for."""
+        parts, total = passes(wanted, room), len(self.samples)
+        for index, part in enumerate(parts):
+            run = self._runner({reading.tensor for readings in part.values() for reading in readings})
+            done = index * total
+
+            def progress(n: int, done: int = done) -> None:
+                self.progress("count Hessians", done + n, len(parts) * total)
+
+            for name, hessian in count(run, self.samples, part, progress):
+                self.calibrated.keep_hessian(name, hessian)
+
+    def _runner(self, wanted: set[str]) -> Run:
+        """Return what gives ``wanted`` tensors of the float model for one feed."""
+        given = {spec.name for spec in self.inputs}
         inner = sorted(wanted - given)
         session = self.reference.session(self._normalised(), mode="plain", outputs=inner) if inner else None
 
@@ -137,12 +166,7 @@ class Builder:
             seen = {name: feed[name] for name in wanted & given}
             return seen | session.run(feed) if session else seen
 
-        total = len(self.samples)
-        ranges = calibrate(
-            run, self.samples, sorted(tensors), channels, progress=lambda n: self.progress("calibrate", n, total)
-        )
-        self.calibrated.stats |= ranges.tensors
-        self.calibrated.means |= ranges.means
+        return run
 
     def _normalised(self) -> bytes | Path:
         return self._loadable(self.prepared.model, "normalised")

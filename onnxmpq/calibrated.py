@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxmpq.artifacts import Plan, Space
-from onnxmpq.errors import InputError
+from onnxmpq.errors import InputError, InternalError
 from onnxmpq.graph.layers import constant, plain_product, shape_of
+from onnxmpq.hessians import Hessians, Reading, find_readings, told
 from onnxmpq.lower import Quantised, lower, pair_key
 from onnxmpq.placement import Pair, Placement, place
 from onnxmpq.ranges import METHODS, Affine, Histogram, Method, QuantisedType, choose_range, quantiser
@@ -18,23 +19,34 @@ from onnxmpq.weights import METHODS as WEIGHT_METHODS
 from onnxmpq.weights import Method as WeightMethod
 from onnxmpq.weights import QuantisedWeight
 
+Rounding = Literal["nearest", "gptq"]
+ROUNDINGS: tuple[Rounding, ...] = ("nearest", "gptq")
 CHANNEL_AXIS = {"Conv": 1, "Gemm": -1, "MatMul": -1}
 
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """How ranges are chosen, for activations and for weights, and whether biases take up what rounding shifts."""
+    """How ranges are chosen, for activations and for weights, and how weights are rounded.
+
+    ``bias_correction`` tells whether biases take up what rounding shifts.
+    """
 
     activations: Method = "mse"
     weights: WeightMethod = "mse"
     bias_correction: bool = True
+    rounding: Rounding = "nearest"
 
     @classmethod
     def of(cls, ranges: Mapping[str, str]) -> Self:
         """Read what a plan says about them; what it does not name is as usual."""
-        told = {"activations": METHODS, "weights": WEIGHT_METHODS, "bias_correction": ("True", "False")}
+        known = {
+            "activations": METHODS,
+            "weights": WEIGHT_METHODS,
+            "bias_correction": ("True", "False"),
+            "rounding": ROUNDINGS,
+        }
         for key, value in ranges.items():
-            if value not in told.get(key, ()):
+            if value not in known.get(key, ()):
                 raise InputError(f"The plan's ranges say '{key}': '{value}', which means nothing to this version.")
         values: dict[str, Any] = dict(ranges)
         if "bias_correction" in values:
@@ -42,9 +54,18 @@ class Numbers:
         return cls(**values)
 
 
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What is to be counted: tensors whose ranges, tensors and axes whose means, weights whose Hessians."""
+
+    tensors: set[str]
+    means: dict[str, int]
+    hessians: dict[str, tuple[Reading, ...]]
+
+
 @dataclass(slots=True)
 class Calibrated:
-    """A model, a target, and what is known of the model's tensors; ``stats`` and ``means`` may grow.
+    """A model, a target, and what is known of the model's tensors; ``stats``, ``means`` and ``hessians`` may grow.
 
     ``memory`` keeps weights that were quantised before, for whoever lowers many plans.
     """
@@ -56,14 +77,44 @@ class Calibrated:
     stats: dict[str, Histogram] = field(default_factory=dict)
     means: dict[str, np.ndarray] = field(default_factory=dict)
     memory: dict[tuple[object, ...], QuantisedWeight] | None = None
+    hessians: Hessians | None = None
     _affines: dict[tuple[object, ...], Affine] = field(default_factory=dict)
+    _readings: tuple[dict[str, tuple[Reading, ...]], dict[str, str]] | None = field(default=None, init=False)
 
-    def needs(self, plan: Plan) -> tuple[set[str], dict[str, int]]:
-        """Return what a plan needs and is not known: tensors whose ranges, and tensors and axes whose means."""
+    def needs(self, plan: Plan) -> Needs:
+        """Return what a plan needs and is not known."""
         placement = place(self.model, self.space, self.target, plan.choices)
         tensors = {tensor for pair in placement.pairs for tensor in pair.group}
         means = dict(self._corrected(placement).values())
-        return tensors - set(self.stats), {name: axis for name, axis in means.items() if name not in self.means}
+        return Needs(
+            tensors - set(self.stats),
+            {name: axis for name, axis in means.items() if name not in self.means},
+            self.missing_hessians(plan),
+        )
+
+    def missing_hessians(self, plan: Plan) -> dict[str, tuple[Reading, ...]]:
+        """Return the weights of a plan whose Hessians are not counted yet, and who reads them."""
+        if self.numbers.rounding == "nearest":
+            return {}
+        readings, known = self._read()[0], self.hessians or ()
+        return {name: readings[name] for name in self._weights(plan) if name in readings and name not in known}
+
+    def keep_hessian(self, weight: str, hessian: np.ndarray) -> None:
+        """Keep a Hessian for rounding; one of zeros leaves the nearest codes, which ``notes`` say then."""
+        if self.hessians is None:
+            raise InternalError(f"There is no place for the Hessian of '{weight}'.")
+        self.hessians.keep(weight, hessian)
+        if not hessian.any():
+            self._read()[1][weight] = "its inputs are zero, or too large to be squared"
+
+    def notes(self, plan: Plan) -> tuple[str, ...]:
+        """Say which weights of a plan are not rounded as they should be, and why."""
+        return told(self._read()[1], self._weights(plan)) if self.numbers.rounding == "gptq" else ()
+
+    def largest_hessian(self) -> int:
+        """Return the most numbers that one Hessian of the model has; 0 where none is needed."""
+        views = (readings[0].view for readings in self._read()[0].values()) if self.numbers.rounding == "gptq" else ()
+        return max((view.groups * view.columns**2 for view in views), default=0)
 
     def lower(self, plan: Plan) -> Quantised:
         """Lower a plan whose needs are known."""
@@ -78,12 +129,39 @@ class Calibrated:
             affines,
             means=means,
             weight_method=self.numbers.weights,
+            round_weight=self._round if self.numbers.rounding == "gptq" else None,
             memory=self.memory,
             placement=placement,
         )
 
     def _corrected(self, placement: Placement) -> dict[str, tuple[str, int]]:
         return corrected_inputs(self.model, placement) if self.numbers.bias_correction else {}
+
+    def _round(self, name: str, weight: np.ndarray, quantised: QuantisedWeight) -> QuantisedWeight:
+        """Round a weight to its Hessian; as it is where that cannot be counted."""
+        readings = self._read()[0].get(name)
+        if readings is None:
+            return quantised
+        if self.hessians is None or name not in self.hessians:
+            raise InternalError(f"The weight '{name}' is to be rounded with GPTQ, and its Hessian was not counted.")
+        return self.hessians.rounded(name, weight, quantised, readings[0].view)
+
+    def _read(self) -> tuple[dict[str, tuple[Reading, ...]], dict[str, str]]:
+        """Find once who reads each weight, and for which weights that cannot be told."""
+        if self._readings is None:
+            layers = [layer for unit in self.space.units for layer in unit.layers]
+            self._readings = find_readings(self.model, layers)
+        return self._readings
+
+    def _weights(self, plan: Plan) -> list[str]:
+        """Return the weights that a plan rounds."""
+        return [
+            name
+            for unit in self.space.units
+            if unit.name in plan.choices and plan.choices[unit.name].weight_bits
+            for layer in unit.layers
+            for name in layer.weights
+        ]
 
     def _affine(self, pair: Pair) -> Affine:
         """Choose scale and zero point for a pair, once: from the widest of the tensors that share them."""

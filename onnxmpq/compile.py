@@ -174,6 +174,7 @@ def quantize(
         if given is None and not allow_slower:
             export = _faster(builder, export, path.name, notes)
         _refuse_failure(export)
+        notes += builder.calibrated.notes(export.plan)
         grade = None
         if graded is not None and graded.labels is not None:
             progress("accuracy", 0, 0)

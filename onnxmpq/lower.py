@@ -8,7 +8,7 @@ gather       Gather(codes) -> Cast(float) -> Mul(Gather(scale))              (on
 bias         int32 codes -> DequantizeLinear with scale = input scale * weight scale
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import ml_dtypes
@@ -17,13 +17,13 @@ import onnx_ir as ir
 
 from onnxmpq.artifacts import Option, Plan, Space, container_bits
 from onnxmpq.errors import InternalError
-from onnxmpq.graph.layers import all_graphs, all_nodes, constant
+from onnxmpq.graph.layers import all_graphs, all_nodes, constant, paddings
 from onnxmpq.graph.opset import raise_opset
 from onnxmpq.placement import Form, Island, Pair, Placement, place
 from onnxmpq.ranges import Affine
 from onnxmpq.space import stored_bytes
 from onnxmpq.target import Target
-from onnxmpq.weights import Method, QuantisedWeight, dequantise, quantise_weight
+from onnxmpq.weights import Method, QuantisedWeight, code_limits, dequantise, quantise_weight
 
 _CODES = {
     2: (ir.DataType.INT2, ml_dtypes.int2),
@@ -32,6 +32,9 @@ _CODES = {
 }
 _ACTIVATION = {"uint8": np.uint8, "int8": np.int8, "uint16": np.uint16, "int16": np.int16}
 _BIAS_LIMIT = 2.0**30
+
+RoundWeight = Callable[[str, np.ndarray, QuantisedWeight], QuantisedWeight]
+"""Gives other codes for the weight of that name, on the scales that were chosen for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,7 @@ def lower(
     *,
     means: Mapping[str, np.ndarray] | None = None,
     weight_method: Method = "mse",
+    round_weight: RoundWeight | None = None,
     memory: dict[tuple[object, ...], QuantisedWeight] | None = None,
     placement: Placement | None = None,
 ) -> Quantised:
@@ -59,15 +63,16 @@ def lower(
 
     ``activations`` maps ``pair_key(pair)`` to scale and zero point for every pair of the placement; ``means`` maps
     layers to the mean of their input, which lets their biases take up what rounding the weights shifts.
-    ``memory`` keeps quantised weights for whoever lowers many plans of one model; ``placement`` is that of the plan, if
-    it is known.
+    ``round_weight`` rounds better than to the nearest code. ``memory`` keeps quantised weights for whoever lowers many
+    plans of one model; ``placement`` is that of the plan, if it is known.
     """
     placement = placement or place(model, space, target, plan.choices)
     lowered = model.clone()
     need = [target.opset_for(form.option, form.layer) for form in placement.forms]
     if placement.forms:
         raise_opset(lowered, max(need))
-    _Writer(lowered, activations, means or {}, weight_method, {} if memory is None else memory).write(placement)
+    memory = {} if memory is None else memory
+    _Writer(lowered, activations, means or {}, weight_method, round_weight, memory).write(placement)
     return Quantised(lowered, placement, stored_bytes(model, placement))
 
 
@@ -83,10 +88,13 @@ class _Writer:
         activations: Mapping[str, Affine],
         means: Mapping[str, np.ndarray],
         method: Method,
+        round_weight: RoundWeight | None,
         memory: dict[tuple[object, ...], QuantisedWeight],
     ) -> None:
         self.model, self.activations, self.means = model, activations, means
         self.method: Method = method
+        self.round_weight = round_weight or (lambda _name, _weight, quantised: quantised)
+        self.rounded = round_weight is not None
         self.memory = memory
         self.nodes = {node.name or "": node for node in all_nodes(model)}
         self.values = {value.name: value for graph in all_graphs(model) for value in _values(graph)}
@@ -177,17 +185,20 @@ class _Writer:
         option, layer = form.option, form.layer
         weight = np.asarray(tensor.numpy()).astype(np.float32, copy=False)
         inner = next(axis for axis in range(weight.ndim) if axis not in layer.channel_axes)
-        key = (value.name, option.weight_bits, option.block, layer.channel_axes, self.method)
+        key = (value.name, option.weight_bits, option.block, layer.channel_axes, self.method, self.rounded)
         if key not in self.memory:
-            self.memory[key] = quantise_weight(
+            quantised = quantise_weight(
                 weight,
                 bits=option.weight_bits,
                 axes=None if option.block else layer.channel_axes,
                 block=(inner, option.block) if option.block else None,
                 method=self.method,
             )
+            self.memory[key] = self.round_weight(value.name or "", weight, quantised)
         found = self.memory[key]
-        return found if floor is None else _widened(found, weight, floor)
+        if floor is None or not np.any(found.scale < floor):
+            return found
+        return self.round_weight(value.name or "", weight, _widened(found, weight, floor))
 
     def initializer(self, like: ir.Value, suffix: str, array: np.ndarray, option: Option | None = None) -> ir.Value:
         """Add an initialiser named after ``like`` to the graph that holds it."""
@@ -417,7 +428,7 @@ def tap_means(node: ir.Node, mean: np.ndarray, weight_shape: tuple[int, ...]) ->
         return np.broadcast_to(mean.reshape(-1, *[1] * len(kernel)), (mean.size, *kernel))
     strides = node.attributes.get_ints("strides") or [1] * len(kernel)
     dilations = node.attributes.get_ints("dilations") or [1] * len(kernel)
-    pads = _pads(node, mean.shape[1:], kernel, strides, dilations)
+    pads = paddings(node, mean.shape[1:], kernel, strides, dilations)
     padded = np.pad(mean, [(0, 0), *pads])
     outputs = [
         (size - dilation * (width - 1) - 1) // stride + 1
@@ -433,35 +444,12 @@ def tap_means(node: ir.Node, mean: np.ndarray, weight_shape: tuple[int, ...]) ->
     return taps
 
 
-def _pads(
-    node: ir.Node, sizes: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
-) -> list[tuple[int, int]]:
-    """Return the padding in front of and behind each axis."""
-    rank = len(kernel)
-    mode = node.attributes.get_string("auto_pad") or "NOTSET"
-    if mode.startswith("SAME"):
-        totals = [
-            max((-(-size // stride) - 1) * stride + dilation * (width - 1) + 1 - size, 0)
-            for size, width, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True)
-        ]
-        small = [total // 2 for total in totals]
-        pairs = [(few, total - few) for few, total in zip(small, totals, strict=True)]
-        return pairs if mode == "SAME_UPPER" else [(high, low) for low, high in pairs]
-    explicit = node.attributes.get_ints("pads") if mode == "NOTSET" else None
-    pads = list(explicit or [0] * (2 * rank))
-    return list(zip(pads[:rank], pads[rank:], strict=True))
-
-
 def _widened(quantised: QuantisedWeight, weight: np.ndarray, floor: np.ndarray) -> QuantisedWeight:
     """Raise scales to ``floor`` where they are below it, and round the weights of those channels again."""
-    if not np.any(quantised.scale < floor):
-        return quantised
     scale = np.maximum(quantised.scale, floor).astype(np.float32)
     axis = (quantised.axes or (0,))[0]
     shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
-    highest = (1 << (quantised.bits - 1)) - 1
-    lowest = -highest - (quantised.bits <= 4)
-    rounded = np.clip(np.rint(weight / scale.reshape(shape)), lowest, highest).astype(np.int8)
+    rounded = np.clip(np.rint(weight / scale.reshape(shape)), *code_limits(quantised.bits)).astype(np.int8)
     codes = np.where((quantised.scale < floor).reshape(shape), rounded, quantised.codes)
     return replace(quantised, codes=codes, scale=scale)
 

@@ -138,10 +138,7 @@ def quantise_weight(
     layout = _Layout.of(weight.shape, axes, block)
     rows = layout.rows(np.asarray(weight, np.float32))
     weigh = None if importance is None else layout.rows(np.broadcast_to(importance, weight.shape).astype(np.float32))
-    low = -(1 << (bits - 1)) if signed else 0
-    high = low + (1 << bits) - 1
-    if symmetric and (bits > 4 if narrow is None else narrow):
-        low += 1
+    low, high = code_limits(bits, signed=signed, symmetric=symmetric, narrow=narrow)
     codes = np.empty(rows.shape, np.int8 if signed else np.uint8)
     scale, zero_point = np.empty(len(rows), np.float32), np.empty(len(rows), np.float32)
     slab = max(1, min(_SLAB // max(1, rows.shape[1]), _SLAB // 256))
@@ -158,6 +155,22 @@ def quantise_weight(
         axes=axes,
         block=block,
     )
+
+
+def code_limits(
+    bits: int, *, signed: bool = True, symmetric: bool = True, narrow: bool | None = None
+) -> tuple[int, int]:
+    """Return the lowest and the highest code of a type; ``narrow`` as for ``quantise_weight``."""
+    low = -(1 << (bits - 1)) if signed else 0
+    high = low + (1 << bits) - 1
+    return low + (symmetric and (bits > 4 if narrow is None else narrow)), high
+
+
+def grid(q: QuantisedWeight) -> tuple[Single, Single]:
+    """Return the scale and the zero point of every single weight; both broadcast over the codes."""
+    layout = _Layout.of(q.codes.shape, q.axes, q.block)
+    zero_point = np.zeros(1) if q.zero_point is None else layout.spread(q.zero_point)
+    return layout.spread(q.scale), zero_point.astype(np.float32)
 
 
 def dequantise(q: QuantisedWeight) -> Single:

@@ -274,7 +274,9 @@ def test_a_success_leaves_the_export_and_its_plan_and_nothing_else(desk: Desk) -
 
 
 @pytest.mark.parametrize("option", ["w8a8", "w4a8", "w4"])
-@pytest.mark.parametrize("numbers", [None, Numbers("minmax", "minmax", bias_correction=False)])
+@pytest.mark.parametrize(
+    "numbers", [None, Numbers("minmax", "minmax", bias_correction=False), Numbers(rounding="gptq")]
+)
 def test_a_plan_applied_again_gives_the_same_bytes(option: str, numbers: Numbers | None, desk: Desk) -> None:
     first = desk.quantize(option=option, numbers=numbers)
     again = desk.quantize(plan=first.plan_path, output=desk.folder / "out" / "again.onnx")

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from onnxmpq.artifacts import FLOAT, Option, Plan
-from onnxmpq.calibrated import Numbers, corrected_inputs
+from onnxmpq.calibrated import ROUNDINGS, Numbers, Rounding, corrected_inputs
 from onnxmpq.compile import Result, quantize
 from onnxmpq.graph.layers import all_graphs, all_nodes
 from onnxmpq.lower import Quantised, lower, pair_key, tap_means
@@ -385,20 +385,21 @@ def test_taps_of_inputs_of_many_shapes_see_the_mean_of_their_channel() -> None:
     ("op", "option"),
     [("Conv", "w3a8"), ("Conv", "w3"), ("Gemm", "w3a8"), ("Gemm", "w3"), ("MatMul", "w3a8"), ("MatMul", "w3")],
 )
-def test_biases_take_up_what_rounding_shifts(op: str, option: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+def test_biases_take_up_what_rounding_shifts(op: str, option: str, rounding: Rounding, tmp_path: Path) -> None:
     model = layer_chain(op)
     feeds = [{name: np.abs(array) for name, array in feed.items()} for feed in feeds_for(model, 16)]
     path = tmp_path / "q.onnx"
     errors = []
     for correct in (False, True):
-        built(model, path, option, feeds=feeds, numbers=Numbers(bias_correction=correct))
+        built(model, path, option, feeds=feeds, numbers=Numbers(bias_correction=correct, rounding=rounding))
         sessions = [get_runtime("onnxruntime").session(m, mode="plain", outputs=["h"]) for m in (raw(model), path)]
         float_h, quantised_h = (np.concatenate([s.run(feed)["h"] for feed in feeds]) for s in sessions)
         axes = (0, 2, 3) if op == "Conv" else tuple(range(float_h.ndim - 1))
         shift = (quantised_h - float_h).mean(axes)
         errors.append((np.abs(shift).max(), ((quantised_h - float_h) ** 2).mean()))
     assert errors[1][0] < errors[0][0] / 10, "the mean of every channel of the first layer is put right"
-    assert errors[1][1] < errors[0][1] * 0.9
+    assert errors[1][1] < errors[0][1] * (0.9 if rounding == "nearest" else 1), "GPTQ shifts means less by itself"
 
 
 def raw(model: ir.Model) -> bytes:

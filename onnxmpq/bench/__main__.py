@@ -5,6 +5,8 @@ import click
 from onnxmpq.bench.accuracy import accuracy
 from onnxmpq.bench.deploy import deploy
 from onnxmpq.bench.measure import measure
+from onnxmpq.bench.rounding import rounding
+from onnxmpq.bench.solve import solve
 
 
 @click.group()
@@ -15,6 +17,8 @@ def main() -> None:
 main.add_command(deploy)
 main.add_command(accuracy)
 main.add_command(measure)
+main.add_command(rounding)
+main.add_command(solve)
 
 if __name__ == "__main__":
     main(prog_name="python -m onnxmpq.bench")

@@ -98,6 +98,7 @@ def measure_command(
             progress=report,
         ) as engine:
             forecast = engine.cost(engine.variants(wanted)) if dry_run else None
+            notes = engine.notes
             kept = (engine.samples, engine.batch, len(engine.cuts.segments))
             if not dry_run:
                 table = engine.table(wanted)
@@ -111,7 +112,7 @@ def measure_command(
     if as_json:
         show.as_json(table.to_json())
     else:
-        _shown(table, output)
+        _shown(table, output, notes)
 
 
 def _ahead(executor: str) -> int:
@@ -160,8 +161,8 @@ def _forecast(cost: Cost, samples: int, batch: int, segments: int, *, as_json: b
     )
 
 
-def _shown(table: Table, output: Path | None) -> None:
-    """Print the variants that cost most."""
+def _shown(table: Table, output: Path | None, notes: tuple[str, ...]) -> None:
+    """Print the variants that cost most, and what was noticed on the way."""
     grid = Grid(title=f"loss {table.loss_name}, {table.samples} samples", title_justify="left", box=box.SIMPLE_HEAD)
     grid.add_column("unit", overflow="fold")
     for column in ("option", "loss", "± se", "SQNR dB", "local error"):
@@ -181,3 +182,5 @@ def _shown(table: Table, output: Path | None) -> None:
         + f", {runs:.1f} full-run equivalents in {seconds:.1f} s"
         + (f". Table: {escape(str(output))}" if output else ". Keep it with -o table.json.")
     )
+    for note in notes:
+        show.out.print(f"[yellow]note[/]  {escape(note)}", soft_wrap=True)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from onnxmpq.artifacts import Plan
-from onnxmpq.calibrated import Numbers
+from onnxmpq.calibrated import ROUNDINGS, Numbers, Rounding
 from onnxmpq.ranges import Method
 from onnxmpq.weights import Method as WeightMethod
 
@@ -40,10 +40,19 @@ def numbers_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def with_numbers(
-        ranges: Method | None, weight_ranges: WeightMethod | None, bias_correction: bool | None, **rest: Any
+        ranges: Method | None,
+        weight_ranges: WeightMethod | None,
+        rounding: Rounding | None,
+        bias_correction: bool | None,
+        **rest: Any,
     ) -> Any:
         found = Plan.read(rest["plan"]) if rest.get("plan") else None
-        given = {"activations": ranges, "weights": weight_ranges, "bias_correction": bias_correction}
+        given = {
+            "activations": ranges,
+            "weights": weight_ranges,
+            "bias_correction": bias_correction,
+            "rounding": rounding,
+        }
         told = {key: str(value) for key, value in given.items() if value is not None}
         numbers = Numbers.of({**(found.ranges if found else {}), **told})
         return command(numbers=numbers, **rest | ({"plan": found} if "plan" in rest else {}))
@@ -60,6 +69,12 @@ def numbers_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--weight-ranges",
                 type=click.Choice(["mse", "minmax"]),
                 help="How the scales of weights are chosen.  [default: as the plan says, else mse]",
+            ),
+            click.option(
+                "--rounding",
+                type=click.Choice(ROUNDINGS),
+                help="How weights are rounded to codes: gptq lets later weights make up for earlier ones, judged on "
+                "the samples.  [default: as the plan says, else nearest]",
             ),
             click.option(
                 "--bias-correction/--no-bias-correction",

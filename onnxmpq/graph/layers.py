@@ -6,7 +6,7 @@ MatMul                                              a product of two activations
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
@@ -85,6 +85,25 @@ def plain_product(node: ir.Node) -> bool:
     scaled = any(node.attributes.get_float(name, 1.0) != 1.0 for name in ("alpha", "beta"))
     transposed = node.attributes.get_int("transA", 0) != 0
     return node.op_type != "Gemm" or not (scaled or transposed)
+
+
+def paddings(
+    node: ir.Node, sizes: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> list[tuple[int, int]]:
+    """Return the padding of a convolution in front of and behind each axis."""
+    rank = len(kernel)
+    mode = node.attributes.get_string("auto_pad") or "NOTSET"
+    if mode.startswith("SAME"):
+        totals = [
+            max((-(-size // stride) - 1) * stride + dilation * (width - 1) + 1 - size, 0)
+            for size, width, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True)
+        ]
+        small = [total // 2 for total in totals]
+        pairs = [(few, total - few) for few, total in zip(small, totals, strict=True)]
+        return pairs if mode == "SAME_UPPER" else [(high, low) for low, high in pairs]
+    explicit = node.attributes.get_ints("pads") if mode == "NOTSET" else None
+    pads = list(explicit or [0] * (2 * rank))
+    return list(zip(pads[:rank], pads[rank:], strict=True))
 
 
 def find_layers(model: ir.Model) -> tuple[Layer, ...]:

@@ -30,11 +30,12 @@ import onnx_ir as ir
 from onnxmpq import __version__
 from onnxmpq.artifacts import FLOAT, Option, Plan, container_bits
 from onnxmpq.build import Builder, Prepared, Progress
-from onnxmpq.calibrated import Calibrated, Numbers
+from onnxmpq.calibrated import Calibrated, Needs, Numbers
 from onnxmpq.errors import InputError, InternalError
 from onnxmpq.executors import InlineExecutor, run_jobs
 from onnxmpq.graph.opset import raise_opset
 from onnxmpq.graph.save import save
+from onnxmpq.hessians import TOGETHER_BYTES
 from onnxmpq.measure.chain import RECENT_BYTES
 from onnxmpq.measure.heads import find_heads
 from onnxmpq.measure.losses import Loss, LossFunction, mean_and_error
@@ -53,6 +54,7 @@ from onnxmpq.measure.worker import (
     TraceJob,
     as_choices,
     forget_bench,
+    rounded,
     run_job,
 )
 from onnxmpq.ranges import Ranges
@@ -68,6 +70,9 @@ _REBUILD_S = 0.04  # lowering, cutting and loading what a variant changes
 _JOB_S = 5e-4  # keeping a result
 _OVERHEAD_BYTES = 300_000_000
 """What a process takes before any model is loaded: Python, the libraries, the runtime."""
+
+_ROUNDING_BYTES = 60
+"""What rounding takes for each number of a Hessian, at its height."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,12 +185,23 @@ class Engine:
             raise InternalError("The engine has no store yet.")
         return self._store
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the results should know: weights that are not rounded as they should be."""
+        widest = {unit.name: max(unit.options) for unit in self.space.units}
+        return self.builder.calibrated.notes(Plan(self.space.target, "", widest))
+
     # ---- results -------------------------------------------------------------------------------------------------
 
-    def table(self, options: Sequence[Option], centre: Mapping[str, Option] | None = None) -> Table:
-        """Measure every unit at each of ``options`` that it has, alone, around ``centre`` (float by default)."""
+    def table(
+        self,
+        options: Sequence[Option],
+        centre: Mapping[str, Option] | None = None,
+        variants: Sequence[Variant] | None = None,
+    ) -> Table:
+        """Measure every unit at each of ``options`` that it has, or just ``variants``, alone, around ``centre``."""
         centre = {unit: option for unit, option in (centre or {}).items() if option != FLOAT}
-        variants = self.variants(options, centre)
+        variants = self.variants(options, centre) if variants is None else tuple(variants)
         if not variants:
             raise InputError("No unit has any of these options on this target. `onnxmpq inspect` lists what there is.")
         held = as_choices(centre)
@@ -332,6 +348,7 @@ class Engine:
         """Run the jobs that the store does not have; each result is in the store before the next is looked at."""
         missing = set(self.store.missing(key(job) for job in jobs))
         todo = [job for job in jobs if key(job) in missing]
+        self._count_hessians(todo)
         done, total, last = len(jobs) - len(todo), len(jobs), time.perf_counter()
         self.progress(what, done, total)
 
@@ -344,6 +361,18 @@ class Engine:
             self.progress(what, done, total)
 
         run_jobs(partial(run_job, self.recipe), todo, self.executor, on_result=keep, ahead=self.ahead)
+
+    def _count_hessians(self, jobs: Sequence[Job]) -> None:
+        """Count the Hessians that jobs need and no earlier one needed: results that the store has need none."""
+        weighted = {
+            unit: Option.parse(option)
+            for choices in {choices for job in jobs for choices in rounded(job)}
+            for unit, option in choices
+            if Option.parse(option).weight_bits
+        }
+        plan = Plan(self.space.target, "", weighted)
+        room = min(TOGETHER_BYTES, self.settings.memory // 8)
+        self.builder.count_hessians(self.builder.calibrated.missing_hessians(plan), room)
 
     def result(self, job: Job) -> Results:
         """Return what the store has for a job, measured again if it was damaged."""
@@ -408,9 +437,9 @@ class Engine:
         tensors: set[str] = set()
         channels: dict[str, int] = {}
         for plan in _covering_plans(self.space.target, self.space.units):
-            more, means = calibrated.needs(plan)
-            tensors, channels = tensors | more, channels | means
-        self.builder.calibrate(tensors, channels)
+            needs = calibrated.needs(plan)
+            tensors, channels = tensors | needs.tensors, channels | needs.means
+        self.builder.calibrate(Needs(tensors, channels, {}))
         save(self.model, self.folder / "model.onnx")
         ranges = Ranges(calibrated.stats, len(self.builder.samples), calibrated.means)
         (self.folder / "ranges.json").write_text(ranges.to_json(), encoding="utf-8")
@@ -420,7 +449,8 @@ class Engine:
         weights = self._weight_bytes()
         crossing = sum(segment.live_bytes for segment in self.cuts.segments)
         widest = max((segment.live_bytes for segment in self.cuts.segments), default=0)
-        return _OVERHEAD_BYTES + 4 * weights + batch * (3 * crossing + 16 * widest)
+        rounding = _ROUNDING_BYTES * self.builder.calibrated.largest_hessian()
+        return _OVERHEAD_BYTES + 4 * weights + rounding + batch * (3 * crossing + 16 * widest)
 
     def _weight_bytes(self) -> int:
         constants = (value.const_value for value in self.model.graph.initializers.values())

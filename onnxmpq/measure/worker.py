@@ -4,7 +4,7 @@ A job is a small value; everything else it needs lies in a folder that all worke
 same job gives the same bits in any worker.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from onnxmpq.artifacts import FLOAT, Option
 from onnxmpq.calibrated import Calibrated, Numbers
+from onnxmpq.hessians import Hessians
 from onnxmpq.measure.chain import Arrays, Chain, local_error, merged_with
 from onnxmpq.measure.losses import Array, Head, Loss, LossFunction, log_softmax
 from onnxmpq.measure.segments import Piece, first_change
@@ -106,6 +107,23 @@ def run_job(recipe: Recipe, job: Job) -> Results:
             return bench.trace(job)
 
 
+def rounded(job: Job) -> Iterator[tuple[Choice, ...]]:
+    """Yield choices that together name every unit whose weights a job rounds."""
+    match job:
+        case CentreJob():
+            yield job.centre
+        case ResponseJob():
+            yield job.centre
+            yield (job.variant,)
+        case PairsJob():
+            yield job.centre
+            yield (job.variant, *job.others)
+        case PlanJob():
+            yield job.plan
+        case TraceJob():
+            return
+
+
 def choices(pairs: tuple[Choice, ...]) -> dict[str, Option]:
     """Read choices from the form that jobs carry."""
     return {unit: Option.parse(option) for unit, option in pairs}
@@ -131,7 +149,14 @@ class Bench:
         ranges = Ranges.from_json((self.folder / "ranges.json").read_text(encoding="utf-8"))
         space = make_space(model, target)
         calibrated = Calibrated(
-            model, space, target, recipe.numbers, dict(ranges.tensors), dict(ranges.means), memory={}
+            model,
+            space,
+            target,
+            recipe.numbers,
+            dict(ranges.tensors),
+            dict(ranges.means),
+            memory={},
+            hessians=Hessians(self.folder / "hessians"),
         )
         self.chain = Chain(calibrated, get_runtime("onnxruntime"), recipe.threads)
         self._batch: tuple[object, _Batch] | None = None

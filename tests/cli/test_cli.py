@@ -152,8 +152,17 @@ def test_apply_repeats_a_plan_with_its_ranges(desk: Path) -> None:
     first, again, third, other = ((desk / f"{name}.onnx").read_bytes() for name in ("q", "again", "third", "other"))
     assert first == again == third != other
     assert Plan.read(desk / "other.plan.json").ranges == (
-        {"activations": "minmax", "weights": "minmax", "bias_correction": "True"}
+        {"activations": "minmax", "weights": "minmax", "bias_correction": "True", "rounding": "nearest"}
     )
+
+
+def test_rounding_is_written_to_the_plan_and_read_from_it(desk: Path) -> None:
+    quantised("--option", "w4a8", "--rounding", "gptq")
+    assert Plan.read(desk / "q.plan.json").ranges["rounding"] == "gptq"
+    run("apply", "m.onnx", "q.plan.json", "-c", "s.npz", "-o", "again.onnx")
+    run("apply", "m.onnx", "q.plan.json", "-c", "s.npz", "-o", "other.onnx", "--rounding", "nearest")
+    first, again, other = ((desk / f"{name}.onnx").read_bytes() for name in ("q", "again", "other"))
+    assert first == again != other
 
 
 def test_verify_shows_every_check(desk: Path) -> None:

@@ -14,8 +14,8 @@ import onnx_ir as ir
 import pytest
 
 from onnxmpq.artifacts import FLOAT, Option, Plan
-from onnxmpq.calibrated import Calibrated
-from onnxmpq.compile import prepare
+from onnxmpq.calibrated import ROUNDINGS, Calibrated, Numbers
+from onnxmpq.compile import prepare, quantize
 from onnxmpq.errors import InputError
 from onnxmpq.executors import open_executor
 from onnxmpq.measure.engine import Engine, _relative_error
@@ -57,7 +57,9 @@ class Whole:
     def __init__(self, engine: Engine) -> None:
         known, target = engine.builder.calibrated, replace(engine.target, islands=False)
         space = make_space(engine.model, target)
-        self.calibrated = Calibrated(engine.model, space, target, known.numbers, known.stats, known.means, memory={})
+        self.calibrated = Calibrated(
+            engine.model, space, target, known.numbers, known.stats, known.means, memory={}, hessians=known.hessians
+        )
         self.engine, self.feeds = engine, list(engine.builder.samples)
         self.reference = self.outputs({})
         labels = engine.builder.samples.labels
@@ -189,6 +191,60 @@ def test_losses_of_plans_are_those_of_whole_models(name: str) -> None:
             values = whole.values(plan)
             assert found.value == pytest.approx(values.mean(), rel=1e-3)
             assert found.error == pytest.approx(values.std(ddof=1) / np.sqrt(3), rel=1e-2)
+
+
+# ---- weights rounded to the data ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_losses_with_gptq_are_those_of_the_exported_file(name: str, tmp_path: Path) -> None:
+    feeds, numbers = digits(6), Numbers(rounding="gptq")
+    with engine_of(name, feeds, target="generic", numbers=numbers, batch=4) as engine:
+        assert not (engine.folder / "hessians").exists(), "Hessians are counted when a job needs them"
+        plans = [plan_of(engine, seed, (Option(3, 8), Option(4, 8), Option(4))) for seed in range(3)]
+        whole = Whole(engine)
+        for number, (choices, found) in enumerate(zip(plans, engine.losses(plans), strict=True)):
+            plan = Plan("generic", "", choices)
+            path = tmp_path / f"{number}.onnx"
+            given = str(MODELS / f"{name}.onnx")
+            quantize(given, feeds, output=path, target="generic", plan=plan, numbers=numbers, speed_budget_s=0.0)
+            session = get_runtime("onnxruntime").session(path, mode="literal")
+            heads = engine.recipe.heads
+            outputs = [np.concatenate([h.features(session.run(f)[h.name], 1) for h in heads], axis=1) for f in feeds]
+            assert found.value == pytest.approx(whole.loss.values(np.concatenate(outputs)).mean(), rel=1e-3)
+            assert found.value == pytest.approx(whole.values(choices).mean(), rel=1e-3)
+
+
+def test_gptq_is_measured_and_nearest_costs_more() -> None:
+    losses = []
+    for rounding in ROUNDINGS:
+        numbers = Numbers(rounding=rounding)
+        with engine_of("digits_cnn", digits(32), target="generic", numbers=numbers) as engine:
+            assert engine.notes == ()
+            losses.append(engine.table((Option(3, 8),)).loss)
+    assert losses[1].sum() < 0.7 * losses[0].sum()
+
+
+def test_executors_round_alike_and_what_is_stored_is_not_counted_again(tmp_path: Path) -> None:
+    numbers, tables, told = Numbers(rounding="gptq"), [], []
+    for spec, store in (("inline", None), ("processes:2", tmp_path / "r.store"), ("inline", tmp_path / "r.store")):
+        seen: set[str] = set()
+        told.append(seen)
+        with (
+            open_executor(spec) as executor,
+            engine_of(
+                "digits_cnn",
+                digits(6),
+                batch=3,
+                executor=executor,
+                numbers=numbers,
+                store=store,
+                progress=lambda what, _done, _of, seen=seen: seen.add(what),
+            ) as engine,
+        ):
+            tables.append(replace(engine.table((Option(4, 8),)), cost={}).to_json())
+    assert tables[0] == tables[1] == tables[2]
+    assert ["count Hessians" in seen for seen in told] == [True, True, False]
 
 
 # ---- the quadratic part ----------------------------------------------------------------------------------------------

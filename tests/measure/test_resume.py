@@ -209,6 +209,7 @@ def test_nothing_runs_again_where_all_is_there(tmp_path: Path) -> None:
         ("other samples", {"data": {"image": digits(3)["image"] * np.float32(1.01)}}),
         ("other samples", {"data": digits(4)}),
         ("other ranges", {"numbers": Numbers(activations="minmax")}),
+        ("other ranges", {"numbers": Numbers(rounding="gptq")}),
         ("another target", {"target": "openvino"}),
         ("another loss", {"settings": Settings(loss="power")}),
         ("another batch size", {"settings": Settings(batch=2)}),
