@@ -5,14 +5,14 @@ every node and value named, types and shapes filled in. Names, types and order o
 the numbers that come out, but for the rounding of folded arithmetic.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from onnxmpq.graph.load import Source
-from onnxmpq.passkit import PassRecord
-from onnxmpq.registry import pipeline
+from onnxmpq.passkit import PassRecord, Pipeline
+from onnxmpq.registry import make_pass, pipeline
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,14 @@ class Normal:
     records: tuple[PassRecord, ...]
 
 
-def normalise(source: Source, progress: Callable[[str], None] | None = None) -> Normal:
-    """Normalise a copy of the model, which shares its weights; the source stays as it is."""
+def normalise(
+    source: Source, progress: Callable[[str], None] | None = None, extra_passes: Sequence[str] = ()
+) -> Normal:
+    """Normalise a copy of the model, which shares its weights; the source stays as it is.
+
+    ``extra_passes`` names passes that see the normalised model; what they leave is normalised again.
+    """
+    usual = pipeline("normalise").passes
+    extra = tuple(make_pass(name) for name in extra_passes)
     model = source.model.clone()
-    return Normal(model, source.sha256, pipeline("normalise").run(model, progress))
+    return Normal(model, source.sha256, Pipeline((*usual, *extra, *usual) if extra else usual).run(model, progress))

@@ -52,6 +52,20 @@ def test_the_source_stays_as_it_is() -> None:
     assert normal.source_sha256 == source.sha256 == load(source.model).sha256
 
 
+def test_extra_passes_see_the_normal_form_and_leave_it() -> None:
+    source = load(model())
+    normal = normalise(source, extra_passes=["equalise-layers"])
+    found = {record.spec: record.modified for record in normal.records[: len(normal.records) // 2 + 1]}
+    assert found["equalise-layers"]
+    again = normal.records[len(normal.records) // 2 + 1 :]
+    assert [record.spec for record in again] == [record.spec for record in normalise(source).records]
+    assert operators(normal.model) == operators(normalise(source).model)
+    feeds, expected = run(normalise(source).model)
+    np.testing.assert_array_equal(run(normal.model, feeds)[1][0], expected[0])
+    with pytest.raises(InputError, match="There is no pass 'equalize'"):
+        normalise(source, extra_passes=["equalize"])
+
+
 def test_records_and_progress_name_every_pass() -> None:
     told: list[str] = []
     normal = normalise(load(model()), progress=told.append)

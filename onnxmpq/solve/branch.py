@@ -146,7 +146,9 @@ class Tree:
             previous, bound = bound, max(bound, result.value)
             step.multipliers, step.prices = result.multipliers, result.prices
             if root and stage == 0:
-                self.first_state, self.first_bound = state, result.value
+                # A state of fewer options does not fit where the next problem of a front begins.
+                self.first_state = state if reduced.options == self.root.options else None
+                self.first_bound = result.value
                 self.improve(reduced, shares, 60, 300 + 3 * reduced.units)
             else:
                 self.improve(reduced, shares, 2, 0)

@@ -51,7 +51,7 @@ def solve_front(
         found[limit] = solution
         left -= solution.seconds
         if solution.status != "infeasible":
-            start, state = solution.choices, run.state
+            start, state = solution.choices, run.state or state
     points = dict(zip(order, _monotone([found[limit] for limit in order], gap), strict=True))
     return tuple(points[limit] for limit in limits)
 

@@ -54,6 +54,24 @@ def refine(
     return _Descent(whole.reduced, whole.members, loss, problem, near).run(picked, expired, whole.choices)
 
 
+def neighbours(
+    problem: Problem,
+    loss: Loss,
+    choices: Sequence[int],
+    count: int,
+    *,
+    near: Sequence[Sequence[int]] | None = None,
+) -> list[tuple[tuple[int, ...], float]]:
+    """Return the plans one flip or one exchange away that keep the rules, those of the least loss, the best first."""
+    whole = merged(problem)
+    picked = whole.picked(tuple(choices))
+    if picked is None:
+        raise ValueError("The choices do not keep the groups, or pick what is forbidden.")
+    descent = _Descent(whole.reduced, whole.members, loss, problem, near)
+    found = descent.neighbours(picked, count)
+    return [(whole.choices(plan), value) for plan, value in found]
+
+
 class _Descent:
     """One descent: the merged problem, the loss, and where it stands."""
 
@@ -83,6 +101,35 @@ class _Descent:
         while not expired() and (self._flip() or self._exchange()):
             pass
         return choices(self.picked), self.value
+
+    def neighbours(self, picked: Integers, count: int) -> list[tuple[Integers, float]]:
+        """Return the best plans one or two moves away."""
+        self.picked = picked.copy()
+        self.value = self.loss.start(self._entries(picked))
+        options = self._candidates()
+        if not len(options):
+            return []
+        found: dict[tuple[int, ...], float] = {}
+        losses, fits = self._losses(options), self._fits(options)
+        for option, value in zip(options[fits], losses[fits], strict=True):
+            found[self._with((int(option),))] = float(value)
+        for first in self._firsts(options, losses):
+            back = int(self.picked[self.owner[first]])
+            self._make(first)
+            seconds = self._candidates()
+            seconds = seconds[self.owner[seconds] != self.owner[first]]
+            seconds = seconds[self._fits(seconds)]
+            for second, value in zip(seconds, self._losses(seconds), strict=True):
+                found[self._with((int(second),))] = float(value)
+            self._make(back)
+        ranked = sorted(found.items(), key=lambda item: (item[1], item[0]))[:count]
+        return [(np.array(plan, dtype=np.int64), value) for plan, value in ranked]
+
+    def _with(self, moves: Sequence[int]) -> tuple[int, ...]:
+        changed = self.picked.copy()
+        for option in moves:
+            changed[self.owner[option]] = option
+        return tuple(changed.tolist())
 
     def _entries(self, picked: Integers) -> Integers:
         return np.array(sorted(entry for option in picked for entry in self.members[option]), dtype=np.int64)
@@ -124,14 +171,16 @@ class _Descent:
         if not len(options):
             return False
         losses = self._losses(options)
+        return any(self._completed(first) for first in self._firsts(options, losses))
+
+    def _firsts(self, options: Integers, losses: np.ndarray) -> list[int]:
+        """Return the flips that make room, those that cost least for it first."""
         rows, scales = self.reduced.rows, self.reduced.row_scales[:, None]
         freed = -((rows[:, options] - rows[:, self.picked[self.owner[options]]]) / scales).sum(0)
         makes_room = freed > 0
         price = np.where(makes_room, (losses - self.value) / np.where(makes_room, freed, 1.0), np.inf)
-        for first in np.argsort(price, kind="stable")[: min(FIRST, int(makes_room.sum()))]:
-            if self._completed(int(options[first])):
-                return True
-        return False
+        order = np.argsort(price, kind="stable")[: min(FIRST, int(makes_room.sum()))]
+        return [int(option) for option in options[order]]
 
     def _completed(self, first: int) -> bool:
         """Make a flip, and the best that follows it if both together help; else undo it."""

@@ -3,6 +3,7 @@
 from onnxmpq.passkit import Pass
 from onnxmpq_passes.convert_opset import ConvertOpset
 from onnxmpq_passes.drop_initializer_inputs import DropInitializerInputs
+from onnxmpq_passes.equalise_layers import EqualiseLayers
 from onnxmpq_passes.fold_batch_norm import FoldBatchNorm
 from onnxmpq_passes.fold_constants import FoldConstants
 from onnxmpq_passes.hoist_gather import HoistGather
@@ -17,6 +18,7 @@ from onnxmpq_passes.remove_identity import RemoveIdentity
 PASSES: tuple[type[Pass], ...] = (
     ConvertOpset,
     DropInitializerInputs,
+    EqualiseLayers,
     FoldBatchNorm,
     FoldConstants,
     HoistGather,
@@ -33,6 +35,7 @@ __all__ = [
     "PASSES",
     "ConvertOpset",
     "DropInitializerInputs",
+    "EqualiseLayers",
     "FoldBatchNorm",
     "FoldConstants",
     "HoistGather",
