@@ -4,7 +4,8 @@
 >>> str(onnxmpq.Option.parse("w4a8"))
 'w4a8'
 
-``quantize`` goes the whole way from a model and samples to a verified file; ``inspect`` shows what could be quantised.
+``quantize`` goes the whole way from a model and samples to a verified file, ``pareto`` to a front of plans over one
+budget; ``inspect`` shows what could be quantised.
 Names are loaded when they are first used, so that the import is fast.
 """
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from onnxmpq.calibrated import Numbers
     from onnxmpq.compile import Result, inspect, quantize
     from onnxmpq.errors import InfeasibleError, InputError, InternalError, OnnxmpqError, VerifyError
+    from onnxmpq.front import Front, pareto
+    from onnxmpq.registry import method
     from onnxmpq.target import Target, target
 
 __version__ = "0.1.0"
@@ -25,10 +28,13 @@ _HOMES = {
     "calibrated": ("Numbers",),
     "compile": ("Result", "inspect", "quantize"),
     "errors": ("InfeasibleError", "InputError", "InternalError", "OnnxmpqError", "VerifyError"),
+    "front": ("Front", "pareto"),
+    "registry": ("method",),
     "target": ("Target", "target"),
 }
 
 __all__ = [
+    "Front",
     "InfeasibleError",
     "InputError",
     "InternalError",
@@ -43,6 +49,8 @@ __all__ = [
     "VerifyError",
     "__version__",
     "inspect",
+    "method",
+    "pareto",
     "quantize",
     "target",
 ]

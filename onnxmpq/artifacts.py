@@ -161,7 +161,7 @@ class Space:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One option per unit; units that are not named stay float."""
+    """One option per unit; units that are not named stay float. ``passes`` ran on the model besides the usual ones."""
 
     schema: ClassVar[int] = 1
     target: str
@@ -169,6 +169,7 @@ class Plan:
     choices: Mapping[str, Option]
     model_sha256: str = ""
     ranges: Mapping[str, str] = field(default_factory=dict)
+    passes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as plain JSON data."""
@@ -178,6 +179,7 @@ class Plan:
             "method": self.method,
             "model_sha256": self.model_sha256,
             "ranges": dict(self.ranges),
+            "passes": list(self.passes),
             "choices": {unit: str(option) for unit, option in self.choices.items()},
         }
 
@@ -208,18 +210,35 @@ class Plan:
             choices=choices,
             model_sha256=str(data.get("model_sha256", "")),
             ranges={k: str(v) for k, v in ranges.items()},
+            passes=tuple(map(str, data.get("passes", ()))),
         )
 
     @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read a plan from a JSON file."""
+    def read(cls, path: Path, point: int | None = None) -> Self:
+        """Read a plan from a JSON file, or one ``point`` of a front, counted from 1."""
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise InputError(f"The plan '{path}' cannot be read: {error.strerror}.") from error
         except ValueError as error:
             raise InputError(f"The plan '{path}' is not JSON: {error}.") from error
-        return cls.from_json(data, str(path))
+        return cls.from_json(_point(data, point, path), str(path))
+
+
+def _point(data: Any, point: int | None, path: Path) -> Any:
+    """Return the plan of a point of a front; what is no front is returned as it is."""
+    points = data.get("points") if isinstance(data, dict) else None
+    if not isinstance(points, list):
+        if point is not None:
+            raise InputError(f"'{path}' is one plan and no front: leave --point out.")
+        return data
+    if point is None or not 1 <= point <= len(points):
+        asked = "" if point is None else f", and none of them is {point}"
+        raise InputError(
+            f"'{path}' is a front of {len(points)} plans{asked}: choose one with --point 1 to {len(points)}."
+        )
+    chosen = points[point - 1]
+    return chosen.get("plan") if isinstance(chosen, dict) else None
 
 
 @dataclass(frozen=True, slots=True)

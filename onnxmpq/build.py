@@ -5,7 +5,7 @@ Several plans of one model share the float model, its samples and its calibratio
 
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -42,6 +42,7 @@ class Prepared:
     target: Target
     space: Space
     target_name: str = ""
+    passes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,24 @@ class Builder:
             progress=self.progress,
         )
         return Export(plan, path, verdict)
+
+    def written(self, plan: Plan, name: str) -> Path:
+        """Lower a plan and write it as ``name`` into a folder of its own."""
+        path = Path(tempfile.mkdtemp(dir=self.folder)) / name
+        model = self.lowered(plan).model
+        forget_inferred(model, self.prepared.source.model)
+        save(model, path)
+        return path
+
+    def size(self, plan: Plan) -> int:
+        """Return the bytes of the file that a plan leads to: the same whatever scales and codes weights get."""
+        known = self.calibrated
+        quick = replace(known, numbers=replace(known.numbers, weights="minmax", rounding="nearest"))
+        self.calibrate(quick.needs(plan))
+        model = quick.lower(plan).model
+        forget_inferred(model, self.prepared.source.model)
+        with tempfile.TemporaryDirectory(dir=self.folder) as place:
+            return save(model, Path(place) / "sized.onnx")
 
     def lowered(self, plan: Plan) -> Quantised:
         """Lower a plan, after calibrating what it needs and is not known yet."""

@@ -3,9 +3,9 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,21 +13,28 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from onnxmpq.artifacts import FLOAT, Option, Plan, Space, Verdict
+from onnxmpq.artifacts import FLOAT, Option, Plan, Space, Verdict, parse_options
+from onnxmpq.budgets import Limit, parse_limits
 from onnxmpq.build import Builder, Export, Prepared, Progress
 from onnxmpq.calibrated import Numbers
+from onnxmpq.constraints import Constraints
 from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.graph.load import load
 from onnxmpq.measure.settings import Settings
 from onnxmpq.measure.table import Table
+from onnxmpq.methods.decide import Decision
+from onnxmpq.methods.decide import to_json as decision_json
+from onnxmpq.methods.study import Method, check_effort
 from onnxmpq.methods.uniform import nearest, uniform
 from onnxmpq.normalise import normalise
+from onnxmpq.registry import method as find_method
 from onnxmpq.runtime import get_runtime
-from onnxmpq.samples import Data
+from onnxmpq.samples import Data, Samples
+from onnxmpq.search import OPTIONS, Search, Wish
 from onnxmpq.space import make_space
 from onnxmpq.target import Target
 from onnxmpq.target import target as find_target
-from onnxmpq.verify import SLOWER_THAN_FLOAT, Accuracy, accuracy, file_bytes
+from onnxmpq.verify import SLOWER_THAN_FLOAT, Accuracy, accuracy, fall, file_bytes
 
 Model = str | os.PathLike[str] | onnx.ModelProto | ir.Model
 
@@ -45,6 +52,7 @@ class Result:
     float_file_bytes: int
     file_bytes: int
     notes: tuple[str, ...]
+    decision: Decision | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as plain JSON data."""
@@ -58,6 +66,7 @@ class Result:
             "accuracy": asdict(self.accuracy) if self.accuracy else None,
             "verdict": self.verdict.to_json(),
             "notes": list(self.notes),
+            "decision": decision_json(self.decision) if self.decision else None,
         }
 
 
@@ -65,14 +74,19 @@ def silent(_what: str, _done: int, _of: int) -> None:
     """Show no progress."""
 
 
-def prepare(model: Model, target: str, progress: Progress = silent) -> Prepared:
+def prepare(
+    model: Model, target: str, progress: Progress = silent, *, extra_passes: Sequence[str] = ()
+) -> Prepared:
     """Load and normalise a model and find its space on a target."""
     found = find_target(target)
     progress("load", 0, 0)
     source = load(Path(model) if isinstance(model, str | os.PathLike) else model)
-    normal = normalise(source, progress=lambda name: progress(f"normalise: {name}", 0, 0))
+    normal = normalise(
+        source, progress=lambda name: progress(f"normalise: {name}", 0, 0), extra_passes=tuple(extra_passes)
+    )
     _check_limits(normal.model, found)
-    return Prepared(source, normal.model, found, make_space(normal.model, found), target)
+    space = make_space(normal.model, found)
+    return Prepared(source, normal.model, found, space, target, tuple(extra_passes))
 
 
 def inspect(model: Model, target: str = "ort-cpu", progress: Progress = silent) -> Space:
@@ -89,6 +103,7 @@ def measure(
     centre: Plan | str | os.PathLike[str] | None = None,
     pairs: bool = False,
     numbers: Numbers | None = None,
+    extra_passes: Sequence[str] = (),
     settings: Settings | None = None,
     store: str | os.PathLike[str] | None = None,
     executor: Executor | None = None,
@@ -103,9 +118,9 @@ def measure(
     from onnxmpq.measure.engine import Engine
 
     found = [option if isinstance(option, Option) else Option.parse(option) for option in options]
-    prepared = prepare(model, target, progress)
+    prepared = prepare(model, target, progress, extra_passes=extra_passes)
     given = centre if isinstance(centre, Plan) or centre is None else Plan.read(Path(centre))
-    choices = _checked_plan(given, prepared).choices if given else {}
+    choices = checked_plan(given, prepared).choices if given else {}
     with Engine(
         prepared,
         calibration,
@@ -126,10 +141,22 @@ def quantize(
     *,
     output: str | os.PathLike[str],
     target: str = "ort-cpu",
-    method: str = "uniform",
+    method: str | Method | None = None,
     option: str | Option = "w8a8",
+    budget: Mapping[str, object] | Sequence[str] = (),
+    options: Sequence[str | Option] = OPTIONS,
+    keep: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    ties: Sequence[str] = (),
+    effort: str = "default",
+    seed: int = 0,
+    settings: Settings | None = None,
+    store: str | os.PathLike[str] | None = None,
+    executor: Executor | None = None,
+    ahead: int = 8,
     plan: Plan | str | os.PathLike[str] | None = None,
     numbers: Numbers | None = None,
+    extra_passes: Sequence[str] = (),
     evaluation: Data | None = None,
     overwrite: bool = False,
     allow_slower: bool = False,
@@ -139,25 +166,55 @@ def quantize(
 ) -> Result:
     """Quantise a model for a target, write it to ``output`` and prove what it does.
 
-    With ``plan`` that plan is applied as it is, and so are its ranges where no ``numbers`` are given; otherwise
-    ``method`` makes one, and unless ``allow_slower`` it gives way to the same weights on float kernels where its
-    integer kernels run slower than float. Nothing is left behind when anything fails: InputError is for what the
-    caller can mend, VerifyError for an export that does not hold.
+    With ``plan`` that plan is applied as it is, and so are its ranges where no ``numbers`` are given. With ``budget``
+    (``{"size": "30%"}``, ``["bops=25%", "drop=1%"]``) ``method`` (``gram`` unless named) searches a plan among
+    ``options`` and the uniform ones, decided on measured loss; ``keep``, ``exclude`` and ``ties`` are decisions by
+    hand, and weights are rounded by GPTQ unless ``numbers`` say otherwise. Without either every unit gets ``option``.
+
+    Unless ``allow_slower`` a plan gives way to the same weights on float kernels where its integer kernels run slower
+    than float. Nothing is left behind when anything fails: InputError is for what the caller can mend,
+    InfeasibleError for budgets that nothing meets, VerifyError for an export that does not hold.
     """
     path = _checked_output(Path(output), overwrite)
-    if method != "uniform":
-        raise InputError(f"There is no method '{method}'. Known: uniform.")
+    limits = parse_limits(budget)
     given = plan if isinstance(plan, Plan) or plan is None else Plan.read(Path(plan))
+    wish: Wish | None = None
+    if given is None and (limits or method not in (None, "uniform")):
+        wish = Wish(
+            find_method(method or "gram") if isinstance(method, str | None) else method,
+            parsed(options),
+            Constraints(tuple(keep), tuple(exclude), tuple(ties)),
+            check_effort(effort),
+            seed,
+            settings or Settings(threads=threads),
+            Path(store) if store else None,
+            executor,
+            ahead,
+        )
+        if not limits:
+            raise InputError("A search needs a budget: size=30%, bits=4, bops=25%, memory=40MB or drop=1%.")
+    elif given is not None and limits:
+        raise InputError("A plan is applied as it is, whatever it takes: leave out the budget, or the plan.")
+    elif keep or exclude or ties:
+        raise InputError("Decisions by hand (keep, exclude, ties) belong to a search: give a budget too.")
     wanted = option if isinstance(option, Option) else Option.parse(option)
-    prepared = prepare(model, target, progress)
-    numbers = numbers or Numbers.of(given.ranges if given else {})
-    chosen = _checked_plan(given, prepared) if given else uniform(prepared.space, wanted)
+    prepared = prepare(model, target, progress, extra_passes=extra_passes or (given.passes if given else ()))
+    numbers = numbers or Numbers.of(given.ranges if given else {"rounding": "gptq"} if wish else {})
+    chosen = Plan(target=prepared.space.target, method="", choices={})
+    if given:
+        chosen = checked_plan(given, prepared)
+    elif wish is None:
+        chosen = uniform(prepared.space, wanted)
     chosen = replace(
-        chosen, model_sha256=prepared.source.sha256, ranges={k: str(v) for k, v in asdict(numbers).items()}
+        chosen,
+        model_sha256=prepared.source.sha256,
+        ranges={k: str(v) for k, v in asdict(numbers).items()},
+        passes=prepared.passes,
     )
+    decision: Decision | None = None
     runtime, reference = get_runtime(prepared.target.runtime), get_runtime("onnxruntime")
     notes: list[str] = []
-    with _workshop(path) as folder:
+    with _workshop(path) as folder, ExitStack() as stack:
         builder = Builder(
             prepared,
             runtime,
@@ -170,6 +227,8 @@ def quantize(
             progress=progress,
         )
         graded = builder.open(evaluation, "evaluation") if evaluation is not None else None
+        if wish is not None:
+            chosen, decision = _searched(builder, chosen, wish, limits, calibration, graded, notes, stack)
         export = builder.build(chosen, path.name)
         if given is None and not allow_slower:
             export = _faster(builder, export, path.name, notes)
@@ -196,7 +255,65 @@ def quantize(
         prepared.source.size_bytes,
         size,
         tuple(notes),
+        decision,
     )
+
+
+def parsed(options: Sequence[str | Option]) -> tuple[Option, ...]:
+    """Read options, each once."""
+    found = [option for item in options for option in ([item] if isinstance(item, Option) else parse_options([item]))]
+    return tuple(dict.fromkeys(found))
+
+
+def share_calibration(search: Search, builder: Builder) -> None:
+    """Let the export read what the engine counted: tensors have the same names in both models."""
+    known, other = search.engine.builder.calibrated, builder.calibrated
+    other.stats, other.means, other.hessians = known.stats, known.means, known.hessians
+
+
+def _searched(
+    builder: Builder,
+    empty: Plan,
+    wish: Wish,
+    limits: Sequence[Limit],
+    calibration: Data,
+    graded: Samples | None,
+    notes: list[str],
+    stack: ExitStack,
+) -> tuple[Plan, Decision]:
+    """Search a plan within budgets, and note what is to be said; what was counted stays until ``stack`` closes."""
+
+    def plan_of(choices: Mapping[str, Option]) -> Plan:
+        return replace(empty, method=wish.method.name, choices=choices)
+
+    judged = graded if graded is not None and graded.labels is not None else builder.samples
+
+    search = stack.enter_context(
+        Search(
+            builder.prepared,
+            calibration,
+            wish,
+            numbers=builder.calibrated.numbers,
+            size=lambda choices: builder.size(plan_of(choices)),
+            progress=builder.progress,
+        )
+    )
+    share_calibration(search, builder)
+    classes = search.engine.heads[0].kind != "power"
+
+    def metric(choices: Mapping[str, Option]) -> tuple[float, float]:
+        path = builder.written(plan_of(choices), "tried.onnx")
+        return fall(
+            builder.runtime, builder.reference, builder.float_model, path, judged, judged.labels, classes=classes
+        )
+
+    if any(limit.kind == "drop" for limit in limits):
+        decision, (drop, error) = search.within_drop(limits, metric)
+        notes.append(f"The metric falls by {100 * drop:.2f} ± {100 * error:.2f} points on the data it was judged on.")
+    else:
+        decision = search.decide(limits)
+    notes += decision.notes
+    return plan_of(decision.choices), decision
 
 
 def _checked_output(path: Path, overwrite: bool) -> Path:
@@ -223,7 +340,7 @@ def _check_limits(model: ir.Model, target: Target) -> None:
         )
 
 
-def _checked_plan(plan: Plan, prepared: Prepared) -> Plan:
+def checked_plan(plan: Plan, prepared: Prepared) -> Plan:
     """Refuse a plan that was made for something else; tell all faults at once."""
     space = prepared.space
     faults = []

@@ -208,6 +208,38 @@ def accuracy(
     return Accuracy(float(before.mean()), float(after.mean()), error, len(before))
 
 
+def fall(
+    runtime: Runtime,
+    reference: Runtime,
+    float_model: bytes | Path,
+    path: Path,
+    feeds: Iterable[Feed],
+    labels: np.ndarray | None,
+    *,
+    classes: bool,
+) -> tuple[float, float]:
+    """Return how far quantising takes the metric down, as a share, and its standard error.
+
+    With labels that is accuracy; without, the share of samples whose class changes (accuracy cannot fall further), or
+    for a first output that has no ``classes`` its error power over its power.
+    """
+    if labels is not None:
+        found = accuracy(runtime, reference, float_model, path, feeds, labels)
+        return found.before - found.after, found.difference_error
+    before, after = reference.session(float_model, mode="deployed"), runtime.session(path, mode="deployed")
+    changed: list[np.ndarray] = []
+    power: list[np.ndarray] = []
+    for feed in feeds:
+        wanted, got = (np.asarray(next(iter(session.run(feed).values())), np.float64) for session in (before, after))
+        if classes:
+            changed.append((wanted.argmax(-1) != got.argmax(-1)).astype(float).ravel())
+        else:
+            changed.append(((got - wanted) ** 2).reshape(len(wanted), -1).sum(1))
+            power.append((wanted**2).reshape(len(wanted), -1).sum(1))
+    values = np.concatenate(changed) / (np.concatenate(power).mean() if power else 1.0)
+    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+
+
 def _labels_misfit(labels: np.ndarray) -> InputError:
     return InputError(
         f"Accuracy needs one label for each row of the first output, not labels of shape {labels.shape}. "

@@ -31,10 +31,12 @@ ORDER = {  # what stages may import besides one another, from the bottom up
     "calibrate": ("ranges", *FOUNDATIONS),
     "lower": ("placement", "target", "ranges", "weights", *FOUNDATIONS),
     "verify": ("runtime", *FOUNDATIONS),
-    "methods": FOUNDATIONS,
+    "methods": ("budgets", "measure", "solve", *FOUNDATIONS),
     "solve": ("solve", "errors"),
     "executors": ("errors",),
+    "report": ("report", "compile", "front", "measure", *FOUNDATIONS),
     "calibrated": ("hessians", "lower", "placement", "ranges", "target", "weights", *FOUNDATIONS),
+    "overrides": ("placement", *FOUNDATIONS),
     "measure": (
         *(
             "measure",

@@ -89,16 +89,16 @@ def measured(
                 models.append(calibrated.lower(plan).model)
                 seconds.append(time.perf_counter() - began)
             sessions = [reference.session(ir.to_proto(model).SerializeToString(), mode="literal") for model in models]
-            kind, losses = _losses(prepared.model, before, sessions, held_out)
-            difference, error = mean_and_error(losses[1] - losses[0])
+            kind, found = losses(prepared.model, before, sessions, held_out)
+            difference, error = mean_and_error(found[1] - found[0])
             yield Row(
                 name,
                 option,
                 kind,
                 len(builder.samples),
-                len(losses[0]),
-                float(losses[0].mean()),
-                float(losses[1].mean()),
+                len(found[0]),
+                float(found[0].mean()),
+                float(found[1].mean()),
                 difference,
                 error,
                 counted,
@@ -107,7 +107,7 @@ def measured(
             )
 
 
-def _losses(model: ir.Model, before: Session, after: list[Session], held_out: list[Feeds]) -> tuple[str, list[Array]]:
+def losses(model: ir.Model, before: Session, after: list[Session], held_out: list[Feeds]) -> tuple[str, list[Array]]:
     """Return the kind of loss and, for each session, the loss of every sample."""
     heads = find_heads(model)
     outputs: list[list[Array]] = [[] for _ in (before, *after)]

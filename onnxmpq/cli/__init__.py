@@ -16,6 +16,8 @@ from onnxmpq.cli.apply import apply_command
 from onnxmpq.cli.demo import demo_command
 from onnxmpq.cli.inspect import inspect_command
 from onnxmpq.cli.measure import measure_command
+from onnxmpq.cli.overrides import overrides_command
+from onnxmpq.cli.pareto import pareto_command
 from onnxmpq.cli.quantize import quantize_command
 from onnxmpq.cli.store import store_command
 from onnxmpq.cli.targets import targets_command
@@ -31,7 +33,8 @@ def cli() -> None:
     \b
     onnxmpq demo                                       try it on an embedded example
     onnxmpq inspect model.onnx                         what could be quantised, and what it would save
-    onnxmpq quantize model.onnx -c samples.npz -o small.onnx
+    onnxmpq quantize model.onnx -c samples.npz -o small.onnx -b size=30%
+    onnxmpq pareto model.onnx -c samples.npz           what it loses at every size
     onnxmpq verify small.onnx --float model.onnx -c samples.npz
     """
 
@@ -41,6 +44,8 @@ for command in (
     apply_command,
     inspect_command,
     measure_command,
+    pareto_command,
+    overrides_command,
     store_command,
     verify_command,
     targets_command,

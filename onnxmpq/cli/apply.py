@@ -7,19 +7,23 @@ import click
 
 from onnxmpq.artifacts import Plan
 from onnxmpq.cli import show
-from onnxmpq.cli.options import build_options, model_argument
+from onnxmpq.cli.options import build_options, model_argument, point_option
 from onnxmpq.compile import quantize
 
 
 @click.command("apply")
 @model_argument
 @click.argument("plan", type=click.Path(path_type=Path))
+@point_option
 @build_options
 def apply_command(model: Path, plan: Plan, as_json: bool, quiet: bool, **options: Any) -> None:
     """Write MODEL as PLAN says, exactly, and prove what the file does.
 
+    PLAN is what `onnxmpq quantize` wrote beside a file, or a front of `onnxmpq pareto`: nothing is measured again.
+
     \b
     onnxmpq apply model.onnx model.int8.plan.json -c samples.npz -o again.onnx
+    onnxmpq apply model.onnx front.json --point 7 -c samples.npz -o small.onnx
     """
     with show.progress(quiet) as report:
         result = quantize(model, plan=plan, progress=report, **options)

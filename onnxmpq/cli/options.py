@@ -28,6 +28,9 @@ calibration_option = click.option(
 output_option = click.option(
     "--output", "-o", required=True, type=click.Path(path_type=Path), help="The file to write."
 )
+point_option = click.option(
+    "--point", type=click.IntRange(min=1), help="Which plan of a front to take, as `onnxmpq pareto` numbers them."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines instead of tables.")
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="Show no progress.")
 
@@ -35,7 +38,8 @@ quiet_option = click.option("--quiet", "-q", is_flag=True, help="Show no progres
 def numbers_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say how ranges are chosen, and give them to the command as ``numbers``.
 
-    A plan that the command takes has its say where an option is not given.
+    A plan that the command takes has its say where an option is not given. Where plans are searched, weights are
+    rounded by GPTQ unless told otherwise. A ``point`` that the command takes chooses a plan of a front.
     """
 
     @functools.wraps(command)
@@ -46,7 +50,9 @@ def numbers_options(command: Callable[..., Any]) -> Callable[..., Any]:
         bias_correction: bool | None,
         **rest: Any,
     ) -> Any:
-        found = Plan.read(rest["plan"]) if rest.get("plan") else None
+        point = rest.pop("point", None)
+        found = Plan.read(rest["plan"], point) if rest.get("plan") else None
+        searched = {"rounding": "gptq"} if rest.get("budget") or "over" in rest else {}
         given = {
             "activations": ranges,
             "weights": weight_ranges,
@@ -54,10 +60,10 @@ def numbers_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "rounding": rounding,
         }
         told = {key: str(value) for key, value in given.items() if value is not None}
-        numbers = Numbers.of({**(found.ranges if found else {}), **told})
+        numbers = Numbers.of({**(found.ranges if found else searched), **told})
         return command(numbers=numbers, **rest | ({"plan": found} if "plan" in rest else {}))
 
-    return _decorated(
+    return decorated(
         with_numbers,
         [
             click.option(
@@ -74,7 +80,14 @@ def numbers_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--rounding",
                 type=click.Choice(ROUNDINGS),
                 help="How weights are rounded to codes: gptq lets later weights make up for earlier ones, judged on "
-                "the samples.  [default: as the plan says, else nearest]",
+                "the samples.  [default: as the plan says, else gptq where plans are searched, else nearest]",
+            ),
+            click.option(
+                "--pass",
+                "extra_passes",
+                multiple=True,
+                metavar="NAME",
+                help="A further pass over the normalised model: equalise-layers. Repeatable.",
             ),
             click.option(
                 "--bias-correction/--no-bias-correction",
@@ -87,7 +100,7 @@ def numbers_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add what ``quantize`` and ``apply`` have in common."""
-    return _decorated(
+    return decorated(
         command,
         [
             target_option,
@@ -110,7 +123,8 @@ def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )
 
 
-def _decorated(command: Callable[..., Any], decorators: list[Decorator]) -> Callable[..., Any]:
+def decorated(command: Callable[..., Any], decorators: list[Decorator]) -> Callable[..., Any]:
+    """Apply decorators; the first one's option is shown first."""
     for decorate in reversed(decorators):
         command = decorate(command)
     return command

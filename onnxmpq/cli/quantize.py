@@ -1,34 +1,113 @@
 """``onnxmpq quantize``."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from onnxmpq.cli import show
-from onnxmpq.cli.options import build_options, model_argument
+from onnxmpq.cli.measuring import Measuring, constraint_options, measuring_options, menu, menu_option
+from onnxmpq.cli.options import build_options, model_argument, point_option
 from onnxmpq.compile import quantize
+from onnxmpq.errors import InputError
+from onnxmpq.methods import METHODS
+from onnxmpq.methods.study import EFFORTS
+from onnxmpq.registry import typed_method
+
+_UNIFORM = "w8a8"
+_SEARCH_ONLY = ("method_options", "options", "effort", "keep", "exclude", "ties", "store", "samples", "loss", "outputs")
 
 
 @click.command("quantize")
 @model_argument
 @click.option(
-    "--method", type=click.Choice(["uniform"]), default="uniform", show_default=True, help="How a plan is made."
+    "--budget",
+    "-b",
+    multiple=True,
+    metavar="KIND=AMOUNT",
+    help="Search the best plan within this: size=30%, size=5MB, bits=4.5, bops=25%, memory=40MB, drop=1%. Repeatable.",
 )
-@click.option("--option", default="w8a8", show_default=True, help="For uniform: w8a8, w4a8, w2a8, w8, w4, w4b32 …")
+@click.option(
+    "--method",
+    metavar="NAME",
+    help=f"How a plan is made: {', '.join(METHODS)}.  [default: gram with a budget, else uniform]",
+)
+@click.option(
+    "--method-option",
+    "-m",
+    "method_options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="An option of the method: psd=no for clado, search=sequential for sqnr, gamma=2 for lampq. Repeatable.",
+)
+@menu_option
+@click.option(
+    "--option", help="Without a budget: what every unit gets, w8a8, w4a8, w2a8, w8, w4, w4b32 …  [default: w8a8]"
+)
+@constraint_options
+@click.option(
+    "--effort",
+    type=click.Choice(EFFORTS),
+    default="default",
+    show_default=True,
+    help="How long to search: quick measures once, the others again around the plans they find.",
+)
+@measuring_options
 @click.option("--plan", type=click.Path(path_type=Path), help="Use this plan.json instead of a method.")
+@point_option
 @click.option("--allow-slower", is_flag=True, help="Keep integer kernels even where they run slower than float.")
 @build_options
-def quantize_command(model: Path, as_json: bool, quiet: bool, **options: Any) -> None:
+@click.pass_context
+def quantize_command(
+    context: click.Context,
+    /,
+    model: Path,
+    budget: Sequence[str],
+    method: str | None,
+    method_options: Sequence[str],
+    option: str | None,
+    options: str,
+    measuring: Measuring,
+    as_json: bool,
+    quiet: bool,
+    **rest: Any,
+) -> None:
     """Quantise MODEL, write it, and prove what the file does.
 
     \b
     onnxmpq quantize model.onnx -c samples.npz -o model.int8.onnx
+    onnxmpq quantize model.onnx -c samples.npz -o model.small.onnx -b size=30% -b bops=25%
     onnxmpq quantize model.onnx -c samples.npz -o model.w4.onnx --option w4a8 -e labelled.npz
     """
-    with show.progress(quiet) as report:
-        result = quantize(model, progress=report, **options)
+    if budget and option is not None:
+        raise InputError("--option is what every unit gets; with a budget --options names what units may take.")
+    if not budget:
+        _refuse_search_options(context)
+    with measuring.workers() as pool, show.progress(quiet) as report:
+        result = quantize(
+            model,
+            method=typed_method(method or "gram", method_options) if budget else method,
+            option=option or _UNIFORM,
+            budget=budget,
+            options=menu(options),
+            settings=measuring.settings,
+            store=measuring.store,
+            executor=pool,
+            ahead=measuring.ahead,
+            progress=report,
+            **rest,
+        )
     if as_json:
         show.as_json(result.to_json())
     else:
         show.result(result)
+
+
+def _refuse_search_options(context: click.Context) -> None:
+    """Refuse options that would change nothing without a budget."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name in _SEARCH_ONLY and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise InputError(f"{parameter.opts[0]} belongs to a search: give a budget too, for example -b size=30%.")

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,9 +12,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from onnxmpq.artifacts import Option, Verdict
+from onnxmpq.artifacts import FLOAT, Option, Verdict
 from onnxmpq.build import Progress as Report
 from onnxmpq.compile import Result
+from onnxmpq.methods.decide import Decision
 
 out = Console(highlight=False)
 
@@ -95,13 +97,54 @@ def result(found: Result) -> None:
             table.add_row(
                 "speed", f"[bold]{check.value:.2f}×[/] {check.expected.removeprefix('times ')}  ({check.detail})"
             )
-    table.add_row("proof", _proof(verdict))
+    table.add_row("verified", _verified(verdict))
+    if found.decision is not None:
+        for name, text in _searched(found, found.decision):
+            table.add_row(name, text)
     out.print(table)
-    for note in found.notes:
+    notes(found.notes)
+
+
+def notes(found: Sequence[str]) -> None:
+    """Print what was noticed on the way."""
+    for note in found:
         out.print(f"[yellow]note[/]  {escape(note)}", soft_wrap=True)
 
 
-def _proof(verdict: Verdict) -> str:
+def _searched(found: Result, decision: Decision) -> Iterator[tuple[str, str]]:
+    """Yield what a search found: the plan, its loss, the proof behind it and what it took."""
+    chosen = Counter(found.plan.choices.get(unit.name, FLOAT) for unit in found.space.units)
+    counts = ", ".join(f"{count} at {option}" for option, count in sorted(chosen.items(), key=_finest_first))
+    yield "plan", f"{counts}  (by {decision.chosen})"
+    loss = decision.loss
+    yield "loss", f"[bold]{loss.value:.4g}[/] ± {loss.error:.2g} measured" + _against(loss.value, decision)
+    proof = decision.proof
+    if proof is not None:
+        yield (
+            "proof",
+            f"{proof.status}: objective {proof.objective:.4g}, none below {proof.bound:.4g} in the model of the loss, "
+            f"gap {proof.gap:.2%}",
+        )
+    yield "search", f"{decision.runs:.1f} runs of the whole model on the samples, {decision.seconds:.1f} s"
+
+
+def _against(measured: float, decision: Decision) -> str:
+    """Compare a measured loss with what was predicted, and with the best uniform plan of the same budgets."""
+    text = ""
+    if decision.predicted:
+        text += f", {decision.predicted:.4g} predicted (ratio {measured / decision.predicted:.2f})"
+    if decision.uniforms:
+        name, (_, best) = min(decision.uniforms.items(), key=lambda item: item[1][1].value)
+        text += f"; uniform {name}: {best.value:.4g}"
+    return text
+
+
+def _finest_first(item: tuple[Option, int]) -> tuple[int, int, Option]:
+    option = item[0]
+    return (-(option.weight_bits or 32), -(option.activation_bits or 32), option)
+
+
+def _verified(verdict: Verdict) -> str:
     agreement, sqnr, kernels = (verdict[name].value for name in ("simulation", "sqnr", "kernels"))
     return (
         f"runs in {verdict.runtime}: {kernels} low-bit kernels, {verdict['kernels'].detail}; "

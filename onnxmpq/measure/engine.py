@@ -150,7 +150,7 @@ class Engine:
             self.settings.function,
         )
         identity = {
-            "model": prepared.source.sha256,
+            "model": prepared.source.sha256 + "".join(f", {name}" for name in prepared.passes),
             "samples": hashlib.sha256(f"{self.builder.samples.sha256}:{self.samples}".encode()).hexdigest(),
             "batch size": str(self.batch),
             "target": hashlib.sha256(repr(self.target).encode()).hexdigest(),
@@ -295,6 +295,38 @@ class Engine:
                     total = total + self.result(ResponseJob(held, (unit, str(option)), batch))["response"]
             values.append(self._loss(outputs["float"], batch).values(total))
         return float(np.concatenate(values).mean())
+
+    def responses(self, table: Table) -> Iterator[tuple[Loss, Array, npt.NDArray[np.float32]]]:
+        """Yield for every batch the loss, the centre's outputs and the responses of the table's variants."""
+        held = as_choices(table.centre)
+        for batch in range(self.batches):
+            outputs = self.result(CentreJob(held, batch))
+            found = [
+                self.result(ResponseJob(held, (variant.unit, str(variant.option)), batch))["response"]
+                for variant in table.variants
+            ]
+            loss = self._loss(outputs["float"], batch)
+            yield loss, outputs["centre"].astype(np.float64), np.stack(found).astype(np.float32, copy=False)
+
+    def sample_losses(self, table: Table) -> Array:
+        """Return the loss of every variant of a table on every sample, [variants, samples], in the samples' order."""
+        held = as_choices(table.centre)
+        return np.stack(
+            [
+                np.concatenate(
+                    [
+                        self.result(ResponseJob(held, (variant.unit, str(variant.option)), batch))["loss"]
+                        for batch in range(self.batches)
+                    ]
+                )
+                for variant in table.variants
+            ]
+        ).astype(np.float64)
+
+    def float_outputs(self) -> Array:
+        """Return the float model's outputs of every sample, the heads side by side."""
+        jobs = [CentreJob((), batch) for batch in range(self.batches)]
+        return np.concatenate([self.result(job)["float"] for job in jobs]).astype(np.float64)
 
     def pairs(self, table: Table, wanted: Iterable[tuple[Variant, Variant]] | None = None) -> Table:
         """Add the exact losses of pairs of variants, all of them unless told which."""

@@ -4,6 +4,8 @@ Nearest means: as many weight bits and activations left float, then more weight 
 taken below what was asked.
 """
 
+from collections.abc import Sequence
+
 from onnxmpq.artifacts import FLOAT, Option, Plan, Space, Unit
 from onnxmpq.errors import InputError
 
@@ -45,3 +47,14 @@ def uniform(space: Space, option: Option) -> Plan:
         names = ", ".join(str(known) for known in dict.fromkeys(o for unit in space.units for o in unit.options))
         raise InputError(f"No unit of this model takes '{option}' on target '{space.target}'. Options there: {names}.")
     return Plan(target=space.target, method="uniform", choices=choices)
+
+
+def uniform_choices(units: Sequence[Unit], menu: Sequence[Sequence[Option]], option: Option) -> dict[str, Option]:
+    """Return the choices of a uniform plan on a menu: the option, or the nearest that is no less precise."""
+    choices = {}
+    for unit, options in zip(units, menu, strict=True):
+        wanted = nearest(unit, option) if unit.parameters else Option(0, option.activation_bits)
+        fitting = [o for o in options if o.is_float or not option.weight_bits or o.weight_bits >= wanted.weight_bits]
+        cheapest = min(fitting or options, key=lambda o: (o.is_float, o.weight_bits, o != wanted))
+        choices[unit.name] = wanted if wanted in options else cheapest
+    return {unit: chosen for unit, chosen in choices.items() if chosen != FLOAT}

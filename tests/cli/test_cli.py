@@ -27,7 +27,7 @@ from onnxmpq.verify import verify
 from tests.graphs import feeds_for, layer_chain
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("apply", "demo", "inspect", "measure", "quantize", "store", "targets", "verify")
+COMMANDS = ("apply", "demo", "inspect", "measure", "overrides", "pareto", "quantize", "store", "targets", "verify")
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def quantised(*more: str) -> Result:
 def test_quantize_says_what_came_out(desk: Path) -> None:
     shown = quantised("-e", "s.npz", "--option", "w4a8")
     assert (desk / "q.onnx").is_file()
-    for word in ("file", "q.onnx", "size", "of float", "accuracy", "4 samples", "speed", "proof", "low-bit kernels"):
+    for word in ("file", "q.onnx", "size", "of float", "accuracy", "4 samples", "speed", "verified", "low-bit kernels"):
         assert word in shown.stdout
     assert Plan.read(desk / "q.plan.json").choices.keys() == {"Conv_0", "Conv_1"}
 
@@ -255,7 +255,7 @@ def test_anything_else_is_a_bug_and_keeps_its_traceback(desk: Path, monkeypatch:
         (["quantize", "m.onnx", "-c", "s.npz", "-o", "q.onnx", "--option", "w1"], "'w1' is not an option"),
         (["quantize", "m.onnx", "-c", "s.npz", "-o", "m.onnx"], "'m.onnx' exists"),
         (["quantize", "m.onnx", "-c", "s.npz"], "Missing option '--output'"),
-        (["quantize", "m.onnx", "-c", "s.npz", "-o", "q.onnx", "--method", "magic"], "'magic' is not"),
+        (["quantize", "m.onnx", "-c", "s.npz", "-o", "q.onnx", "--method", "magic"], "no method 'magic'"),
         (["quantize", "m.onnx", "-c", "s.npz", "-o", "q.onnx", "--threads", "0"], "0 is not in the range"),
         (["apply", "m.onnx", "none.json", "-c", "s.npz", "-o", "q.onnx"], "The plan 'none.json' cannot be read"),
         (["verify", "none.onnx", "--float", "m.onnx", "-c", "s.npz"], "There is no file 'none.onnx'"),

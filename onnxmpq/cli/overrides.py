@@ -1,0 +1,50 @@
+"""``onnxmpq overrides``."""
+
+import json
+from pathlib import Path
+
+import click
+
+from onnxmpq.cli import show
+from onnxmpq.cli.options import model_argument, output_option, quiet_option, target_option
+from onnxmpq.errors import InputError
+from onnxmpq.exchange import export_overrides, import_overrides
+
+
+@click.command("overrides")
+@model_argument
+@click.argument("plan", type=click.Path(path_type=Path))
+@target_option
+@click.option("--calibration", "-c", type=click.Path(path_type=Path), help="Samples, to write scales from.")
+@output_option
+@click.option("--read", "reading", is_flag=True, help="Turn overrides into a plan instead.")
+@click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
+@quiet_option
+def overrides_command(
+    model: Path,
+    plan: Path,
+    target: str,
+    calibration: Path | None,
+    output: Path,
+    reading: bool,
+    overwrite: bool,
+    quiet: bool,
+) -> None:
+    """Write PLAN for MODEL as onnxruntime's TensorQuantOverrides, or with --read turn such a file into a plan.
+
+    \b
+    onnxmpq overrides model.onnx model.small.plan.json -c samples.npz -o overrides.json
+    onnxmpq overrides model.onnx overrides.json --read -o again.plan.json
+    """
+    if output.exists() and not overwrite:
+        raise InputError(f"The output '{output}' exists. Choose another name, or give --overwrite.")
+    if not output.absolute().parent.is_dir():
+        raise InputError(f"The folder of the output '{output}' does not exist. Make it first.")
+    with show.progress(quiet) as report:
+        if reading:
+            made = import_overrides(model, plan, target=target, progress=report).to_json()
+        elif calibration is None:
+            raise InputError("Overrides hold scales, which come from samples. Give them with --calibration.")
+        else:
+            made = export_overrides(model, plan, calibration, target=target, progress=report)
+    output.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")

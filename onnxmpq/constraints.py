@@ -1,0 +1,103 @@
+"""What users decide by hand: which options a unit may take, and which units take the same.
+
+    keep     NODE=OPTION      these units take that option
+    exclude  NODE             these units stay float
+    ties     NODE,NODE,...    these units take one option together
+
+NODE is the name of a unit or of one of its nodes, a regular expression that matches such a name from end to end, or
+``op:Conv`` for all units of an operator.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from onnxmpq.artifacts import FLOAT, Option, Space, Unit
+from onnxmpq.errors import InputError
+from onnxmpq.methods.study import Menu
+from onnxmpq.methods.uniform import nearest
+
+
+@dataclass(frozen=True, slots=True)
+class Constraints:
+    """Decisions made by hand, as they are typed."""
+
+    keep: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    ties: tuple[str, ...] = ()
+
+
+def matching(space: Space, pattern: str) -> tuple[Unit, ...]:
+    """Return the units that a pattern names; refuse one that names none."""
+    kind, colon, op = pattern.partition(":")
+    if colon and kind == "op":
+        found = [unit for unit in space.units if any(layer.op == op for layer in unit.layers)]
+        known = sorted({layer.op for unit in space.units for layer in unit.layers})
+        if not found:
+            raise InputError(f"No unit has the operator '{op}'. There are: {', '.join(known)}.")
+        return tuple(found)
+    names = {unit.name: (unit.name, *(layer.node for layer in unit.layers)) for unit in space.units}
+    exact = [unit for unit in space.units if pattern in names[unit.name]]
+    if exact:
+        return tuple(exact)
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"'{pattern}' is neither the name of a unit nor a regular expression: {error}.") from error
+    found = [unit for unit in space.units if any(expression.fullmatch(name) for name in names[unit.name])]
+    if not found:
+        near = get_close_matches(pattern, [name for known in names.values() for name in known], 1)
+        hint = f" Did you mean '{near[0]}'?" if near else " `onnxmpq inspect` lists them."
+        raise InputError(f"No unit is called '{pattern}', nor matches it.{hint}")
+    return tuple(found)
+
+
+def make_menu(space: Space, options: Sequence[Option], constraints: Constraints = Constraints()) -> Menu:
+    """Return what every unit may take: the options, or the nearest it has that are no less precise."""
+    menu = {unit.name: _offered(unit, options) for unit in space.units}
+    if not any(option != FLOAT for offered in menu.values() for option in offered):
+        known = ", ".join(dict.fromkeys(str(option) for unit in space.units for option in unit.options))
+        raise InputError(
+            f"No unit of this model takes any of {', '.join(map(str, options))} on target '{space.target}'. "
+            f"Options there: {known}."
+        )
+    for text in constraints.exclude:
+        menu |= {unit.name: (FLOAT,) for unit in matching(space, text)}
+    for text in constraints.keep:
+        pattern, equals, told_option = text.rpartition("=")
+        if not equals:
+            raise InputError(f"'{text}' keeps nothing. Expected NODE=OPTION, for example conv1=w8a8 or op:Gemm=float.")
+        option = Option.parse(told_option)
+        for unit in matching(space, pattern):
+            unit.cost(option)  # refuses an option that the unit does not have
+            menu[unit.name] = (option,)
+    order = [unit.name for unit in space.units]
+    ties = tuple(
+        tuple(sorted({order.index(unit.name) for part in text.split(",") for unit in matching(space, part.strip())}))
+        for text in constraints.ties
+    )
+    for tie in ties:
+        shared = set.intersection(*(set(menu[order[unit]]) for unit in tie))
+        if not shared:
+            told_units = "; ".join(f"'{order[unit]}' takes {', '.join(map(str, menu[order[unit]]))}" for unit in tie)
+            raise InputError(f"Tied units have no option in common: {told_units}.")
+    return Menu(space.units, tuple(menu[name] for name in order), ties)
+
+
+def _offered(unit: Unit, options: Iterable[Option]) -> tuple[Option, ...]:
+    found = []
+    for option in options:
+        if option == FLOAT:
+            found.append(FLOAT)
+        elif unit.parameters:
+            found.append(nearest(unit, option))
+        else:
+            products = Option(0, option.activation_bits)
+            found.append(products if products in unit.options else FLOAT)
+    return tuple(dict.fromkeys(found))
+
+
+def told(constraints: Constraints) -> Mapping[str, list[str]]:
+    """Return constraints as plain data."""
+    return {"keep": list(constraints.keep), "exclude": list(constraints.exclude), "ties": list(constraints.ties)}

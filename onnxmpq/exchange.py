@@ -1,0 +1,58 @@
+"""Plans as onnxruntime's quantiser writes them: ``TensorQuantOverrides``, out and back."""
+
+import json
+import os
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from onnxmpq.artifacts import Plan
+from onnxmpq.build import Builder, Progress
+from onnxmpq.calibrated import Numbers
+from onnxmpq.compile import Model, checked_plan, prepare, silent
+from onnxmpq.errors import InputError
+from onnxmpq.overrides import from_overrides, to_overrides
+from onnxmpq.runtime import get_runtime
+from onnxmpq.samples import Data
+
+
+def export_overrides(
+    model: Model,
+    plan: Plan | str | os.PathLike[str],
+    calibration: Data,
+    *,
+    target: str = "ort-cpu",
+    numbers: Numbers | None = None,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Return a plan as ``TensorQuantOverrides``: types, scales and zero points are those of the deployed file."""
+    given = plan if isinstance(plan, Plan) else Plan.read(Path(plan))
+    prepared = prepare(model, target, progress, extra_passes=given.passes)
+    checked = checked_plan(given, prepared)
+    reference = get_runtime("onnxruntime")
+    with tempfile.TemporaryDirectory(prefix="onnxmpq-") as folder:
+        builder = Builder(
+            prepared,
+            reference,
+            reference,
+            Path(folder),
+            calibration,
+            numbers or Numbers.of(given.ranges),
+            threads=1,
+            speed_budget_s=0.0,
+            progress=progress,
+        )
+        return to_overrides(builder.lowered(checked), prepared.space)
+
+
+def import_overrides(model: Model, overrides: Any, *, target: str = "ort-cpu", progress: Progress = silent) -> Plan:
+    """Return the plan that ``TensorQuantOverrides`` mean for a model: the data itself, or the path of its JSON."""
+    data = overrides
+    if isinstance(overrides, str | os.PathLike):
+        try:
+            data = json.loads(Path(overrides).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"The overrides '{overrides}' cannot be read: {error}.") from error
+    prepared = prepare(model, target, progress)
+    return replace(from_overrides(data, prepared.model, prepared.space), model_sha256=prepared.source.sha256)

@@ -1,0 +1,118 @@
+"""The front of plans over one budget: measured once, every point measured again as a whole."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from onnxmpq.artifacts import Option, Plan
+from onnxmpq.budgets import checked_kind, parse_limits
+from onnxmpq.build import Builder, Progress
+from onnxmpq.calibrated import Numbers
+from onnxmpq.compile import Model, parsed, prepare, share_calibration, silent
+from onnxmpq.constraints import Constraints
+from onnxmpq.errors import InputError
+from onnxmpq.measure.settings import Settings
+from onnxmpq.registry import method as find_method
+from onnxmpq.runtime import get_runtime
+from onnxmpq.samples import Data
+from onnxmpq.search import OPTIONS, Point, Search, Wish
+from onnxmpq.search import as_json as point_json
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """Plans over one budget, each with what it takes and what it measured, from small to large."""
+
+    over: str
+    float_file_bytes: int
+    plans: tuple[Plan, ...]
+    points: tuple[Point, ...]
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the front as plain JSON data; ``Plan.read`` takes one of its points, counted from 1."""
+        return {
+            "schema": 1,
+            "over": self.over,
+            "float_file_bytes": self.float_file_bytes,
+            "notes": list(self.notes),
+            "points": [
+                {**point_json(point), "plan": plan.to_json()}
+                for point, plan in zip(self.points, self.plans, strict=True)
+            ],
+        }
+
+    def write(self, path: Path) -> None:
+        """Write the front as JSON."""
+        path.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
+
+
+def pareto(
+    model: Model,
+    calibration: Data,
+    *,
+    target: str = "ort-cpu",
+    over: str = "size",
+    points: int = 20,
+    budget: Mapping[str, object] | Sequence[str] = (),
+    options: Sequence[str | Option] = OPTIONS,
+    keep: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    ties: Sequence[str] = (),
+    seed: int = 0,
+    settings: Settings | None = None,
+    store: str | os.PathLike[str] | None = None,
+    executor: Executor | None = None,
+    ahead: int = 8,
+    numbers: Numbers | None = None,
+    extra_passes: Sequence[str] = (),
+    progress: Progress = silent,
+) -> Front:
+    """Return the front over one budget (size, bits, bops or memory), each point with the loss that it measured.
+
+    Responses are measured once for all points; other budgets hold for every point.
+    """
+    kind = checked_kind(over)
+    if points < 2:
+        raise InputError(f"A front of {points} points is none: ask for 2 or more.")
+    wish = Wish(
+        find_method("gram"),
+        parsed(options),
+        Constraints(tuple(keep), tuple(exclude), tuple(ties)),
+        seed=seed,
+        settings=settings or Settings(),
+        store=Path(store) if store else None,
+        executor=executor,
+        ahead=ahead,
+    )
+    prepared = prepare(model, target, progress, extra_passes=extra_passes)
+    numbers = numbers or Numbers.of({"rounding": "gptq"})
+    told = {k: str(v) for k, v in asdict(numbers).items()}
+    empty = Plan(prepared.space.target, "pareto", {}, prepared.source.sha256, told, prepared.passes)
+    runtime, reference = get_runtime(prepared.target.runtime), get_runtime("onnxruntime")
+    with tempfile.TemporaryDirectory(prefix="onnxmpq-") as folder:
+        builder = Builder(
+            *(prepared, runtime, reference, Path(folder), calibration, numbers),
+            threads=wish.settings.threads,
+            speed_budget_s=0.0,
+            progress=progress,
+        )
+
+        def size(choices: Mapping[str, Option]) -> int:
+            return builder.size(replace(empty, choices=choices))
+
+        with Search(prepared, calibration, wish, numbers=numbers, size=size, progress=progress) as search:
+            share_calibration(search, builder)
+            found, agreement = search.front(kind, points, parse_limits(budget))
+    return Front(
+        kind,
+        prepared.source.size_bytes,
+        tuple(replace(empty, choices=point.choices) for point in found),
+        found,
+        agreement.notes if agreement else (),
+    )

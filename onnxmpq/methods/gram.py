@@ -1,0 +1,226 @@
+"""``gram``: responses around a centre, their Gram matrix, a proved plan, and the same again around that plan.
+
+One run of the rest of the model for every unit and option gives the responses z of its outputs. To second order
+
+    loss(plan) = loss(centre) + sum of linear terms + 1/2 sum of Gram entries of what the plan changes
+
+which is solved with a proof. Two closer models share its measurements: the same with each unit's own loss as it was
+measured, and superposition, which knows saturation. What each proposes is measured; around the best, responses are
+measured again (options next to the plan's own) and the search goes on in a neighbourhood, until nothing falls. Only
+measured losses decide.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from onnxmpq.artifacts import FLOAT, Option
+from onnxmpq.measure.table import Table
+from onnxmpq.methods.study import Choices, Draft, Study
+from onnxmpq.methods.superposition import Part, Superposition
+from onnxmpq.solve import Budget, Problem, Solution, solve_front
+from onnxmpq.solve.refine import neighbours, refine
+
+ROUNDS = {"quick": 0, "default": 3, "extensive": 8}
+RADII = (0.15, 0.4, 1.0)  # shares of the units that may change around a centre
+PROBES = {"quick": 0, "default": 3, "extensive": 10}
+PROBED = 8  # neighbours that are measured at a time
+PROGRESS = 0.01  # of the loss: less than this, and the search ends
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A plan, what a model predicts for it, and the proof where that model was solved."""
+
+    choices: dict[str, Option]
+    predicted: float | None
+    proof: Solution | None
+
+
+@dataclass(frozen=True, slots=True)
+class Gram:
+    """Responses, Gram matrix, proof, superposition, and re-centring as the effort allows."""
+
+    name: ClassVar[str] = "gram"
+
+    def propose(self, study: Study) -> Draft:
+        """Return measured plans, the best first."""
+        table = study.table()
+        found = [
+            *_candidates(study, table, study.problem(*_quadratic(study, table)), first=True),
+            *_robust(study, table),
+        ]
+        best, loss = _best(study, found)
+        rounds = 0
+        for _ in range(ROUNDS[study.effort]):
+            rounds += 1
+            around = study.table(best.choices, _near(study, best.choices))
+            closer = _around(study, around, best.choices)
+            found += closer
+            before = loss
+            best, loss = min((best, loss), _best(study, closer), key=lambda pair: pair[1])
+            best, loss = _probed(study, around, best, loss)
+            if loss > before * (1 - PROGRESS):
+                break
+        ranked = [best, *(candidate for candidate in found if candidate.choices != best.choices)]
+        notes = (f"{rounds} rounds around a plan, {len(study.measured)} plans measured.",)
+        return Draft(
+            tuple(candidate.choices for candidate in ranked),
+            tuple(candidate.predicted for candidate in ranked),
+            best.proof,
+            notes,
+        )
+
+
+def front_plans(study: Study, budget: str, limits: Sequence[int]) -> list[tuple[Choices, int, float, float, str]]:
+    """Return plans over the limits of one budget: choices, limit, predicted loss, bound of the model and status.
+
+    Every limit has the plan of the quadratic model and the same refined by superposition.
+    """
+    table = study.table()
+    linear, quadratic = _quadratic(study, table)
+    problem = study.problem(linear, quadratic, constant=table.centre_loss.value)
+    refined: Superposition | None = None
+    if not table.sketched:
+        refined = _superposition(study, table)
+    found: list[tuple[Choices, int, float, float, str]] = []
+    for limit, solution in zip(limits, solve_front(problem, budget, limits, gap=1e-3, seed=study.seed), strict=True):
+        if not solution.choices or solution.status == "infeasible":
+            continue
+        found.append((study.menu.choices(solution.choices), limit, solution.objective, solution.bound, solution.status))
+        if refined is not None:
+            tight = tuple(replace(b, limit=limit) if b.name == budget else b for b in problem.budgets)
+            choices, value = refine(replace(problem, budgets=tight), refined, solution.choices)
+            found.append((study.menu.choices(choices), limit, value, solution.bound, solution.status))
+    return found
+
+
+def _superposition(study: Study, table: Table) -> Superposition:
+    owner = np.repeat(np.arange(len(study.menu.units)), [len(options) for options in study.menu.options])
+    return Superposition((Part(*part) for part in study.engine.responses(table)), study.places(table), owner)
+
+
+def _quadratic(study: Study, table: Table) -> tuple[np.ndarray, np.ndarray]:
+    """Return linear and quadratic part over the menu; the centre's own options have zeros."""
+    places = study.places(table)
+    there = places >= 0
+    linear = np.where(there, table.linear[places], 0.0)
+    gram = np.where(there[:, None] & there, table.gram[np.ix_(places, places)], 0.0)
+    return linear, 0.5 * gram
+
+
+def _own_measured(study: Study, table: Table) -> tuple[np.ndarray, np.ndarray]:
+    """Return the same with every unit's own part as it was measured: the Gram matrix is left for interactions."""
+    _, quadratic = _quadratic(study, table)
+    places = study.places(table)
+    alone = np.where(places >= 0, table.loss[places] - table.centre_loss.value, 0.0)
+    own = np.diag(quadratic).copy()
+    return alone - own, quadratic
+
+
+def _candidates(
+    study: Study, table: Table, problem: Problem, *, first: bool, near: Sequence[Sequence[Option]] | None = None
+) -> list[Candidate]:
+    """Return what the models around a centre propose under the problem's budgets."""
+    base = table.centre_loss.value
+    extra = problem.budgets[len(study.rows) :]
+    found = []
+    for linear, quadratic in (_quadratic(study, table), _own_measured(study, table)):
+        solution = study.solve(
+            study.problem(linear, quadratic, constant=base, near=near, extra=extra),
+            table.centre,
+            gap=1e-4 if first else 1e-3,
+        )
+        found.append(Candidate(study.menu.choices(solution.choices), solution.objective, solution))
+    if first:
+        alone, _ = _own_measured(study, table)
+        linear = alone + np.diag(_quadratic(study, table)[1])
+        solution = study.solve(study.problem(linear, constant=base, near=near, extra=extra))
+        found.append(Candidate(study.menu.choices(solution.choices), solution.objective, solution))
+    if not table.sketched:
+        loss = _superposition(study, table)
+        allowed = study.problem(np.zeros(len(loss.owner)), near=near, extra=extra)
+        for start in list(found[:2]):
+            choices, value = refine(allowed, loss, study.menu.index(start.choices))
+            found.append(Candidate(study.menu.choices(choices), value, None))
+    return _distinct(found)
+
+
+def _around(study: Study, table: Table, centre: Choices) -> list[Candidate]:
+    """Return what the models propose within neighbourhoods of a plan, from small to all."""
+    near = _near(study, centre)
+    starts = np.cumsum([0, *(len(options) for options in study.menu.options)])[:-1]
+    changes = np.ones(sum(len(options) for options in study.menu.options), dtype=np.int64)
+    changes[starts + np.array(study.menu.index(centre))] = 0
+    found: list[Candidate] = []
+    for share in RADII:
+        most = max(2, round(share * len(study.menu.units)))
+        problem = study.problem(changes * 0.0, extra=(Budget("changes", changes, most),), near=near)
+        found += _candidates(study, table, problem, first=False, near=near)
+    return _distinct(found)
+
+
+def _robust(study: Study, table: Table) -> list[Candidate]:
+    """Return plans for the noise of the outputs and for that of every unit's own output.
+
+    Few samples decide a divergence where the model is sure of itself, and all of them a noise.
+    """
+    places = study.places(table)
+    there = places >= 0
+    noise = (10.0 ** (-table.sqnr_db / 10)).sum(1)
+    found = []
+    for figures in (noise, table.local):
+        problem = study.problem(np.where(there, figures[places], 0.0))
+        found.append(Candidate(study.menu.choices(study.solve(problem, gap=1e-3).choices), None, None))
+    return found
+
+
+def _probed(study: Study, table: Table, best: Candidate, loss: float) -> tuple[Candidate, float]:
+    """Measure the likeliest flips and exchanges of the best plan, as long as one of them helps."""
+    if table.sketched:
+        return best, loss
+    near = [
+        [place for place, option in enumerate(options) if option in allowed]
+        for options, allowed in zip(study.menu.options, _near(study, table.centre), strict=True)
+    ]
+    superposed = _superposition(study, table)
+    allowed = study.problem(np.zeros(len(superposed.owner)))
+    for _ in range(PROBES[study.effort]):
+        begin = study.menu.index(best.choices)
+        if any(place not in kept for place, kept in zip(begin, near, strict=True)):
+            break
+        around = neighbours(allowed, superposed, begin, PROBED, near=near)
+        if not around:
+            break
+        tried = [Candidate(study.menu.choices(choices), value, None) for choices, value in around]
+        nearest, measured = _best(study, tried)
+        if measured >= loss:
+            break
+        best, loss = nearest, measured
+    return best, loss
+
+
+def _near(study: Study, choices: Choices) -> tuple[tuple[Option, ...], ...]:
+    """Return for every unit its option and those next to it in precision."""
+    near = []
+    for unit, options in zip(study.menu.units, study.menu.options, strict=True):
+        order = sorted(options, key=lambda o: (not o.is_float, -o.weight_bits, o))
+        place = order.index(choices.get(unit.name, FLOAT))
+        near.append(tuple(order[max(place - 1, 0) : place + 2]))
+    return tuple(near)
+
+
+def _distinct(found: Sequence[Candidate]) -> list[Candidate]:
+    kept: dict[tuple[tuple[str, Option], ...], Candidate] = {}
+    for candidate in found:
+        kept.setdefault(tuple(sorted(candidate.choices.items())), candidate)
+    return list(kept.values())
+
+
+def _best(study: Study, found: Sequence[Candidate]) -> tuple[Candidate, float]:
+    """Measure candidates and return the best."""
+    losses = [estimate.value for estimate in study.losses([candidate.choices for candidate in found])]
+    place = int(np.argmin(losses))
+    return found[place], losses[place]

@@ -1,0 +1,307 @@
+"""What every method works with: units and their menus, budgets as rows, measuring, and solving."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+from typing import ClassVar, Literal, Protocol
+
+import numpy as np
+
+from onnxmpq.artifacts import FLOAT, Option, Space, Unit
+from onnxmpq.budgets import ROWS, Limit, row
+from onnxmpq.errors import InfeasibleError, InputError
+from onnxmpq.measure.engine import Engine
+from onnxmpq.measure.table import Estimate, Table, Variant
+from onnxmpq.methods.agreement import Agreement, agreement
+from onnxmpq.solve import Budget, Problem, Shortfall, Solution, relative_gap, solve
+
+Choices = Mapping[str, Option]
+Effort = Literal["quick", "default", "extensive"]
+_MOST = 2.0**60  # more than anything takes, and still exact where it is added to
+EFFORTS: tuple[Effort, ...] = ("quick", "default", "extensive")
+
+
+@dataclass(frozen=True, slots=True)
+class Menu:
+    """The units, what each may take, and which must take the same."""
+
+    units: tuple[Unit, ...]
+    options: tuple[tuple[Option, ...], ...]
+    ties: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """Return every unit at every option of its menu but float."""
+        return tuple(
+            Variant(unit.name, option)
+            for unit, options in zip(self.units, self.options, strict=True)
+            for option in options
+            if option != FLOAT
+        )
+
+    def index(self, choices: Choices) -> tuple[int, ...]:
+        """Return the positions of choices in the menu."""
+        return tuple(
+            options.index(choices.get(unit.name, FLOAT)) for unit, options in zip(self.units, self.options, strict=True)
+        )
+
+    def choices(self, picked: Sequence[int]) -> dict[str, Option]:
+        """Return the choices at positions of the menu; float ones are left out."""
+        return {
+            unit.name: options[place]
+            for unit, options, place in zip(self.units, self.options, picked, strict=True)
+            if options[place] != FLOAT
+        }
+
+    def contains(self, choices: Choices) -> bool:
+        """Tell whether the menu and the ties allow the choices."""
+        chosen = [choices.get(unit.name, FLOAT) for unit in self.units]
+        allowed = all(option in options for option, options in zip(chosen, self.options, strict=True))
+        return allowed and all(len({chosen[unit] for unit in tie}) == 1 for tie in self.ties)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One budget over the menu: integer weights per option, and the most they may add up to.
+
+    ``fixed`` is what no unit can change, ``of_float`` what the float model takes, and ``each`` by what users divide.
+    """
+
+    limit: Limit
+    weights: np.ndarray
+    most: int
+    fixed: int = 0
+    of_float: int = 0
+    each: int = 1
+
+    def total(self, used: float) -> float:
+        """Return what users read: with what no unit can change, and bits as a mean."""
+        return (used + self.fixed) / self.each
+
+    def told(self, used: float) -> str:
+        """Write what a plan uses as users read it; a budget of as much as that can be met."""
+        total = self.total(used)
+        text = f"{ceil(total * 1e4) / 1e4:g}" if self.limit.kind == "bits" else f"{total:,.0f}"
+        return text + (f" ({ceil(total / self.of_float * 1e4) / 100:g}% of float)" if self.of_float else "")
+
+
+@dataclass(slots=True)
+class Study:
+    """One model under one set of budgets: measures, makes problems, solves them, and counts what it took."""
+
+    engine: Engine
+    menu: Menu
+    rows: tuple[Row, ...]
+    effort: Effort = "default"
+    seed: int = 0
+    solver_seconds: float = 20.0
+    progress: Callable[[str, int, int], None] = lambda *_: None
+    runs: float = 0.0
+    began: float = field(default_factory=time.perf_counter)
+    measured: dict[tuple[Option, ...], Estimate] = field(default_factory=dict)
+    solutions: list[Solution] = field(default_factory=list)
+    first: Table | None = None
+    """The first table around the float model that a method asked for."""
+
+    @property
+    def space(self) -> Space:
+        """Return the space of the model."""
+        return self.engine.space
+
+    @property
+    def batches(self) -> int:
+        """Return how many batches one run over all samples takes."""
+        return self.engine.batches
+
+    # ---- measuring -----------------------------------------------------------------------------------------------
+
+    def table(self, centre: Choices | None = None, near: Sequence[Sequence[Option]] | None = None) -> Table:
+        """Measure the menu's variants around a centre; ``near`` limits every unit to some options."""
+        held = {unit: option for unit, option in (centre or {}).items() if option != FLOAT}
+        options = self.menu.options if near is None else near
+        variants = [
+            Variant(unit.name, option)
+            for unit, allowed in zip(self.menu.units, options, strict=True)
+            for option in allowed
+            if option != held.get(unit.name, FLOAT)
+        ]
+        self.runs += self.engine.cost(variants).full_runs
+        found = self.engine.table([], held, variants)
+        if self.first is None and not held:
+            self.first = found
+        return found
+
+    def agreement(self) -> Agreement | None:
+        """Compare halves of the samples, by what was measured around the float model; None where nothing was."""
+        if self.first is None:
+            return None
+        head = self.engine.recipe.heads[0]
+        outputs, losses = self.engine.float_outputs(), self.engine.sample_losses(self.first)
+        return agreement(outputs[:, : head.width], losses, head.classes if head.kind != "power" else 0, self.seed)
+
+    def losses(self, plans: Sequence[Choices]) -> list[Estimate]:
+        """Measure the true loss of plans, each once."""
+        keys = [self._key(plan) for plan in plans]
+        new = [plan for plan, key in zip(plans, keys, strict=True) if key not in self.measured]
+        unique = {self._key(plan): plan for plan in new}
+        self.runs += len(unique)
+        for key, found in zip(unique, self.engine.losses(list(unique.values())), strict=True):
+            self.measured[key] = found
+        return [self.measured[key] for key in keys]
+
+    def _key(self, plan: Choices) -> tuple[Option, ...]:
+        return tuple(plan.get(unit.name, FLOAT) for unit in self.menu.units)
+
+    # ---- deciding ------------------------------------------------------------------------------------------------
+
+    def vector(self, values: Mapping[Variant, float]) -> np.ndarray:
+        """Lay figures of variants out over the menu; options without one (the centre's) are 0."""
+        return np.array(
+            [
+                values.get(Variant(unit.name, option), 0.0)
+                for unit, options in zip(self.menu.units, self.menu.options, strict=True)
+                for option in options
+            ]
+        )
+
+    def places(self, table: Table) -> np.ndarray:
+        """Return for every entry of the menu its row in the table, or -1."""
+        known = {variant: number for number, variant in enumerate(table.variants)}
+        return np.array(
+            [
+                known.get(Variant(unit.name, option), -1)
+                for unit, options in zip(self.menu.units, self.menu.options, strict=True)
+                for option in options
+            ]
+        )
+
+    def problem(
+        self,
+        linear: np.ndarray,
+        quadratic: np.ndarray | None = None,
+        *,
+        constant: float = 0.0,
+        near: Sequence[Sequence[Option]] | None = None,
+        extra: Sequence[Budget] = (),
+    ) -> Problem:
+        """Make the assignment problem of the menu under the budgets."""
+        names = tuple(tuple(map(str, options)) for options in self.menu.options)
+        barred: list[tuple[int, int]] = []
+        if near is not None:
+            barred = [
+                (unit, place)
+                for unit, (options, allowed) in enumerate(zip(self.menu.options, near, strict=True))
+                for place, option in enumerate(options)
+                if option not in allowed
+            ]
+        budgets = [Budget(known.limit.kind, known.weights, known.most) for known in self.rows]
+        return Problem(
+            units=tuple(unit.name for unit in self.menu.units),
+            options=names,
+            linear=linear,
+            quadratic=quadratic,
+            budgets=(*budgets, *extra),
+            groups=self.menu.ties,
+            forbidden=tuple(barred),
+            constant=constant,
+        )
+
+    def solve(self, problem: Problem, start: Choices | None = None, gap: float = 1e-4) -> Solution:
+        """Solve a problem of this study; raise InfeasibleError when nothing meets the budgets."""
+        begin = self.menu.index(start) if start is not None and self.menu.contains(start) else None
+        solution = solve(problem, gap=gap, time_limit=self.solver_seconds, seed=self.seed, start=begin)
+        self.solutions.append(solution)
+        if solution.shortfall is not None and len(solution.shortfall.budgets) == len(self.rows):
+            raise InfeasibleError(f"No plan meets the budgets. {self._told(solution.shortfall)}")
+        return solution.checked()
+
+    def _told(self, shortfall: Shortfall) -> str:
+        """Say of every budget that cannot be met what can."""
+        several = len(self.rows) > 1
+        lines = []
+        for known, alone, together in zip(self.rows, shortfall.alone, shortfall.together, strict=True):
+            if alone > known.most:
+                lines.append(f"{known.limit} cannot be met: the least is {known.told(alone)}.")
+            elif together > known.most:
+                lines.append(f"{known.limit} cannot be met together with the others.")
+            if several and together > known.most:
+                lines.append(f"The nearest plan takes {known.told(together)}.")
+        return " ".join(lines)
+
+    def usage(self, choices: Choices) -> tuple[int, ...]:
+        """Return what choices take in every row."""
+        starts = np.cumsum([0, *(len(options) for options in self.menu.options)])[:-1]
+        picked = starts + np.array(self.menu.index(choices))
+        return tuple(int(known.weights[picked].sum()) for known in self.rows)
+
+    def feasible(self, choices: Choices, but: str = "") -> bool:
+        """Tell whether choices are on the menu and meet every row, ``but`` one."""
+        if not self.menu.contains(choices):
+            return False
+        used = zip(self.usage(choices), self.rows, strict=True)
+        return all(usage <= known.most for usage, known in used if known.limit.kind != but)
+
+    def nearest(self) -> Choices | None:
+        """Return the choices nearest to budgets that the last problem could not meet."""
+        last = self.solutions[-1] if self.solutions else None
+        return self.menu.choices(last.choices) if last and last.status == "infeasible" and last.choices else None
+
+    def foreseen_bytes(self, choices: Choices) -> int:
+        """Return the bytes of the file that the row of sizes foresees."""
+        used = zip(self.usage(choices), self.rows, strict=True)
+        return next(round(known.total(usage)) for usage, known in used if known.limit.kind == "size")
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What a method proposes: plans to be measured, the best guess first, and what it says about them."""
+
+    plans: tuple[Choices, ...]
+    predicted: tuple[float | None, ...] = ()
+    proof: Solution | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Method(Protocol):
+    """What to measure, how to make a problem of it, and what to do after solving."""
+
+    name: ClassVar[str]
+
+    def propose(self, study: Study) -> Draft:
+        """Return plans within the study's budgets."""
+        ...
+
+
+def make_rows(limits: Sequence[Limit], menu: Menu, totals: Mapping[str, tuple[int, int]]) -> tuple[Row, ...]:
+    """Return the rows of budgets; ``totals`` gives for each kind what float takes, and what no unit can change."""
+    rows = []
+    for limit in limits:
+        if limit.kind not in ROWS:
+            continue
+        of_float, fixed = totals[limit.kind]
+        if limit.kind == "bits":
+            each = max(sum(unit.parameters for unit in menu.units), 1)
+            rows.append(Row(limit, row(limit.kind, menu.units, menu.options), _whole(limit.amount * each), 0, 0, each))
+            continue
+        amount = _whole(limit.amount * of_float if limit.share else limit.amount)
+        rows.append(Row(limit, row(limit.kind, menu.units, menu.options), amount - fixed, fixed, of_float))
+    return tuple(rows)
+
+
+def _whole(amount: float) -> int:
+    """Return an amount as an integer that rows can count to."""
+    return int(min(amount, _MOST))
+
+
+def check_effort(effort: str) -> Effort:
+    """Read an effort."""
+    for known in EFFORTS:
+        if known == effort:
+            return known
+    raise InputError(f"There is no effort '{effort}'. Known: {', '.join(EFFORTS)}.")
+
+
+def gap_of(solution: Solution | None) -> float | None:
+    """Return the gap of a solution, if there is one."""
+    return None if solution is None else relative_gap(solution.objective, solution.bound)

@@ -1,0 +1,102 @@
+"""``onnxmpq pareto``, and ``onnxmpq apply`` of a point."""
+
+import json
+import re
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from onnxmpq.cli import cli
+from onnxmpq.compile import quantize
+from onnxmpq.errors import InputError
+from onnxmpq.measure import engine as engine_module
+
+MODELS = Path(__file__).parents[2] / "models"
+MODEL = str(MODELS / "digits_cnn.onnx")
+FRONT = ("pareto", MODEL, "-c", "s.npz", "--points", "4", "--tie", "stage.*", "--store", "p.store", "-q")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a folder with samples, where all tests keep their measurements."""
+    place = tmp_path_factory.mktemp("pareto")
+    with np.load(MODELS / "digits_calibration.npz") as data:
+        np.savez(place / "s.npz", image=data["image"][:16])
+    return place
+
+
+@pytest.fixture
+def desk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Go to the folder; no time is spent on timing."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr("onnxmpq.cli.apply.quantize", partial(quantize, speed_budget_s=0.0))
+    return folder
+
+
+def run(*arguments: str) -> Result:
+    """Run a command that must succeed."""
+    result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def test_a_table_is_printed_and_json_written(desk: Path) -> None:
+    shown = run(*FRONT, "-o", "front.json", "--overwrite").stdout
+    data = json.loads((desk / "front.json").read_text())
+    for word in ("point", "size", "of float", "predicted", "gap", "loss", "± se", "gram"):
+        assert word in shown
+    for point in data["points"]:
+        assert f"{point['file_bytes']:,}" in shown
+    assert f"onnxmpq apply {MODEL} front.json --point 1" in shown
+    assert len(re.findall(r"\d%", shown)) >= len(data["points"])
+
+
+def test_json_is_printed(desk: Path) -> None:
+    data = json.loads(run(*FRONT, "--over", "bits", "--json").stdout)
+    assert data["over"] == "bits"
+    assert all(2 <= point["usage"] <= 8 for point in data["points"])
+    assert "Keep it with -o front.json" in run(*FRONT, "--over", "bits").stdout
+
+
+def test_a_point_is_applied_without_measuring(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(*FRONT, "-o", "front.json", "--overwrite")
+    monkeypatch.setattr(engine_module, "run_job", lambda *_: pytest.fail("something is measured"))
+    point = json.loads((desk / "front.json").read_text())["points"][1]
+    arguments = ("-c", "s.npz", "-o", "a.onnx", "-q", "--overwrite", "--json")
+    data = json.loads(run("apply", MODEL, "front.json", "--point", "2", *arguments).stdout)
+    assert data["file_bytes"] == point["file_bytes"] == (desk / "a.onnx").stat().st_size
+    assert data["plan"]["choices"] == point["choices"]
+    assert data["plan"]["ranges"]["rounding"] == "gptq"
+
+
+def test_a_front_without_a_point_is_refused_in_one_sentence(desk: Path) -> None:
+    run(*FRONT, "-o", "front.json", "--overwrite")
+    for more, message in (
+        ((), r"^'front.json' is a front of \d plans: choose one with --point 1 to \d\.$"),
+        (("--point", "99"), r"^'front.json' is a front of \d plans, and none of them is 99: choose one with"),
+    ):
+        error = CliRunner().invoke(cli, ["apply", MODEL, "front.json", "-c", "s.npz", "-o", "b.onnx", *more]).exception
+        assert isinstance(error, InputError)
+        assert re.search(message, str(error))
+    assert not (desk / "b.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--over", "bit"), "There is no budget 'bit'. Known: size, bits, bops, memory, drop. Did you mean 'bits'?"),
+        (("--over", "drop"), "what is lost is its other axis"),
+        (("-b", "siez=3%"), "Did you mean 'size'?"),
+        (("-o", "nowhere/f.json"), "does not exist"),
+        (("-o", "s.npz"), "exists. Choose another name, or give --overwrite"),
+        (("--executor", "inlien"), "no executor 'inlien'"),
+    ],
+)
+def test_what_cannot_be_is_refused(arguments: tuple[str, ...], message: str, desk: Path) -> None:
+    error = CliRunner().invoke(cli, [*FRONT, *arguments]).exception
+    assert isinstance(error, InputError)
+    assert message in str(error)

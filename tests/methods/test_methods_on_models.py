@@ -1,0 +1,113 @@
+"""Every method on both embedded models, and methods by name."""
+
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onnxmpq import registry
+from onnxmpq.artifacts import Option
+from onnxmpq.budgets import parse_limits
+from onnxmpq.compile import prepare
+from onnxmpq.errors import InputError, InternalError
+from onnxmpq.measure.engine import Engine
+from onnxmpq.measure.settings import Settings
+from onnxmpq.methods import METHODS
+from onnxmpq.methods.clado import Clado
+from onnxmpq.methods.sqnr import Sqnr
+from onnxmpq.methods.study import Menu, Study, make_rows
+
+MODELS = Path(__file__).parents[2] / "models"
+OPTIONS = (Option(8, 8), Option(2, 8))
+
+
+@pytest.fixture(scope="module", params=["digits_cnn", "digits_vit"])
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """Open an engine on an embedded model with eight images."""
+    with np.load(MODELS / "digits_calibration.npz") as data:
+        feeds: list[dict[str, Any]] = [{"image": data["image"][i : i + 1]} for i in range(8)]
+    with Engine(prepare(str(MODELS / f"{request.param}.onnx"), "ort-cpu"), feeds, settings=Settings(batch=8)) as opened:
+        yield opened
+
+
+def study_of(engine: Engine, *limits: str, every: int = 1) -> Study:
+    """Open a study over float and two options for one in ``every`` units; the others have the first."""
+    units = engine.space.units
+    offered = tuple(tuple(o for o in unit.options if o.is_float or o in OPTIONS) for unit in units)
+    menu = Menu(units, tuple(o if place % every == 0 else OPTIONS[:1] for place, o in enumerate(offered)))
+    of_float = {"size": engine.space.float_bytes, "bops": sum(unit.cost(Option()).bops for unit in units)}
+    stored = sum(unit.cost(Option()).stored_bytes for unit in units)
+    totals = {"size": (of_float["size"], of_float["size"] - stored), "bops": (of_float["bops"], 0)}
+    return Study(engine, menu, make_rows(parse_limits(limits), menu, totals), effort="quick")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_gives_plans_within_the_budgets(engine: Engine, name: str) -> None:
+    every = 4 if name == "clado" else 1  # all pairs of all units take long
+    study = study_of(engine, "size=30%", "bops=20%", every=every)
+    draft = registry.method(name).propose(study)
+    assert draft.plans
+    assert all(study.feasible(plan) for plan in draft.plans)
+    assert len(draft.predicted) == len(draft.plans)
+    assert all(np.isfinite(found.value) for found in study.losses(draft.plans))
+    assert study.runs > 0
+
+
+def test_importing_the_table_loads_no_method() -> None:
+    assert all(isinstance(home, str) for home in METHODS.values())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_called_by_its_name(name: str) -> None:
+    assert registry.method(name).name == name
+
+
+def test_options_of_a_method_are_its_fields() -> None:
+    assert registry.method("clado", psd=False) == Clado(psd=False)
+    assert registry.method("sqnr", search="interpolation", most=0.1) == Sqnr("interpolation", 0.1)
+
+
+def test_an_unknown_method_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(InputError, match=r"no method 'clad'.*Did you mean 'clado'"):
+        registry.method("clad")
+
+
+def test_an_unknown_option_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(InputError, match=r"'clado' has no option 'psdd'.*Did you mean 'psd'"):
+        registry.method("clado", psdd=True)
+    with pytest.raises(InputError, match="Known: none"):
+        registry.method("local", x=1)
+
+
+@pytest.fixture
+def entries(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[EntryPoint]]:
+    """Install entry points of other packages for a while."""
+    installed: list[EntryPoint] = []
+
+    def found(group: str) -> list[EntryPoint]:
+        return [entry for entry in installed if entry.group == group]
+
+    monkeypatch.setattr(registry, "entry_points", found)
+    registry.method_homes.cache_clear()
+    yield installed
+    registry.method_homes.cache_clear()
+
+
+def test_a_method_of_another_package_is_found(entries: list[EntryPoint]) -> None:
+    entries.append(EntryPoint("mine", "onnxmpq.methods.local:Local", registry.METHOD_ENTRY_POINTS))
+    assert registry.method("mine").name == "local"
+
+
+def test_two_methods_of_one_name_are_an_error_that_names_both(entries: list[EntryPoint]) -> None:
+    entries.append(EntryPoint("clado", "other.package:Clado", registry.METHOD_ENTRY_POINTS))
+    with pytest.raises(InternalError, match=r"onnxmpq\.methods.clado:Clado and other\.package:Clado"):
+        registry.method("clado")
+
+
+def test_an_entry_that_is_no_method_is_refused(entries: list[EntryPoint]) -> None:
+    entries.append(EntryPoint("mine", "onnxmpq.artifacts:Option", registry.METHOD_ENTRY_POINTS))
+    with pytest.raises(InternalError, match="is no data class with a 'propose'"):
+        registry.method("mine")
