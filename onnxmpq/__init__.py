@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from onnxmpq.errors import InfeasibleError, InputError, InternalError, OnnxmpqError, VerifyError
     from onnxmpq.front import Front, pareto
     from onnxmpq.registry import method
+    from onnxmpq.report import Measured, write_report
     from onnxmpq.target import Target, target
 
 __version__ = "0.1.0"
@@ -30,6 +31,7 @@ _HOMES = {
     "errors": ("InfeasibleError", "InputError", "InternalError", "OnnxmpqError", "VerifyError"),
     "front": ("Front", "pareto"),
     "registry": ("method",),
+    "report": ("Measured", "write_report"),
     "target": ("Target", "target"),
 }
 
@@ -38,6 +40,7 @@ __all__ = [
     "InfeasibleError",
     "InputError",
     "InternalError",
+    "Measured",
     "Numbers",
     "OnnxmpqError",
     "Option",
@@ -53,6 +56,7 @@ __all__ = [
     "pareto",
     "quantize",
     "target",
+    "write_report",
 ]
 
 

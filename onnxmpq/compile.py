@@ -74,9 +74,7 @@ def silent(_what: str, _done: int, _of: int) -> None:
     """Show no progress."""
 
 
-def prepare(
-    model: Model, target: str, progress: Progress = silent, *, extra_passes: Sequence[str] = ()
-) -> Prepared:
+def prepare(model: Model, target: str, progress: Progress = silent, *, extra_passes: Sequence[str] = ()) -> Prepared:
     """Load and normalise a model and find its space on a target."""
     found = find_target(target)
     progress("load", 0, 0)
@@ -231,7 +229,7 @@ def quantize(
             chosen, decision = _searched(builder, chosen, wish, limits, calibration, graded, notes, stack)
         export = builder.build(chosen, path.name)
         if given is None and not allow_slower:
-            export = _faster(builder, export, path.name, notes)
+            export = _faster(builder, export, path.name, notes, limits)
         _refuse_failure(export)
         notes += builder.calibrated.notes(export.plan)
         grade = None
@@ -360,22 +358,28 @@ def checked_plan(plan: Plan, prepared: Prepared) -> Plan:
     return plan
 
 
-def _faster(builder: Builder, export: Export, name: str, notes: list[str]) -> Export:
-    """Return ``export``, or float kernels with the same weights where its integer kernels are slower than float."""
+def _faster(builder: Builder, export: Export, name: str, notes: list[str], limits: Sequence[Limit]) -> Export:
+    """Return ``export``, or float kernels with the same weights where its integer kernels are slower than float.
+
+    Within budgets a file must not grow for it, and where bit operations are limited float is none of the options.
+    """
     space = builder.prepared.space
     choices = {
         unit: nearest(space.unit(unit), replace(option, activation_bits=0)) if option.weight_bits else FLOAT
         for unit, option in export.plan.choices.items()
     }
-    if export.speed >= SLOWER_THAN_FLOAT or choices == export.plan.choices:
+    counted = any(limit.kind == "bops" for limit in limits)
+    if export.speed >= SLOWER_THAN_FLOAT or choices == export.plan.choices or counted:
         return export
     other = builder.build(replace(export.plan, choices=choices), name)
     if other.speed <= export.speed or not other.verdict.ok:
         return export
+    if limits and file_bytes(other.path) > file_bytes(export.path):
+        return export
     notes.append(
         f"Integer kernels do not pay for this model here: they ran at {export.speed:.2f} of float speed. The weights "
         f"are stored in few bits and computed in float instead, at {other.speed:.2f}; --allow-slower keeps the integer "
-        "kernels."
+        "kernels." + (" The loss told here was measured with them." if limits else "")
     )
     return other
 

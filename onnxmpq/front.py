@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from onnxmpq.artifacts import Option, Plan
+from onnxmpq.artifacts import Option, Plan, Space
 from onnxmpq.budgets import checked_kind, parse_limits
 from onnxmpq.build import Builder, Progress
 from onnxmpq.calibrated import Numbers
@@ -17,6 +17,7 @@ from onnxmpq.compile import Model, parsed, prepare, share_calibration, silent
 from onnxmpq.constraints import Constraints
 from onnxmpq.errors import InputError
 from onnxmpq.measure.settings import Settings
+from onnxmpq.measure.table import Table
 from onnxmpq.registry import method as find_method
 from onnxmpq.runtime import get_runtime
 from onnxmpq.samples import Data
@@ -33,6 +34,8 @@ class Front:
     plans: tuple[Plan, ...]
     points: tuple[Point, ...]
     notes: tuple[str, ...] = ()
+    space: Space | None = None
+    table: Table | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the front as plain JSON data; ``Plan.read`` takes one of its points, counted from 1."""
@@ -108,11 +111,13 @@ def pareto(
 
         with Search(prepared, calibration, wish, numbers=numbers, size=size, progress=progress) as search:
             share_calibration(search, builder)
-            found, agreement = search.front(kind, points, parse_limits(budget))
+            found, agreement, table = search.front(kind, points, parse_limits(budget))
     return Front(
         kind,
         prepared.source.size_bytes,
         tuple(replace(empty, choices=point.choices) for point in found),
         found,
         agreement.notes if agreement else (),
+        prepared.space,
+        table,
     )

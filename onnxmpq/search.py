@@ -27,7 +27,7 @@ from onnxmpq.constraints import Constraints, make_menu
 from onnxmpq.errors import InfeasibleError, InputError
 from onnxmpq.measure.engine import Engine
 from onnxmpq.measure.settings import Settings
-from onnxmpq.measure.table import Estimate
+from onnxmpq.measure.table import Estimate, Table
 from onnxmpq.methods.agreement import Agreement
 from onnxmpq.methods.decide import Decision, decide
 from onnxmpq.methods.gram import front_plans
@@ -223,10 +223,11 @@ class Search:
 
     def front(
         self, kind: Kind, points: int, limits: Sequence[Limit] = ()
-    ) -> tuple[tuple[Point, ...], Agreement | None]:
+    ) -> tuple[tuple[Point, ...], Agreement | None, Table | None]:
         """Return measured plans over one budget, from the least to the most it can be; others stay as they are.
 
-        Uniform plans within the other budgets are among them. The agreement is that of the samples.
+        Uniform plans within the other budgets are among them. The agreement is that of the samples,
+        the table that of the responses.
         """
         if kind == "drop":
             raise InputError("A front runs over size, bits, bops or memory; what is lost is its other axis.")
@@ -251,7 +252,7 @@ class Search:
             made.append(
                 Point(row.total(limit), choices, usage, file_bytes, predicted, bound, loss, status, source),
             )
-        return tuple(_undominated(made)), study.agreement()
+        return tuple(_undominated(made)), study.agreement(), study.first
 
     @property
     def overhead(self) -> int:

@@ -27,7 +27,9 @@ def few() -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def plan(few: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Plan:
     """Return a plan of several precisions."""
-    made = quantize(MODEL, few, output=tmp_path_factory.mktemp("plan") / "m.onnx", allow_slower=True, speed_budget_s=0.0)
+    made = quantize(
+        MODEL, few, output=tmp_path_factory.mktemp("plan") / "m.onnx", allow_slower=True, speed_budget_s=0.0
+    )
     names = list(made.plan.choices)
     mixed = {name: Option.parse("w4a8" if place % 2 else "w8a8") for place, name in enumerate(names)}
     return Plan(made.plan.target, "hand", mixed, made.plan.model_sha256, made.plan.ranges)

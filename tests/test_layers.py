@@ -35,6 +35,13 @@ ORDER = {  # what stages may import besides one another, from the bottom up
     "solve": ("solve", "errors"),
     "executors": ("errors",),
     "report": ("report", "compile", "front", "measure", *FOUNDATIONS),
+    "budgets": FOUNDATIONS,
+    "constraints": FOUNDATIONS,
+    "search": ("budgets", "build", "calibrated", "constraints", "measure", "samples", "solve", *FOUNDATIONS),
+    "front": (
+        *("budgets", "build", "calibrated", "compile", "constraints", "measure", "registry", "runtime", "samples"),
+        *("search", *FOUNDATIONS),
+    ),
     "calibrated": ("hessians", "lower", "placement", "ranges", "target", "weights", *FOUNDATIONS),
     "overrides": ("placement", *FOUNDATIONS),
     "measure": (

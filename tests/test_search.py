@@ -1,7 +1,6 @@
 """Searching: plans within budgets to the byte, the least that can be had, drops, and runs that go on."""
 
 import re
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxmpq.artifacts import FLOAT
+from onnxmpq.artifacts import FLOAT, Plan
 from onnxmpq.compile import Result, inspect, quantize
 from onnxmpq.errors import InfeasibleError, InputError
-from onnxmpq.measure import engine as engine_module
+from onnxmpq.executors import run_jobs
 from onnxmpq.measure.settings import Settings
+from onnxmpq.measure.worker import run_job
 
 MODELS = Path(__file__).parents[1] / "models"
 MODEL = MODELS / "digits_cnn.onnx"
@@ -66,31 +66,30 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
 def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Collect the jobs that run."""
     ran: list[Any] = []
-    original = engine_module.run_jobs
 
     def counting(work: Any, todo: Any, *rest: Any, **more: Any) -> Any:
         ran.extend(todo)
-        return original(work, todo, *rest, **more)
+        return run_jobs(work, todo, *rest, **more)
 
-    monkeypatch.setattr(engine_module, "run_jobs", counting)
+    monkeypatch.setattr("onnxmpq.measure.engine.run_jobs", counting)
     return ran
 
 
 # ---- budgets ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", ["20%", "24%", "110kB", "99999"])
+@pytest.mark.parametrize("size", ["20%", "110kB"])
 def test_a_file_is_within_its_size_to_the_byte_and_makes_use_of_it(size: str, desk: Desk) -> None:
     result = desk.search(f"size={size}")
-    amounts = {"20%": 0.2 * FLOAT_BYTES, "24%": 0.24 * FLOAT_BYTES, "110kB": 110_000, "99999": 99_999}
+    amounts = {"20%": 0.2 * FLOAT_BYTES, "110kB": 110_000}
     assert 0.97 * amounts[size] < result.file_bytes <= amounts[size]
     assert result.path.stat().st_size == result.file_bytes
     assert result.verdict["size"].ok is True  # the bytes of tensors are those predicted
 
 
 def test_options_that_write_very_different_graphs_are_within_their_size_too(desk: Desk) -> None:
-    result = desk.search("size=22%", options=["float", "w8a8", "w4a8", "w2a8", "w4"])
-    assert 0.95 * 0.22 * FLOAT_BYTES < result.file_bytes <= 0.22 * FLOAT_BYTES
+    result = desk.search("size=50%", options=["float", "w8a8", "w2a8"], keep=["stage2.*=w4"])
+    assert 0.95 * 0.5 * FLOAT_BYTES < result.file_bytes <= 0.5 * FLOAT_BYTES
 
 
 def test_several_budgets_hold_at_once(desk: Desk) -> None:
@@ -104,6 +103,16 @@ def test_several_budgets_hold_at_once(desk: Desk) -> None:
     assert bits <= 3.5 * sum(unit.parameters for unit in units)
 
 
+def test_slow_integer_kernels_do_not_break_a_budget(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxmpq.compile.SLOWER_THAN_FLOAT", 99.0)
+    result = desk.search("bops=7%", allow_slower=False, keep=FEW)
+    units, choices = result.space.units, result.plan.choices
+    bops = sum(unit.cost(choices.get(unit.name, FLOAT)).bops for unit in units)
+    assert bops <= 0.07 * sum(unit.cost(FLOAT).bops for unit in units)
+    result = desk.search("size=24%", allow_slower=False, keep=FEW)
+    assert result.file_bytes <= 0.24 * FLOAT_BYTES
+
+
 def test_decisions_by_hand_hold(desk: Desk) -> None:
     names = [unit.name for unit in inspect(MODEL).units]
     kept, tied, excluded = names[0], names[3:5], names[-1]
@@ -114,7 +123,7 @@ def test_decisions_by_hand_hold(desk: Desk) -> None:
     assert excluded not in choices
 
 
-@pytest.mark.parametrize("method", ["gram", "local", "sqnr", "clado-star", "uniform"])
+@pytest.mark.parametrize("method", ["gram", "sqnr", "uniform"])
 def test_no_method_is_worse_than_a_uniform_plan_of_the_same_budgets(method: str, desk: Desk) -> None:
     decision = desk.search("size=26%", method=method).decision
     assert decision is not None
@@ -166,7 +175,7 @@ def test_a_search_needs_a_budget_and_a_plan_none(desk: Desk) -> None:
     with pytest.raises(InputError, match="A search needs a budget: size=30%"):
         desk.search(method="gram")
     with pytest.raises(InputError, match="leave out the budget, or the plan"):
-        desk.search("size=30%", plan=desk.search("size=30%").plan)
+        desk.search("size=30%", plan=Plan("ort-cpu", "none", {}))
     with pytest.raises(InputError, match="give a budget too"):
         desk.search(keep=["op:Gemm=w8a8"])
 
@@ -210,34 +219,35 @@ def test_the_same_search_again_runs_no_job(desk: Desk, jobs: list[Any]) -> None:
 
 def test_an_interrupted_search_goes_on_and_runs_no_job_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[Any] = []
-    original = engine_module.run_job
-    monkeypatch.setattr(engine_module, "run_job", partial(_recorded, original, ran, 25))
+    monkeypatch.setattr("onnxmpq.measure.engine.run_job", partial(_recorded, ran, 12))
     with pytest.raises(KeyboardInterrupt):
-        Desk(tmp_path).search("size=24%", options=TWO)
+        Desk(tmp_path).search("size=24%", keep=FEW)
     assert not (tmp_path / "q.onnx").exists()
-    monkeypatch.setattr(engine_module, "run_job", partial(_recorded, original, ran, 0))
-    resumed = Desk(tmp_path).search("size=24%", options=TWO)
+    monkeypatch.setattr("onnxmpq.measure.engine.run_job", partial(_recorded, ran, 0))
+    resumed = Desk(tmp_path).search("size=24%", keep=FEW)
     assert len(ran) == len(set(ran))
     assert resumed.decision is not None
 
 
-def _recorded(original: Any, ran: list[Any], stop: int, recipe: Any, job: Any) -> Any:
+def _recorded(ran: list[Any], stop: int, recipe: Any, job: Any) -> Any:
     if stop and len(ran) == stop:
         raise KeyboardInterrupt
     ran.append(job)
-    return original(recipe, job)
+    return run_job(recipe, job)
 
 
-@pytest.fixture
-def folders(tmp_path: Path) -> Iterator[Path]:
-    """Give new folders."""
-    return (folder for name in "abc" if not (folder := tmp_path / name).mkdir())
-
-
-def test_a_seed_gives_the_same_file_wherever_it_runs(folders: Iterator[Path], desk: Desk) -> None:
+def test_a_seed_gives_the_same_file_wherever_it_runs(tmp_path: Path) -> None:
     first, second = (
-        Desk(next(folders)).search("size=24%", seed=3, settings=Settings(seed=3), effort="default", keep=FEW)
-        for _ in range(2)
+        Desk(tmp_path).search(
+            "size=24%",
+            output=tmp_path / f"{name}.onnx",
+            store=tmp_path / f"{name}.store",
+            seed=3,
+            settings=Settings(seed=3),
+            effort="default",
+            keep=FEW,
+        )
+        for name in ("first", "second")
     )
     assert first.plan == second.plan
     assert first.path.read_bytes() == second.path.read_bytes()

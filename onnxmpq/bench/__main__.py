@@ -5,6 +5,7 @@ import click
 from onnxmpq.bench.accuracy import accuracy
 from onnxmpq.bench.deploy import deploy
 from onnxmpq.bench.measure import measure
+from onnxmpq.bench.methods import methods
 from onnxmpq.bench.rounding import rounding
 from onnxmpq.bench.solve import solve
 
@@ -17,6 +18,7 @@ def main() -> None:
 main.add_command(deploy)
 main.add_command(accuracy)
 main.add_command(measure)
+main.add_command(methods)
 main.add_command(rounding)
 main.add_command(solve)
 

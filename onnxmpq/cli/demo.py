@@ -1,6 +1,8 @@
 """``onnxmpq demo``."""
 
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -8,6 +10,12 @@ from onnxmpq.cli import show
 from onnxmpq.cli.options import json_option, quiet_option, target_option
 from onnxmpq.compile import quantize
 from onnxmpq.errors import InputError
+
+SEARCH: dict[str, Any] = {"budget": ("size=30%",), "effort": "quick"}
+BUILDS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("at w8a8", "w8a8", {}),
+    ("within 30% of its size", "small", SEARCH),
+)
 
 
 @click.command("demo")
@@ -36,21 +44,22 @@ def demo_command(output: Path, models: Path, target: str, as_json: bool, quiet: 
         raise InputError(f"There are no examples in '{models}'. Run this in a checkout of onnxmpq, or give --models.")
     output.mkdir(parents=True, exist_ok=True)
     results = []
-    for name in names:
+    for name, (title, suffix, search) in product(names, BUILDS):
         with show.progress(quiet) as report:
             results.append(
                 quantize(
                     models / f"{name}.onnx",
                     models / "digits_calibration.npz",
                     evaluation=models / "digits_evaluation.npz",
-                    output=output / f"{name}.w8a8.onnx",
+                    output=output / f"{name}.{suffix}.onnx",
                     target=target,
                     overwrite=True,
                     progress=report,
+                    **search,
                 )
             )
         if not as_json:
-            show.out.print(f"[bold]{name}[/] at w8a8 for {target}")
+            show.out.print(f"[bold]{name}[/] {title} for {target}")
             show.result(results[-1])
             show.out.print()
     if as_json:

@@ -9,6 +9,7 @@ import click
 
 from onnxmpq.artifacts import Plan
 from onnxmpq.calibrated import ROUNDINGS, Numbers, Rounding
+from onnxmpq.errors import InputError
 from onnxmpq.ranges import Method
 from onnxmpq.weights import Method as WeightMethod
 
@@ -121,6 +122,17 @@ def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
             quiet_option,
         ],
     )
+
+
+report_option = click.option(
+    "--report", type=click.Path(path_type=Path), help="Write report.html and report.json: a folder, or a .html file."
+)
+
+
+def checked_report(path: Path | None) -> None:
+    """Refuse a report that could not be written, before any work."""
+    if path is not None and not (path.is_dir() or path.absolute().parent.is_dir()):
+        raise InputError(f"The folder of the report '{path}' does not exist. Make it first.")
 
 
 def decorated(command: Callable[..., Any], decorators: list[Decorator]) -> Callable[..., Any]:

@@ -1,5 +1,7 @@
 """``onnxmpq pareto``."""
 
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,12 @@ from onnxmpq.cli.measuring import (
 )
 from onnxmpq.cli.options import (
     calibration_option,
+    checked_report,
     json_option,
     model_argument,
     numbers_options,
     quiet_option,
+    report_option,
     target_option,
 )
 from onnxmpq.errors import InputError
@@ -48,6 +52,7 @@ from onnxmpq.front import Front, pareto
 @threads_option
 @measuring_options
 @click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
+@report_option
 @numbers_options
 @json_option
 @quiet_option
@@ -59,6 +64,7 @@ def pareto_command(
     options: str,
     measuring: Measuring,
     overwrite: bool,
+    report: Path | None,
     as_json: bool,
     quiet: bool,
     threads: int,
@@ -70,12 +76,13 @@ def pareto_command(
     onnxmpq pareto model.onnx -c samples.npz --store model.store -o front.json
     onnxmpq apply model.onnx front.json --point 7 -c samples.npz -o small.onnx
     """
+    checked_report(report)
     if output is not None:
         if not output.absolute().parent.is_dir():
             raise InputError(f"The folder of the output '{output}' does not exist. Make it first.")
         if output.exists() and not overwrite:
             raise InputError(f"The output '{output}' exists. Choose another name, or give --overwrite.")
-    with measuring.workers() as pool, show.progress(quiet) as report:
+    with measuring.workers() as pool, show.progress(quiet) as told:
         front = pareto(
             model,
             calibration,
@@ -85,11 +92,16 @@ def pareto_command(
             store=measuring.store,
             executor=pool,
             ahead=measuring.ahead,
-            progress=report,
+            progress=told,
             **rest,
         )
     if output is not None:
         front.write(output)
+    if report is not None:
+        from onnxmpq.report import write_report
+
+        command = shlex.join(["onnxmpq", *sys.argv[1:]])
+        write_report(path=report, front=front, space=front.space, table=front.table, title=model.name, command=command)
     if as_json:
         show.as_json(front.to_json())
     else:

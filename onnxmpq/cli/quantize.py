@@ -1,5 +1,7 @@
 """``onnxmpq quantize``."""
 
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from click.core import ParameterSource
 
 from onnxmpq.cli import show
 from onnxmpq.cli.measuring import Measuring, constraint_options, measuring_options, menu, menu_option
-from onnxmpq.cli.options import build_options, model_argument, point_option
+from onnxmpq.cli.options import build_options, checked_report, model_argument, point_option, report_option
 from onnxmpq.compile import quantize
 from onnxmpq.errors import InputError
 from onnxmpq.methods import METHODS
@@ -58,6 +60,7 @@ _SEARCH_ONLY = ("method_options", "options", "effort", "keep", "exclude", "ties"
 @click.option("--plan", type=click.Path(path_type=Path), help="Use this plan.json instead of a method.")
 @point_option
 @click.option("--allow-slower", is_flag=True, help="Keep integer kernels even where they run slower than float.")
+@report_option
 @build_options
 @click.pass_context
 def quantize_command(
@@ -70,6 +73,7 @@ def quantize_command(
     option: str | None,
     options: str,
     measuring: Measuring,
+    report: Path | None,
     as_json: bool,
     quiet: bool,
     **rest: Any,
@@ -81,11 +85,12 @@ def quantize_command(
     onnxmpq quantize model.onnx -c samples.npz -o model.small.onnx -b size=30% -b bops=25%
     onnxmpq quantize model.onnx -c samples.npz -o model.w4.onnx --option w4a8 -e labelled.npz
     """
+    checked_report(report)
     if budget and option is not None:
         raise InputError("--option is what every unit gets; with a budget --options names what units may take.")
     if not budget:
         _refuse_search_options(context)
-    with measuring.workers() as pool, show.progress(quiet) as report:
+    with measuring.workers() as pool, show.progress(quiet) as told:
         result = quantize(
             model,
             method=typed_method(method or "gram", method_options) if budget else method,
@@ -96,8 +101,20 @@ def quantize_command(
             store=measuring.store,
             executor=pool,
             ahead=measuring.ahead,
-            progress=report,
+            progress=told,
             **rest,
+        )
+    if report is not None:
+        from onnxmpq.report import Measured, write_report  # the page is loaded only for it
+
+        decision = result.decision
+        write_report(
+            result,
+            report,
+            table=decision.table if decision else None,
+            others=[Measured("tried", loss, choices=plan) for plan, loss in decision.tried] if decision else (),
+            title=model.name,
+            command=shlex.join(["onnxmpq", *sys.argv[1:]]),
         )
     if as_json:
         show.as_json(result.to_json())

@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Any
 
 from onnxmpq.artifacts import FLOAT
-from onnxmpq.measure.table import Estimate
+from onnxmpq.measure.table import Estimate, Table
 from onnxmpq.methods.agreement import Agreement
 from onnxmpq.methods.study import Choices, Method, Study
 from onnxmpq.methods.uniform import uniform_choices
@@ -20,7 +20,8 @@ from onnxmpq.solve import Solution
 class Decision:
     """The plan, its measured and predicted loss, the proof of the model behind it, and what it took.
 
-    ``proposed`` is what the method itself put first, ``uniforms`` the uniform plans within the budgets by their option.
+    ``proposed`` is what the method itself put first, ``uniforms`` the uniform plans within the budgets by their option,
+    ``table`` the responses around float, ``tried`` every plan that was measured.
     """
 
     choices: Choices
@@ -35,6 +36,8 @@ class Decision:
     seconds: float
     notes: tuple[str, ...]
     agreement: Agreement | None = None
+    table: Table | None = None
+    tried: tuple[tuple[Choices, Estimate], ...] = ()
 
 
 def decide(study: Study, method: Method, fits: Callable[[Choices], bool] = lambda _: True) -> Decision:
@@ -79,6 +82,8 @@ def decide(study: Study, method: Method, fits: Callable[[Choices], bool] = lambd
         method_runs,
         perf_counter() - began,
         tuple(notes),
+        table=study.first,
+        tried=tuple(study.tried()),
     )
 
 

@@ -5,9 +5,9 @@ One run of the rest of the model for every unit and option gives the responses z
     loss(plan) = loss(centre) + sum of linear terms + 1/2 sum of Gram entries of what the plan changes
 
 which is solved with a proof. Two closer models share its measurements: the same with each unit's own loss as it was
-measured, and superposition, which knows saturation. What each proposes is measured; around the best, responses are
-measured again (options next to the plan's own) and the search goes on in a neighbourhood, until nothing falls. Only
-measured losses decide.
+measured, and superposition, which knows saturation. What each proposes is measured; around the best plans, one after
+another, responses are measured again (options next to the plan's own) and the search goes on in a neighbourhood, as
+long as the effort lasts. Only measured losses decide.
 """
 
 from collections.abc import Sequence
@@ -23,11 +23,13 @@ from onnxmpq.methods.superposition import Part, Superposition
 from onnxmpq.solve import Budget, Problem, Solution, solve_front
 from onnxmpq.solve.refine import neighbours, refine
 
-ROUNDS = {"quick": 0, "default": 3, "extensive": 8}
+ROUNDS = {"quick": 0, "default": 6, "extensive": 12}
 RADII = (0.15, 0.4, 1.0)  # shares of the units that may change around a centre
 PROBES = {"quick": 0, "default": 3, "extensive": 10}
 PROBED = 8  # neighbours that are measured at a time
-PROGRESS = 0.01  # of the loss: less than this, and the search ends
+SHARE_OF_PAIRS = 0.1  # of the runs that all pairs take: what the usual effort may
+LATER = 0.62  # a pair runs from the later of its units: its share of what one alone takes
+NEARBY = 0.6  # the share of a menu that lies next to a plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +54,20 @@ class Gram:
             *_candidates(study, table, study.problem(*_quadratic(study, table)), first=True),
             *_robust(study, table),
         ]
-        best, loss = _best(study, found)
-        rounds = 0
-        for _ in range(ROUNDS[study.effort]):
-            rounds += 1
-            around = study.table(best.choices, _near(study, best.choices))
-            closer = _around(study, around, best.choices)
-            found += closer
-            before = loss
-            best, loss = min((best, loss), _best(study, closer), key=lambda pair: pair[1])
-            best, loss = _probed(study, around, best, loss)
-            if loss > before * (1 - PROGRESS):
+        best, _ = _best(study, found)
+        rounds, most = 0, _affordable(study, table)
+        centres: list[Choices] = []
+        while rounds < ROUNDS[study.effort] and study.runs + _round(study) <= most:
+            centre = _next_centre(study, found, centres)
+            if centre is None:
                 break
+            rounds += 1
+            centres.append(centre.choices)
+            around = study.table(centre.choices, _near(study, centre.choices))
+            closer = _around(study, around, centre.choices)
+            closer += _probed(study, around, *_best(study, [centre, *closer]))
+            found = _distinct([*found, *closer])
+            best, _ = _best(study, found)
         ranked = [best, *(candidate for candidate in found if candidate.choices != best.choices)]
         notes = (f"{rounds} rounds around a plan, {len(study.measured)} plans measured.",)
         return Draft(
@@ -142,7 +146,8 @@ def _candidates(
     if not table.sketched:
         loss = _superposition(study, table)
         allowed = study.problem(np.zeros(len(loss.owner)), near=near, extra=extra)
-        for start in list(found[:2]):
+        starts = [*found, *_robust(study, table)] if first else found[:2]
+        for start in list(starts):
             choices, value = refine(allowed, loss, study.menu.index(start.choices))
             found.append(Candidate(study.menu.choices(choices), value, None))
     return _distinct(found)
@@ -177,16 +182,17 @@ def _robust(study: Study, table: Table) -> list[Candidate]:
     return found
 
 
-def _probed(study: Study, table: Table, best: Candidate, loss: float) -> tuple[Candidate, float]:
-    """Measure the likeliest flips and exchanges of the best plan, as long as one of them helps."""
+def _probed(study: Study, table: Table, best: Candidate, loss: float) -> list[Candidate]:
+    """Measure the likeliest flips and exchanges of a plan, as long as one of them helps; return what was measured."""
     if table.sketched:
-        return best, loss
+        return []
     near = [
         [place for place, option in enumerate(options) if option in allowed]
         for options, allowed in zip(study.menu.options, _near(study, table.centre), strict=True)
     ]
     superposed = _superposition(study, table)
     allowed = study.problem(np.zeros(len(superposed.owner)))
+    found: list[Candidate] = []
     for _ in range(PROBES[study.effort]):
         begin = study.menu.index(best.choices)
         if any(place not in kept for place, kept in zip(begin, near, strict=True)):
@@ -195,11 +201,34 @@ def _probed(study: Study, table: Table, best: Candidate, loss: float) -> tuple[C
         if not around:
             break
         tried = [Candidate(study.menu.choices(choices), value, None) for choices, value in around]
+        found += tried
         nearest, measured = _best(study, tried)
         if measured >= loss:
             break
         best, loss = nearest, measured
-    return best, loss
+    return found
+
+
+def _next_centre(study: Study, found: Sequence[Candidate], used: Sequence[Choices]) -> Candidate | None:
+    """Return the best plan that was measured and not yet searched around."""
+    left = [candidate for candidate in found if candidate.choices not in used]
+    return _best(study, left)[0] if left else None
+
+
+def _round(study: Study) -> float:
+    """Return what a round costs at most, in runs: responses of two neighbours of every unit, and plans."""
+    return study.engine.cost(study.menu.variants).full_runs * NEARBY + PROBED
+
+
+def _affordable(study: Study, table: Table) -> float:
+    """Return the runs that the effort allows: by default a tenth of what measuring all pairs would take."""
+    if study.effort == "extensive":
+        return np.inf
+    units = [variant.unit for variant in table.variants]
+    same = sum(units.count(unit) ** 2 for unit in set(units))
+    pairs = (len(units) ** 2 - same) / 2
+    each = study.engine.cost(table.variants).full_runs / max(len(units), 1)
+    return SHARE_OF_PAIRS * pairs * each * LATER
 
 
 def _near(study: Study, choices: Choices) -> tuple[tuple[Option, ...], ...]:

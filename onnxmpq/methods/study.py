@@ -1,7 +1,7 @@
 """What every method works with: units and their menus, budgets as rows, measuring, and solving."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from typing import ClassVar, Literal, Protocol
@@ -149,6 +149,12 @@ class Study:
         for key, found in zip(unique, self.engine.losses(list(unique.values())), strict=True):
             self.measured[key] = found
         return [self.measured[key] for key in keys]
+
+    def tried(self) -> Iterator[tuple[Choices, Estimate]]:
+        """Yield every plan that was measured, with its loss."""
+        for key, loss in self.measured.items():
+            chosen = zip(self.menu.units, key, strict=True)
+            yield {unit.name: option for unit, option in chosen if option != FLOAT}, loss
 
     def _key(self, plan: Choices) -> tuple[Option, ...]:
         return tuple(plan.get(unit.name, FLOAT) for unit in self.menu.units)

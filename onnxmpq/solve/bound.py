@@ -299,9 +299,8 @@ class Relaxation:
     def _shares(self, point: Floats) -> Floats:
         """Return the nearest shares that also keep the budgets, by a search for their prices (kept for the next)."""
         shares = self._simplex(point - self.prices @ self.weighted)
-        for _ in range(1 if len(self.prices) == 1 else 3):
-            for row in range(len(self.prices)):
-                shares = self._priced(point, row, shares)
+        for row in range(len(self.prices)):  # once: prices carry over to the next step
+            shares = self._priced(point, row, shares)
         return shares
 
     def _priced(self, point: Floats, row: int, shares: Floats) -> Floats:

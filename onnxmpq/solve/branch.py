@@ -81,6 +81,7 @@ class Tree:
         self.nodes, self.order = 0, itertools.count()
         self.first_state: State | None = None
         self.first_bound = -inf
+        self.known = False
 
     @property
     def target(self) -> float:
@@ -137,7 +138,8 @@ class Tree:
             if np.prod(reduced.sizes.astype(float)) <= ENUMERATED:
                 self._enumerate(reduced)
                 return
-            steps = (ROOT_STEPS if stage == 0 else STAGE_STEPS) if root else NODE_STEPS
+            first = root and stage == 0 and not self.known
+            steps = (ROOT_STEPS if first else STAGE_STEPS) if root else NODE_STEPS
             relaxation = Relaxation(reduced)
             result, shares, state = self._bound(relaxation, state or relaxation.start(), steps, bound, patient=root)
             if result is None:  # the linear program over the rows has no solution
@@ -149,7 +151,7 @@ class Tree:
                 # A state of fewer options does not fit where the next problem of a front begins.
                 self.first_state = state if reduced.options == self.root.options else None
                 self.first_bound = result.value
-                self.improve(reduced, shares, 60, 300 + 3 * reduced.units)
+                self.improve(reduced, shares, *((10, 60) if self.known else (60, 300 + 3 * reduced.units)))
             else:
                 self.improve(reduced, shares, 2, 0)
             if bound >= self.target:
@@ -258,13 +260,14 @@ def first_plan(reduced: Reduced, search: Search, start: Integers | None) -> Walk
     return None
 
 
-def prepare(tree: Tree, start: Walk, patience: int) -> None:
-    """Search a good plan before anything is bounded."""
+def prepare(tree: Tree, start: Walk, patience: int, *, known: bool) -> None:
+    """Search a good plan before anything is bounded; a start that is ``known`` to be good saves the relaxation."""
     reduced = tree.root
     search = Search(reduced, tree.seed, tree.expired)
     best = start.copy()
     search.descend(best)
-    shares = relaxed(reduced, 10.0) if reduced.options <= RELAXED and not tree.expired() else None
+    tree.known = known
+    shares = relaxed(reduced, 10.0) if reduced.options <= RELAXED and not known and not tree.expired() else None
     if shares is not None:
         best = search.from_shares(shares, 40, best) or best
     best = search.iterate(best, patience)

@@ -100,13 +100,14 @@ class Knapsack:
         # HiGHS tests costs by absolute tolerances too.
         scale = float(np.abs(costs).max()) or 1.0
         if self._highs is None:
-            # Rows are scaled already. What HiGHS scales itself may end as unknown: it is tested again unscaled.
+            # Rows are scaled already; what HiGHS scales itself may miss the tolerance once it is scaled back.
             unscaled = {"simplex_scale_strategy": 0, "dual_feasibility_tolerance": TIGHTEST}
             self._highs = _configured(presolve="off", solver="simplex", **unscaled)
             _load(self._highs, assignment(reduced, costs / scale))
         else:
             self._highs.changeColsCost(reduced.options, self._columns, costs / scale)
-        if _run(self._highs) != "optimal":
+        # Multipliers that miss a tolerance prove a bound, too.
+        if _run(self._highs, unknown="optimal") != "optimal":
             return None
         solution = self._highs.getSolution()
         duals = np.array(solution.row_dual)[reduced.units :]
@@ -235,8 +236,8 @@ def _load(highs: "Highs", model: Model) -> None:
         raise InternalError("HiGHS refused a model.")
 
 
-def _run(highs: "Highs") -> Outcome:
-    """Solve, and say how it ended in our words."""
+def _run(highs: "Highs", unknown: Outcome | None = None) -> Outcome:
+    """Solve, and say how it ended in our words; ``unknown`` is what an end just beyond the tolerances counts as."""
     from highspy import HighsStatus
 
     if highs.run() == HighsStatus.kError:
@@ -245,6 +246,8 @@ def _run(highs: "Highs") -> Outcome:
         if highs.run() == HighsStatus.kError:
             raise InternalError(f"HiGHS {highs.version()} failed.")
     status = highs.getModelStatus().name
+    if status == "kUnknown" and unknown is not None and highs.getSolution().dual_valid:
+        return unknown
     if status not in OUTCOMES:
         raise InternalError(f"HiGHS {highs.version()} ended with {status}.")
     return OUTCOMES[status]

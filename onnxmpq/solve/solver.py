@@ -21,8 +21,9 @@ from onnxmpq.solve.threads import one_thread
 
 PROVEN = 1e-4  # relative gap up to which a plan counts as optimal
 NEGLIGIBLE = 1e-8  # of the largest coefficient: what a bound may miss where the objective is about zero
-PATIENCE = 400  # kicks without a better plan, and as many again per ...
-UNITS = 8  # ... so many units, after which the first search gives up
+PATIENCE = 400  # kicks without a better plan, and so many more ...
+PER_UNIT = 12  # ... for each unit, after which the first search gives up
+KNOWN = 60  # the same where a neighbour's plan is at hand
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +96,7 @@ class Run:
             if first is None:
                 return self._infeasible() if outcome == "infeasible" else self._nothing_in_time()
         tree = Tree(reduced, self.effort.gap, self.effort.seed, self.expired, proof=self.effort.proof)
-        patience = PATIENCE + PATIENCE * reduced.units // UNITS if state is None else PATIENCE // 4
-        prepare(tree, first, patience)
+        prepare(tree, first, PATIENCE + PER_UNIT * reduced.units if state is None else KNOWN, known=state is not None)
         found = tree.run(state)
         self.state = found.state
         return self._finished(found)

@@ -119,7 +119,9 @@ def test_json_of_targets_and_demo_and_verify(desk: Path) -> None:
     checks = strict_json(run("verify", "q.onnx", "--float", "m.onnx", "-c", "s.npz", "--json").stdout)["checks"]
     assert "simulation" in [check["name"] for check in checks]
     shown = strict_json(run("demo", "--json", "--models", str(ROOT / "models"), "-o", "out").stdout)
-    assert [Path(item["path"]).name for item in shown] == ["digits_cnn.w8a8.onnx", "digits_vit.w8a8.onnx"]
+    assert [Path(item["path"]).name for item in shown] == [
+        f"digits_{kind}.{how}.onnx" for kind in ("cnn", "vit") for how in ("w8a8", "small")
+    ]
     assert all(item["accuracy"]["after"] > item["accuracy"]["before"] - 0.01 for item in shown)
     assert all(item["file_bytes"] < item["float_file_bytes"] / 2 for item in shown)
 

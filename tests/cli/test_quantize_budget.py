@@ -12,8 +12,8 @@ from onnxmpq.artifacts import Plan
 from onnxmpq.cli import cli
 from onnxmpq.compile import quantize
 from onnxmpq.errors import InfeasibleError, OnnxmpqError
-from onnxmpq.measure import engine as engine_module
 from onnxmpq.measure.store import Store
+from onnxmpq.measure.worker import Job, Recipe, Results, run_job
 
 MODELS = Path(__file__).parents[2] / "models"
 MODEL = str(MODELS / "digits_cnn.onnx")
@@ -54,8 +54,8 @@ def refused(*arguments: str) -> OnnxmpqError:
 
 
 def test_plan_loss_proof_and_search_are_shown(desk: Path) -> None:
-    arguments = ("--effort", "quick", "--store", "q.store", "-b", "size=23%", "-b", "bops=25%", "--method", "clado-star")
-    shown = run(*SEARCH, *arguments).stdout
+    arguments = ("--store", "q.store", "-b", "size=23%", "-b", "bops=25%", "--method", "clado-star")
+    shown = run(*SEARCH, "--effort", "quick", *arguments).stdout
     for word in ("plan  ", "at w2a8", "loss  ", "measured", "predicted (ratio", "uniform w2a8: "):
         assert word in shown
     for word in ("proof  ", "optimal: objective", "none below", "gap 0.0", "search  ", "runs of the whole model"):
@@ -144,15 +144,14 @@ def test_what_the_caller_can_mend_is_refused_with_2(arguments: tuple[str, ...], 
 
 def test_an_interrupt_says_what_the_store_has(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[object] = []
-    original = engine_module.run_job
 
-    def some(recipe: object, job: object) -> object:
+    def some(recipe: Recipe, job: Job) -> Results:
         if len(ran) == 9:
             raise KeyboardInterrupt
         ran.append(job)
-        return original(recipe, job)  # type: ignore[arg-type]
+        return run_job(recipe, job)
 
-    monkeypatch.setattr(engine_module, "run_job", some)
+    monkeypatch.setattr("onnxmpq.measure.engine.run_job", some)
     done = CliRunner().invoke(cli, [*SEARCH, "-b", "size=27%", "--store", "other.store"])
     assert done.exit_code == 130
     with Store.open(desk / "other.store", None) as store:

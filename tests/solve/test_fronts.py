@@ -22,7 +22,7 @@ def limits_of(count: int, seed: int, points: int) -> list[int]:
 @pytest.mark.parametrize("seed", range(2))
 def test_every_point_is_proved_and_the_front_is_monotone(seed: int) -> None:
     problem, limits = chained(16, seed, budgets=2), limits_of(16, seed, 3)
-    front = solve_front(problem, "budget0", limits, proof=True)
+    front = solve_front(problem, "budget0", limits, gap=1e-4, proof=True)
     for limit, point in zip(limits, front, strict=True):
         only = replace(problem, budgets=(replace(problem.budgets[0], limit=limit), problem.budgets[1]))
         alone = solve(only)
@@ -38,6 +38,17 @@ def test_every_point_is_proved_and_the_front_is_monotone(seed: int) -> None:
     for tighter, looser in pairwise(feasible):
         assert looser.objective <= tighter.objective
         assert looser.bound <= tighter.bound
+
+
+def test_a_limit_so_tight_that_options_fall_away_at_once_is_solved() -> None:
+    problem = chained(10, 0, share=0.9)
+    weights = problem.budgets[0].weights.reshape(10, 3)
+    least, most = int(weights.min(1).sum()), int(weights.max(1).sum())
+    limits = [least + (most - least) * share // 100 for share in (1, 3, 8, 15, 40, 90)]
+    front = solve_front(problem, "budget0", limits)
+    for limit, point in zip(limits, front, strict=True):
+        alone = solve(replace(problem, budgets=(replace(problem.budgets[0], limit=limit),)))
+        assert point.objective == pytest.approx(alone.objective, rel=2e-3)
 
 
 def test_a_budget_that_is_not_there_is_named() -> None:

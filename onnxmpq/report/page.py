@@ -1,0 +1,246 @@
+"""One page of HTML that holds everything: numbers, figures, styles and the library that draws them.
+
+Figures are drawn by Observable Plot and D3, which lie in ``assets`` with their licences. Text and tables are written
+here, so that they can be read where scripts do not run. The page's own policy forbids it to load anything.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from html import escape
+from importlib.resources import files
+from string import Template
+
+from onnxmpq.artifacts import Check
+from onnxmpq.measure.table import Estimate
+from onnxmpq.report.view import Pair, Proof, Summary, View
+
+LIBRARY = ("d3.min.js", "plot.umd.min.js")
+_PLANS = '<label>plan shown <select class="plans"></select></label>'
+_PICKED = '<output class="picked"></output>'
+ESCAPED = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
+
+
+def make_page(view: View) -> str:
+    """Return the page as text."""
+    return Template(_asset("page.html")).substitute(
+        title=escape(view.title),
+        version=escape(view.version),
+        style=_asset("page.css"),
+        sections="\n".join(_sections(view)),
+        licences=_asset("LICENCES.txt"),
+        numbers=_for_script(view),
+        library="\n".join(map(_asset, LIBRARY)),
+        script=_asset("page.js"),
+    )
+
+
+def _asset(name: str) -> str:
+    return files("onnxmpq.report").joinpath("assets", name).read_text(encoding="utf-8").strip()
+
+
+def _for_script(view: View) -> str:
+    """Return the numbers as JSON in which no name can end the element that holds it."""
+    text = json.dumps(view.to_json(), allow_nan=False, separators=(",", ":"))
+    return text.translate(ESCAPED)
+
+
+def _sections(view: View) -> Iterator[str]:
+    """Yield the sections that the numbers allow."""
+    yield _section("summary", "What came out", "", '<div class="tiles">', *_tiles(view.summary), "</div>")
+    if view.notes:
+        yield _section("notes", "Notes", "", "<ul>", *(f"<li>{escape(note)}</li>" for note in view.notes), "</ul>")
+    if any(plan.kind != "chosen" for plan in view.plans):
+        yield _section(
+            "front",
+            "Loss and size of the plans that were measured",
+            "Every point is a plan, measured as a whole, with its standard error over the samples. Pick one to see it "
+            "below. The dashed line is the size of the file that was written.",
+            *(_controls(_PLANS), _figure("front"), _PICKED),
+        )
+    if len({unit.op for unit in view.units}) > 1:
+        yield f'<div id="filter" class="controls">{_select("units shown", "op")}</div>'
+    if view.units and (view.chosen or view.plans):
+        yield _section(
+            "bits",
+            "Bits of every unit, and the bytes behind them",
+            "A unit is one decision: a layer, or several that share a weight. Grey units stay float.",
+            *(_controls(_PLANS), _PICKED, _figure("bits"), _details("the units as a table", _unit_table())),
+        )
+    if view.alone:
+        yield _section(
+            "alone",
+            "Sensitivity: every unit alone",
+            f"The loss {view.summary.loss_name} with one unit at one option and all others as they were, with its "
+            "standard error.",
+            *(_controls(_select("order", "alone-order")), _figure("alone")),
+        )
+    if view.maps:
+        yield _section(
+            "map",
+            "Interactions: which units err alike",
+            "How far what two units do to the outputs points the same way: red adds up, blue cancels, and without "
+            "colour they do not touch one another.",
+            *(_controls(_select("options", "map-of"), _select("order", "map-order")), _figure("map")),
+            '<output id="map-cell">Point at a cell to read it.</output>',
+            _details("the strongest pairs", _pairs(view.pairs), shown=True),
+        )
+    if view.alone or view.guesses:
+        yield _section(
+            "guesses",
+            "Prediction against measurement",
+            "The model of the loss, linear and quadratic in what every unit does to the outputs, beside what was "
+            "measured. On the dashed line it is right.",
+            _figure("guesses"),
+        )
+    if view.unquantised:
+        yield _section("unquantised", "What stays float, and why", "", _unquantised(view))
+    if view.checks:
+        yield _section("checks", f"What {view.summary.runtime} really does with the file", "", _checks(view.checks))
+    if view.proof is not None:
+        yield _section(
+            "proof",
+            "The proof",
+            f"In the model of the loss no plan within the budgets is below {view.proof.bound:.6g}; the one that was "
+            f"taken has {view.proof.objective:.6g}. What the model misses shows under prediction against measurement.",
+            _proof(view.proof),
+        )
+    if view.command:
+        yield _section("command", "The same again", "", f"<pre>{escape(view.command)}</pre>")
+
+
+def _section(name: str, heading: str, lead: str, *parts: str) -> str:
+    told = f'<p class="lead">{escape(lead)}</p>\n' if lead else ""
+    return f'<section id="{name}">\n<h2>{escape(heading)}</h2>\n{told}' + "".join(parts) + "\n</section>"
+
+
+def _details(summary: str, body: str, *, shown: bool = False) -> str:
+    return f"<details{' open' if shown else ''}><summary>{escape(summary)}</summary>{body}</details>"
+
+
+def _controls(*controls: str) -> str:
+    return f'<div class="controls">{"".join(controls)}</div>'
+
+
+def _select(label: str, name: str) -> str:
+    return f'<label>{escape(label)} <select id="{name}"></select></label>'
+
+
+def _figure(name: str) -> str:
+    return f'<div class="figure" id="figure-{name}"></div>'
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], name: str = "", numeric: Sequence[int] = ()) -> str:
+    """Return a table of text; columns in ``numeric`` are set to the right, rows of the one with a name come later."""
+
+    def cells(tag: str, texts: Sequence[str]) -> str:
+        kinds = ("number" if place in numeric else "name" for place in range(len(texts)))
+        return "".join(f'<{tag} class="{kind}">{escape(text)}</{tag}>' for kind, text in zip(kinds, texts, strict=True))
+
+    head = f"<thead><tr>{cells('th', headings)}</tr></thead>"
+    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+    mark = f' id="{name}"' if name else ""
+    return f'<div class="wide"><table>{head}<tbody{mark}>{body}</tbody></table></div>'
+
+
+# ---- the summary -----------------------------------------------------------------------------------------------------
+
+
+def _tiles(summary: Summary) -> Iterator[str]:
+    """Yield what matters most: value, label and what is to be said of it."""
+    before, after = summary.float_file_bytes, summary.file_bytes
+    if after is not None and before:
+        yield _tile(byte_text(after), "file", f"{after / before:.1%} of {byte_text(before)}")
+    elif before:
+        yield _tile(byte_text(before), "the float file")
+    if summary.loss is not None:
+        against = f", {summary.predicted:.4g} predicted" if summary.predicted is not None else ""
+        told = f"± {summary.loss.error:.2g} measured{against}"
+        yield _tile(f"{summary.loss.value:.4g}", f"loss {summary.loss_name}".strip(), told)
+    if summary.accuracy is not None:
+        a = summary.accuracy
+        yield _tile(
+            f"{a.before:.2%} → {a.after:.2%}",
+            "accuracy",
+            f"{100 * (a.after - a.before):+.2f} ± {100 * a.difference_error:.2f} points on {a.samples:,} samples",
+        )
+    for speed in summary.speeds:
+        if isinstance(speed.value, float):
+            yield _tile(f"{speed.value:.2f}×", f"speed, {speed.expected}", speed.detail)
+    if summary.method:
+        yield _tile(summary.method, "method", f"target {summary.target}")
+    if summary.full_runs is not None and summary.seconds is not None:
+        samples = f" on {summary.samples:,} samples" if summary.samples else ""
+        yield _tile(
+            f"{summary.full_runs:.1f} runs", "of the whole model to search", f"{summary.seconds:.1f} s{samples}"
+        )
+
+
+def _tile(value: str, label: str, detail: str = "") -> str:
+    return (
+        f'<div class="tile"><div class="value">{escape(value)}</div><div class="label">{escape(label)}</div>'
+        f'<div class="detail">{escape(detail)}</div></div>'
+    )
+
+
+def byte_text(count: int) -> str:
+    """Write a number of bytes for people.
+
+    >>> byte_text(512), byte_text(1_234_567)
+    ('512 B', '1.235 MB')
+    """
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.4g} {unit}"
+    return f"{count} B"
+
+
+def _spread(found: Estimate) -> str:
+    return f"{found.value:.4g} ± {found.error:.2g}"
+
+
+# ---- tables ----------------------------------------------------------------------------------------------------------
+
+
+def _unit_table() -> str:
+    """Return the table of units without rows: they follow the plan that is picked."""
+    headings = ("", "unit", "operator", "parameters", "option", "bytes", "loss alone", "what it may not take, and why")
+    return _table(headings, (), "unit-rows", numeric=(0, 3, 5, 6))
+
+
+def _pairs(pairs: Sequence[Pair]) -> str:
+    measured = any(pair.measured for pair in pairs)
+    headings = ["unit", "unit", "correlation", "loss together beyond both alone", *(["measured"] if measured else [])]
+    rows = [
+        [
+            f"{pair.first} at {pair.first_option}",
+            f"{pair.second} at {pair.second_option}",
+            f"{pair.correlation:+.2f}",
+            f"{pair.extra:+.3g}",
+            *([_spread(pair.measured) if pair.measured else ""] if measured else []),
+        ]
+        for pair in pairs
+    ]
+    return _table(headings, rows, numeric=(2, 3, 4))
+
+
+def _unquantised(view: View) -> str:
+    rows = [(left.name, left.op, f"{left.stored_bytes:,}", left.reason) for left in view.unquantised]
+    return _table(("node or unit", "operator", "bytes", "why"), rows, numeric=(2,))
+
+
+def _checks(checks: Sequence[Check]) -> str:
+    marks = {True: "holds", False: "failed", None: ""}
+    rows = [(check.name, marks[check.ok], _check_value(check), check.expected, check.detail) for check in checks]
+    return _table(("check", "", "value", "expected", "detail"), rows, numeric=(2,))
+
+
+def _check_value(check: Check) -> str:
+    if check.value == float("inf"):
+        return "no difference"
+    return f"{check.value:.4g}" if isinstance(check.value, float) else f"{check.value}"
+
+
+def _proof(proof: Proof) -> str:
+    figures = (f"{proof.objective:.6g}", f"{proof.bound:.6g}", f"{proof.gap:.3%}", proof.solver, str(proof.seed))
+    headings = ("status", "objective", "bound", "gap", "solver", "seed", "seconds")
+    return _table(headings, [(proof.status, *figures, f"{proof.seconds:.1f}")])

@@ -1,0 +1,65 @@
+"""``write_report``: report.html and report.json of a build, of a front, or of both."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnxmpq.artifacts import Space
+from onnxmpq.compile import Result
+from onnxmpq.errors import InputError
+from onnxmpq.front import Front
+from onnxmpq.measure.table import Table
+from onnxmpq.report.page import make_page
+from onnxmpq.report.view import Measured, make_view
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The files of a report."""
+
+    page: Path
+    numbers: Path
+
+
+def write_report(
+    result: Result | None = None,
+    path: str | os.PathLike[str] = "report.html",
+    *,
+    front: Front | None = None,
+    table: Table | None = None,
+    space: Space | None = None,
+    others: Sequence[Measured] = (),
+    title: str = "",
+    command: str = "",
+) -> Written:
+    """Write a page and its numbers: ``path`` is the page, or a folder for report.html; the JSON lies beside it.
+
+    Existing files of these names are replaced. See ``make_view`` for the rest.
+    """
+    if result is None and front is None:
+        raise InputError("A report shows a result or a front: give one of them.")
+    page = Path(path)
+    if page.is_dir():
+        page = page / "report.html"
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"The report '{page}' is a page: call it .html, or give a folder that exists.")
+    if not page.parent.is_dir():
+        raise InputError(f"The folder '{page.parent}' of the report does not exist. Make it first.")
+    view = make_view(result, front=front, table=table, space=space, others=others, title=title, command=command)
+    numbers = page.with_suffix(".json")
+    _replace(page, make_page(view))
+    _replace(numbers, view.to_text())
+    return Written(page, numbers)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=".onnxmpq-", dir=path.parent) as folder:
+            draft = Path(folder) / path.name
+            draft.write_text(text, encoding="utf-8")
+            os.replace(draft, path)
+    except OSError as error:
+        raise InputError(f"The report '{path}' cannot be written: {error.strerror}.") from error
