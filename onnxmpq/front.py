@@ -5,7 +5,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class Front:
     points: tuple[Point, ...]
     notes: tuple[str, ...] = ()
     space: Space | None = None
-    table: Table | None = None
+    table: Table | None = field(default=None, compare=False, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return the front as plain JSON data; ``Plan.read`` takes one of its points, counted from 1."""

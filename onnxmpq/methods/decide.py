@@ -4,7 +4,7 @@ No plan is handed out that is worse than a uniform one: where calibration misled
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
@@ -36,7 +36,7 @@ class Decision:
     seconds: float
     notes: tuple[str, ...]
     agreement: Agreement | None = None
-    table: Table | None = None
+    table: Table | None = field(default=None, compare=False, repr=False)
     tried: tuple[tuple[Choices, Estimate], ...] = ()
 
 
