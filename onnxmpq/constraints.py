@@ -9,7 +9,7 @@ NODE is the name of a unit or of one of its nodes, a regular expression that mat
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -96,8 +96,3 @@ def _offered(unit: Unit, options: Iterable[Option]) -> tuple[Option, ...]:
             products = Option(0, option.activation_bits)
             found.append(products if products in unit.options else FLOAT)
     return tuple(dict.fromkeys(found))
-
-
-def told(constraints: Constraints) -> Mapping[str, list[str]]:
-    """Return constraints as plain data."""
-    return {"keep": list(constraints.keep), "exclude": list(constraints.exclude), "ties": list(constraints.ties)}

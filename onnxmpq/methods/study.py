@@ -1,6 +1,5 @@
 """What every method works with: units and their menus, budgets as rows, measuring, and solving."""
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
@@ -14,7 +13,7 @@ from onnxmpq.errors import InfeasibleError, InputError
 from onnxmpq.measure.engine import Engine
 from onnxmpq.measure.table import Estimate, Table, Variant
 from onnxmpq.methods.agreement import Agreement, agreement
-from onnxmpq.solve import Budget, Problem, Shortfall, Solution, relative_gap, solve
+from onnxmpq.solve import Budget, Problem, Shortfall, Solution, solve
 
 Choices = Mapping[str, Option]
 Effort = Literal["quick", "default", "extensive"]
@@ -98,7 +97,6 @@ class Study:
     solver_seconds: float = 20.0
     progress: Callable[[str, int, int], None] = lambda *_: None
     runs: float = 0.0
-    began: float = field(default_factory=time.perf_counter)
     measured: dict[tuple[Option, ...], Estimate] = field(default_factory=dict)
     solutions: list[Solution] = field(default_factory=list)
     first: Table | None = None
@@ -108,11 +106,6 @@ class Study:
     def space(self) -> Space:
         """Return the space of the model."""
         return self.engine.space
-
-    @property
-    def batches(self) -> int:
-        """Return how many batches one run over all samples takes."""
-        return self.engine.batches
 
     # ---- measuring -----------------------------------------------------------------------------------------------
 
@@ -306,8 +299,3 @@ def check_effort(effort: str) -> Effort:
         if known == effort:
             return known
     raise InputError(f"There is no effort '{effort}'. Known: {', '.join(EFFORTS)}.")
-
-
-def gap_of(solution: Solution | None) -> float | None:
-    """Return the gap of a solution, if there is one."""
-    return None if solution is None else relative_gap(solution.objective, solution.bound)

@@ -148,7 +148,7 @@ class State:
 
     def restricted(self, reduced: Reduced, keep: Mask) -> "State":
         """Return the state for ``reduced.restrict(keep)``; multipliers that were valid stay so."""
-        alone = (np.add.reduceat(keep.astype(np.int64), reduced.starts) == 1)[reduced.owner]
+        alone = reduced.settled(keep)
         fixed, free = 1 + np.flatnonzero(keep & alone), 1 + np.flatnonzero(keep & ~alone)
         slacks = np.arange(1 + reduced.options, len(self.lifted))
         stay = np.concatenate([[0], free, slacks])

@@ -38,7 +38,6 @@ class Found:
     value: float
     bound: float
     nodes: int
-    expired: bool
     root: Step | None
     state: State | None
     root_bound: float = -inf
@@ -51,7 +50,6 @@ class Found:
             reduced.constant,
             reduced.constant,
             0,
-            False,
             Step(np.ones(0, dtype=bool)),
             None,
             reduced.constant,
@@ -106,13 +104,10 @@ class Tree:
         """Bound, fix and branch until the gap is closed or the time is up."""
         step = Step(np.ones(self.root.options, dtype=bool))
         first = _Box(-inf, next(self.order), self.root, step.mask, state, step)
-        open_boxes, closed = [first], self.value
+        open_boxes = [first]
         while open_boxes:
             box = heapq.heappop(open_boxes)
-            if box.bound >= self.target:
-                heapq.heappush(open_boxes, box)
-                break
-            if self.expired() and self.nodes:
+            if box.bound >= self.target or (self.expired() and self.nodes):
                 heapq.heappush(open_boxes, box)
                 break
             for child in self._process(box):
@@ -120,8 +115,7 @@ class Tree:
             self.nodes += 1
         closed = self.target if self.picked is not None else inf
         bound = min([closed, *(box.bound for box in open_boxes)])
-        expired = bool(open_boxes) and bound < closed
-        return Found(self.picked, self.value, bound, self.nodes, expired, step, self.first_state, self.first_bound)
+        return Found(self.picked, self.value, bound, self.nodes, step, self.first_state, self.first_bound)
 
     def _process(self, box: _Box) -> Iterator[_Box]:
         """Bound and shrink a box; yield what it splits into, nothing when it is settled."""
@@ -228,9 +222,7 @@ class Tree:
 
     def _enumerate(self, reduced: Reduced) -> None:
         """Try every plan of a small box."""
-        ranges = [range(start, start + size) for start, size in zip(reduced.starts, reduced.sizes, strict=True)]
-        for plan in itertools.product(*ranges):
-            picked = np.array(plan, dtype=np.int64)
+        for picked in reduced.plans():
             if reduced.feasible(picked):
                 self.offer(reduced.value(picked), np.concatenate([reduced.fixed, reduced.identity[picked]]))
 

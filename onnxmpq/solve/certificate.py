@@ -5,7 +5,6 @@ that bound it, and the boxes that remain to be shown once the options that its b
 one eigenvalue and one pass over the matrix per step; nothing of the search is trusted.
 """
 
-import itertools
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -86,7 +85,7 @@ def _shown(root: Reduced, first: Step, claimed: float) -> bool:
             continue
         left = np.zeros(root.options, dtype=bool)
         left[possible] = True
-        free = np.flatnonzero(possible & ~_alone(root, possible))
+        free = np.flatnonzero(possible & ~root.settled(possible))
         left[free[result.value + result.added >= claimed]] = False
         if not _covered(root, left, [child.mask for child in step.children]):
             return False
@@ -96,10 +95,6 @@ def _shown(root: Reduced, first: Step, claimed: float) -> bool:
 
 def _bounded(reduced: Reduced, multipliers: Multipliers, prices: Floats) -> Bounded:
     return bounded(reduced, multipliers, prices, minorant(reduced, multipliers))
-
-
-def _alone(root: Reduced, mask: Mask) -> Mask:
-    return np.asarray((np.add.reduceat(mask.astype(np.int64), root.starts) == 1)[root.owner], dtype=bool)
 
 
 def _covered(root: Reduced, box: Mask, parts: list[Mask]) -> bool:
@@ -118,9 +113,4 @@ def _tried(reduced: Reduced, claimed: float) -> bool:
     """Tell whether no plan of a small box is below the claim, by trying all."""
     if np.prod(reduced.sizes.astype(float)) > TRIED:
         return False
-    ranges = [range(start, start + size) for start, size in zip(reduced.starts, reduced.sizes, strict=True)]
-    return all(
-        reduced.value(picked) >= claimed or not reduced.feasible(picked)
-        for plan in itertools.product(*ranges)
-        for picked in [np.array(plan, dtype=np.int64)]
-    )
+    return all(reduced.value(picked) >= claimed or not reduced.feasible(picked) for picked in reduced.plans())

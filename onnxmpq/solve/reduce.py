@@ -5,7 +5,8 @@ folded into the linear part (x * x = x), entries between two options of one unit
 implications become budget rows and pairs of options that never meet. Values are scaled by a power of two.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -83,10 +84,21 @@ class Reduced:
         """Tell whether the options keep every row."""
         return bool((self.rows[:, picked].sum(1) <= self.limits + self.tolerances).all())
 
+    def plans(self) -> Iterator[Integers]:
+        """Yield every plan, whether it keeps the rows or not."""
+        ranges = [range(start, start + size) for start, size in zip(self.starts, self.sizes, strict=True)]
+        for plan in itertools.product(*ranges):
+            yield np.array(plan, dtype=np.int64)
+
+    def settled(self, keep: Mask) -> Mask:
+        """Mark the options of units that have one option left."""
+        counts = np.add.reduceat(keep.astype(np.int64), self.starts) if self.units else np.zeros(0, np.int64)
+        return np.asarray((counts == 1)[self.owner], dtype=bool)
+
     def restrict(self, keep: Mask) -> "Reduced":
         """Return the problem on the kept options; units with one option left are substituted."""
         counts = np.add.reduceat(keep.astype(np.int64), self.starts) if self.units else np.zeros(0, np.int64)
-        alone = (counts == 1)[self.owner]
+        alone = self.settled(keep)
         fixed, free = np.flatnonzero(keep & alone), np.flatnonzero(keep & ~alone)
         return Reduced(
             linear=self.linear[free] + 2 * _block(self.quadratic, free, fixed).sum(1),

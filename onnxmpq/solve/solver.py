@@ -128,9 +128,7 @@ class Run:
         if decision.picked is None:
             return self._nothing_in_time()
         entries = np.concatenate([reduced.fixed, reduced.identity[decision.picked]])
-        return self._finished(
-            Found(entries, decision.objective, decision.bound, 0, decision.status == "time", None, None)
-        )
+        return self._finished(Found(entries, decision.objective, decision.bound, 0, None, None))
 
     def _finished(self, found: Found | None) -> Solution:
         """Recompute everything from the problem's own matrices."""
