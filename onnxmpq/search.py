@@ -31,7 +31,7 @@ from onnxmpq.measure.table import Estimate, Table
 from onnxmpq.methods.agreement import Agreement
 from onnxmpq.methods.decide import Decision, decide
 from onnxmpq.methods.gram import front_plans
-from onnxmpq.methods.study import EFFORTS, Choices, Effort, Menu, Method, Study, make_rows
+from onnxmpq.methods.study import EFFORTS, Choices, Effort, Menu, Method, Study, blending, make_rows
 from onnxmpq.methods.uniform import uniform_choices
 from onnxmpq.samples import Data
 from onnxmpq.solve import relative_gap
@@ -105,11 +105,14 @@ class Search:
         """Open the engine; ``size`` gives the bytes of the file that choices lead to."""
         self.prepared, self.wish, self.size, self.progress = prepared, wish, size, progress
         self.menu = make_menu(prepared.space, wish.options, wish.constraints)
+        settings = wish.settings
+        if settings.blends is None:
+            settings = replace(settings, blends=blending(wish.method))
         self.engine = Engine(
             prepared,
             calibration,
             numbers=numbers,
-            settings=wish.settings,
+            settings=settings,
             store=wish.store,
             executor=wish.executor,
             ahead=wish.ahead,

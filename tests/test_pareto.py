@@ -14,6 +14,7 @@ from onnxmpq.artifacts import Plan
 from onnxmpq.compile import quantize
 from onnxmpq.errors import InputError
 from onnxmpq.front import Front, pareto
+from onnxmpq.measure.settings import Settings
 from onnxmpq.measure.store import Store
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -80,6 +81,7 @@ def test_no_uniform_plan_is_below_the_front(front: Front, folder: Path) -> None:
             budget=["size=99%"],
             method="uniform",
             options=[option],
+            settings=Settings(blends=True),  # as the front's method measures
             store=folder / "p.store",
             allow_slower=True,
             speed_budget_s=0.0,

@@ -4,6 +4,7 @@ import click
 
 from onnxmpq.bench.accuracy import accuracy
 from onnxmpq.bench.deploy import deploy
+from onnxmpq.bench.drop import drop
 from onnxmpq.bench.measure import measure
 from onnxmpq.bench.methods import methods
 from onnxmpq.bench.rounding import rounding
@@ -19,6 +20,7 @@ main.add_command(deploy)
 main.add_command(accuracy)
 main.add_command(measure)
 main.add_command(methods)
+main.add_command(drop)
 main.add_command(rounding)
 main.add_command(solve)
 

@@ -62,13 +62,13 @@ def measure(name: str, option: str, target: str, ranges: Method, correct: bool) 
         )
         for split in model.splits:
             scores = [model.scores(session, split) for session in (before, after)]
-            points, error = _paired(scores[0], scores[1], split.truth, model.metric)
+            points, error = paired(scores[0], scores[1], split.truth, model.metric)
             share = result.file_bytes / result.float_file_bytes
             rows.append(Row(name, split.name, option, ranges, len(scores[0]), *points, error, share, speed, sqnr))
     return rows
 
 
-def _paired(a: np.ndarray, b: np.ndarray, truth: np.ndarray, metric: str) -> tuple[tuple[float, float], float]:
+def paired(a: np.ndarray, b: np.ndarray, truth: np.ndarray, metric: str) -> tuple[tuple[float, float], float]:
     """Return both scores in points and the standard error of their difference: exact for hits, else bootstrapped."""
     if metric == "top1":
         difference = b.astype(float) - a.astype(float)

@@ -8,7 +8,8 @@ import importlib
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,8 +30,8 @@ from onnxmpq.constraints import make_menu
 from onnxmpq.errors import InfeasibleError, InputError, OnnxmpqError
 from onnxmpq.measure.engine import Engine
 from onnxmpq.measure.settings import Settings
-from onnxmpq.methods.decide import Decision, decide
-from onnxmpq.methods.study import Menu, Row, Study, check_effort
+from onnxmpq.methods.decide import decide
+from onnxmpq.methods.study import Menu, Row, Study, blending, check_effort
 from onnxmpq.methods.uniform import uniform_choices
 from onnxmpq.registry import method as find_method
 from onnxmpq.runtime import get_runtime
@@ -78,13 +79,26 @@ def cells(
     before = reference.session(path, mode="deployed")
     numbers = Numbers.of({"rounding": rounding})
     settings = Settings(samples=samples)
-    with Engine(prepared, calibration, numbers=numbers, settings=settings, store=store) as engine:
-        menu = make_menu(engine.space, options)
+    with ExitStack() as opened:
+        # Methods that measure on blends of samples have an engine and a store of their own.
+        engines = {
+            blends: opened.enter_context(
+                Engine(
+                    prepared,
+                    calibration,
+                    numbers=numbers,
+                    settings=replace(settings, blends=blends),
+                    store=store.with_suffix(".blends.store") if blends else store,
+                )
+            )
+            for blends in {blending(find_method(method)) for method in methods}
+        }
         for share in shares:
-            found: dict[str, tuple[Decision, np.ndarray]] = {}
-            rows = (size_row(menu, share),)
+            base: np.ndarray | None = None
             for method in methods:
-                study = Study(engine, menu, rows, effort=check_effort(effort))
+                engine = engines[blending(find_method(method))]
+                menu = make_menu(engine.space, options)
+                study = Study(engine, menu, (size_row(menu, share),), effort=check_effort(effort))
                 try:
                     began = time.perf_counter()
                     decision = decide(study, find_method(method))
@@ -95,8 +109,7 @@ def cells(
                 model = engine.builder.lowered(plan).model
                 session = reference.session(ir.to_proto(model).SerializeToString(), mode="literal")
                 _, values = losses(engine.model, before, [session], parts)
-                found[method] = decision, values[0]
-                base = found.get("gram", (decision, values[0]))[1]
+                base = values[0] if base is None else base
                 difference = values[0] - base
                 yield Cell(
                     *(name, share, method, decision.chosen, decision.loss.value, decision.loss.error),

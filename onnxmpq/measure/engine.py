@@ -36,6 +36,7 @@ from onnxmpq.executors import InlineExecutor, run_jobs
 from onnxmpq.graph.opset import raise_opset
 from onnxmpq.graph.save import save
 from onnxmpq.hessians import TOGETHER_BYTES
+from onnxmpq.measure.blend import Blended, may_blend
 from onnxmpq.measure.chain import RECENT_BYTES
 from onnxmpq.measure.heads import find_heads
 from onnxmpq.measure.losses import Loss, LossFunction, mean_and_error
@@ -137,9 +138,16 @@ class Engine:
         self.heads = find_heads(self.model, self.settings.loss, self.settings.outputs)
         count = min(len(self.builder.samples), self.settings.samples or len(self.builder.samples))
         self._rows = max(self.builder.samples.batch, 1)
-        self.samples = count * self._rows
-        self.batch = self._batch_size(count)
-        self.batches = self._lay_out(islice(self.builder.samples, count))
+        feeds: Iterator[Mapping[str, npt.NDArray[Any]]] = islice(self.builder.samples, count)
+        labels = self.builder.samples.labels
+        plain = measured = count
+        if self._blended(count):
+            found = Blended(count)
+            feeds, labels = found.feeds(self.builder.samples), None
+            plain, measured = len(found.plain), len(found.plain) + len(found.pairs)
+        self.plain, self.samples, self.repeats = plain * self._rows, measured * self._rows, measured / count
+        self.batch = self._batch_size(measured)
+        self.batches = self._lay_out(feeds, labels)
         recipe = Recipe(
             str(self.folder),
             prepared.target_name,
@@ -151,7 +159,8 @@ class Engine:
         )
         identity = {
             "model": prepared.source.sha256 + "".join(f", {name}" for name in prepared.passes),
-            "samples": hashlib.sha256(f"{self.builder.samples.sha256}:{self.samples}".encode()).hexdigest(),
+            "samples": hashlib.sha256(f"{self.builder.samples.sha256}:{count * self._rows}".encode()).hexdigest(),
+            "blends": str(self.samples - self.plain),
             "batch size": str(self.batch),
             "target": hashlib.sha256(repr(self.target).encode()).hexdigest(),
             "ranges": json.dumps(asdict(numbers), sort_keys=True),
@@ -377,18 +386,23 @@ class Engine:
     # ---- running -------------------------------------------------------------------------------------------------
 
     def run(self, jobs: Sequence[Job], what: str) -> None:
-        """Run the jobs that the store does not have; each result is in the store before the next is looked at."""
+        """Run the jobs that the store does not have; each result is in the store before the next is looked at.
+
+        Progress is told in milliseconds of work, as foreseen: jobs of early layers take many times those of late ones.
+        """
         missing = set(self.store.missing(key(job) for job in jobs))
         todo = [job for job in jobs if key(job) in missing]
         self._count_hessians(todo)
-        done, total, last = len(jobs) - len(todo), len(jobs), time.perf_counter()
+        work = self._work(jobs) if todo else {}
+        total, last = sum(work.values()), time.perf_counter()
+        done = total - sum(work[job] for job in set(todo))
         self.progress(what, done, total)
 
         def keep(job: Job, results: Results) -> None:
             nonlocal done, last
             now = time.perf_counter()
             self.store.put(key(job), job_json(job), results, now - last)
-            last, done = now, done + 1
+            last, done = now, min(done + work[job], total)
             self.fresh_jobs += 1
             self.progress(what, done, total)
 
@@ -431,14 +445,42 @@ class Engine:
 
     def cost(self, variants: Sequence[Variant]) -> Cost:
         """Estimate what measuring variants takes, before anything runs."""
-        macs = np.array([max(segment.macs, 1) for segment in self.cuts.segments], np.float64)
-        suffix = macs[::-1].cumsum()[::-1] / macs.sum()
-        runs = 2.0 + sum(float(suffix[self._position(variant)]) for variant in variants)
+        share = self._shares(variant.unit for variant in variants)
+        runs = 2.0 + sum(share[variant.unit] for variant in variants)
         jobs = self.batches * (len(variants) + 1)
-        stays = len(variants) * self._weight_bytes() / len(self.cuts.segments) < RECENT_BYTES
-        rebuilt = len(variants) * (1 if stays else self.batches)
+        rebuilt = len(variants) * (1 if self._pieces_stay(len(variants)) else self.batches)
         seconds = self.batches * runs * self._float_seconds() / _LITERAL_SPEED + rebuilt * _REBUILD_S + jobs * _JOB_S
         return Cost(len(variants), jobs, runs, self._memory_for(self.batch), seconds)
+
+    def _shares(self, units: Iterable[str]) -> dict[str, float]:
+        """Return for each unit the share of a run that comes at or behind it."""
+        macs = np.array([max(segment.macs, 1) for segment in self.cuts.segments], np.float64)
+        suffix = macs[::-1].cumsum()[::-1] / macs.sum()
+        return {unit: float(suffix[self._position(Variant(unit, FLOAT))]) for unit in units}
+
+    def _pieces_stay(self, variants: int) -> bool:
+        """Tell whether what variants change stays in memory from batch to batch."""
+        return variants * self._weight_bytes() / len(self.cuts.segments) < RECENT_BYTES
+
+    def _work(self, jobs: Sequence[Job]) -> dict[Job, int]:
+        """Foresee what every job takes, in milliseconds and at least one."""
+        run = self._float_seconds() / _LITERAL_SPEED
+        pairs = [choice for job in jobs if isinstance(job, PairsJob) for choice in job.others]
+        variants = [job.variant for job in jobs if isinstance(job, ResponseJob)]
+        share = self._shares({unit for unit, _ in (*variants, *pairs)})
+        stays = self._pieces_stay(len(jobs) // self.batches)
+        work = {}
+        for job in jobs:
+            fill = min(self.batch, self.samples - job.batch * self.batch) / self.batch
+            rebuilt = _REBUILD_S if job.batch == 0 or not stays else 0.0
+            if isinstance(job, ResponseJob):
+                runs = share[job.variant[0]]
+            elif isinstance(job, PairsJob):
+                runs, rebuilt = sum(share[unit] for unit, _ in job.others), rebuilt * len(job.others)
+            else:
+                runs = 1.0
+            work[job] = max(round(1000 * (runs * run * fill + rebuilt + _JOB_S)), 1)
+        return work
 
     def _float_seconds(self) -> float:
         """Time the float model on one batch, from a few of its feeds."""
@@ -501,9 +543,16 @@ class Engine:
         each = max(self._memory_for(2) - least, 1)
         return max(1, min(256, 1 + (self.settings.memory - least) // each, count))
 
-    def _lay_out(self, feeds: Iterator[Mapping[str, npt.NDArray[Any]]]) -> int:
+    def _blended(self, count: int) -> bool:
+        """Tell whether blends are measured: they are asked for, samples can be blended, and the loss allows it.
+
+        Cross-entropy needs labels, which blends have not; of a user's function nothing is known.
+        """
+        losses = self.settings.function is None and all(head.kind != "ce" for head in self.heads)
+        return bool(self.settings.blends) and losses and count > 1 and may_blend(self.builder.samples)
+
+    def _lay_out(self, feeds: Iterator[Mapping[str, npt.NDArray[Any]]], labels: npt.NDArray[np.generic] | None) -> int:
         """Write the batches where workers read them; samples that a model takes together are stacked."""
-        labels = self.builder.samples.labels
         stack = self._may_stack()
         count = first = 0
         while group := list(islice(feeds, self.batch)):

@@ -1,11 +1,10 @@
 """Find what the outputs of a model are: softmax heads, or anything else."""
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 import onnx_ir as ir
 
-from onnxmpq.errors import InputError
+from onnxmpq.errors import InputError, nearest
 from onnxmpq.graph.layers import FLOAT_TYPES, constant, dimensions, is_standard
 from onnxmpq.measure.losses import Head, Kind
 
@@ -22,11 +21,11 @@ def find_heads(model: ir.Model, loss: str = "auto", outputs: Sequence[str] = ())
     on the last, or on the second of what has four axes or more.
     """
     if loss not in LOSSES:
-        raise InputError(f"There is no loss '{loss}'.{_nearest(loss, LOSSES)} Known: {', '.join(LOSSES)}.")
+        raise InputError(f"There is no loss '{loss}'.{nearest(loss, LOSSES)} Known: {', '.join(LOSSES)}.")
     names = [value.name or "" for value in model.graph.outputs]
     if unknown := [name for name in outputs if name not in names]:
         raise InputError(
-            f"The model has no output '{unknown[0]}'.{_nearest(unknown[0], names)} It has: {', '.join(names)}."
+            f"The model has no output '{unknown[0]}'.{nearest(unknown[0], names)} It has: {', '.join(names)}."
         )
     values = [v for v in model.graph.outputs if v.dtype in FLOAT_TYPES and (not outputs or v.name in outputs)]
     if not values:
@@ -42,12 +41,6 @@ def find_heads(model: ir.Model, loss: str = "auto", outputs: Sequence[str] = ())
         axis = -1 if kind == "power" else _class_axis(value, source if soft else None)
         heads.append(Head(value.name or "", kind, probabilities=kind != "power" and operator == "Softmax", axis=axis))
     return tuple(heads)
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    """Ask whether one of the known names was meant, where one is near."""
-    near = get_close_matches(name, known, 1)
-    return f" Did you mean '{near[0]}'?" if near else ""
 
 
 def _class_axis(value: ir.Value, softmax: ir.Node | None) -> int:

@@ -14,7 +14,8 @@ class Settings:
     """How to measure. ``memory`` is a ceiling in bytes for one process; ``batch`` follows from it where it is 0.
 
     ``function`` is a loss of the user's own, a function of a module (workers must be able to import it). The Gram of
-    interactions stays that of the built-in loss; what a variant adds alone is the function's.
+    interactions stays that of the built-in loss; what a variant adds alone is the function's. ``blends`` measures on
+    blends of samples, too; where it is None, a search does as its method asks.
     """
 
     loss: str = "auto"
@@ -25,6 +26,7 @@ class Settings:
     threads: int = 1
     seed: int = 0
     function: LossFunction | None = None
+    blends: bool | None = None
 
 
 def parse_bytes(text: str) -> int:

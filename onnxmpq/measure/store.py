@@ -49,6 +49,7 @@ BUSY_S = 5.0
 _OTHER = {
     "model": "another model",
     "samples": "other samples",
+    "blends": "another number of blends of samples, which --no-blends leaves out",
     "ranges": "other ranges",
     "target": "another target",
     "engine": "another version of the measuring engine",

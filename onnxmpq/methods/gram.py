@@ -7,7 +7,7 @@ One run of the rest of the model for every unit and option gives the responses z
 which is solved with a proof. Two closer models share its measurements: the same with each unit's own loss as it was
 measured, and superposition, which knows saturation. What each proposes is measured; around the best plans, one after
 another, responses are measured again (options next to the plan's own) and the search goes on in a neighbourhood, as
-long as the effort lasts. Only measured losses decide.
+long as the effort lasts. Only measured losses decide. Half of what is measured on are blends of samples.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from typing import ClassVar
 import numpy as np
 
 from onnxmpq.artifacts import FLOAT, Option
-from onnxmpq.measure.table import Table
+from onnxmpq.measure.table import Table, Variant
 from onnxmpq.methods.study import Choices, Draft, Study
 from onnxmpq.methods.superposition import Part, Superposition
 from onnxmpq.solve import Budget, Problem, Solution, solve_front
@@ -46,16 +46,15 @@ class Gram:
     """Responses, Gram matrix, proof, superposition, and re-centring as the effort allows."""
 
     name: ClassVar[str] = "gram"
+    blends: ClassVar[bool] = True
 
     def propose(self, study: Study) -> Draft:
         """Return measured plans, the best first."""
-        table = study.table()
-        found = [
-            *_candidates(study, table, study.problem(*_quadratic(study, table)), first=True),
-            *_robust(study, table),
-        ]
-        best, _ = _best(study, found)
-        rounds, most = 0, _affordable(study, table)
+        near = _worthwhile(study)
+        table = study.table(near=near)
+        problem = study.problem(*_quadratic(study, table))
+        found = [*_candidates(study, table, problem, first=True, near=near), *_robust(study, table, near)]
+        rounds, most = 0, _affordable(study)
         centres: list[Choices] = []
         while rounds < ROUNDS[study.effort] and study.runs + _round(study) <= most:
             centre = _next_centre(study, found, centres)
@@ -65,11 +64,16 @@ class Gram:
             centres.append(centre.choices)
             around = study.table(centre.choices, _near(study, centre.choices))
             closer = _around(study, around, centre.choices)
-            closer += _probed(study, around, *_best(study, [centre, *closer]))
+            closer += _probed(study, around, _near(study, around.centre), most, *_best(study, [centre, *closer]))
             found = _distinct([*found, *closer])
-            best, _ = _best(study, found)
+        if study.effort != "quick" and not rounds:
+            found = _distinct([*found, *_probed(study, table, near, most, *_best(study, found))])
+        best, _ = _best(study, found)
         ranked = [best, *(candidate for candidate in found if candidate.choices != best.choices)]
-        notes = (f"{rounds} rounds around a plan, {len(study.measured)} plans measured.",)
+        engine = study.engine
+        notes: tuple[str, ...] = (f"{rounds} rounds around a plan, {len(study.measured)} plans measured.",)
+        if blends := engine.samples - engine.plain:
+            notes += (f"Losses are means over {engine.plain} samples and {blends} blends of two samples.",)
         return Draft(
             tuple(candidate.choices for candidate in ranked),
             tuple(candidate.predicted for candidate in ranked),
@@ -146,7 +150,7 @@ def _candidates(
     if not table.sketched:
         loss = _superposition(study, table)
         allowed = study.problem(np.zeros(len(loss.owner)), near=near, extra=extra)
-        starts = [*found, *_robust(study, table)] if first else found[:2]
+        starts = [*found, *_robust(study, table, near)] if first else found[:2]
         for start in list(starts):
             choices, value = refine(allowed, loss, study.menu.index(start.choices))
             found.append(Candidate(study.menu.choices(choices), value, None))
@@ -167,7 +171,7 @@ def _around(study: Study, table: Table, centre: Choices) -> list[Candidate]:
     return _distinct(found)
 
 
-def _robust(study: Study, table: Table) -> list[Candidate]:
+def _robust(study: Study, table: Table, near: Sequence[Sequence[Option]] | None) -> list[Candidate]:
     """Return plans for the noise of the outputs and for that of every unit's own output.
 
     Few samples decide a divergence where the model is sure of itself, and all of them a noise.
@@ -177,27 +181,31 @@ def _robust(study: Study, table: Table) -> list[Candidate]:
     noise = (10.0 ** (-table.sqnr_db / 10)).sum(1)
     found = []
     for figures in (noise, table.local):
-        problem = study.problem(np.where(there, figures[places], 0.0))
+        problem = study.problem(np.where(there, figures[places], 0.0), near=near)
         found.append(Candidate(study.menu.choices(study.solve(problem, gap=1e-3).choices), None, None))
     return found
 
 
-def _probed(study: Study, table: Table, best: Candidate, loss: float) -> list[Candidate]:
+def _probed(
+    study: Study, table: Table, near: Sequence[Sequence[Option]], most: float, best: Candidate, loss: float
+) -> list[Candidate]:
     """Measure the likeliest flips and exchanges of a plan, as long as one of them helps; return what was measured."""
     if table.sketched:
         return []
-    near = [
+    places = [
         [place for place, option in enumerate(options) if option in allowed]
-        for options, allowed in zip(study.menu.options, _near(study, table.centre), strict=True)
+        for options, allowed in zip(study.menu.options, near, strict=True)
     ]
     superposed = _superposition(study, table)
     allowed = study.problem(np.zeros(len(superposed.owner)))
     found: list[Candidate] = []
     for _ in range(PROBES[study.effort]):
         begin = study.menu.index(best.choices)
-        if any(place not in kept for place, kept in zip(begin, near, strict=True)):
+        if any(place not in kept for place, kept in zip(begin, places, strict=True)):
             break
-        around = neighbours(allowed, superposed, begin, PROBED, near=near)
+        if study.runs + PROBED * study.engine.repeats > most:
+            break
+        around = neighbours(allowed, superposed, begin, PROBED, near=places)
         if not around:
             break
         tried = [Candidate(study.menu.choices(choices), value, None) for choices, value in around]
@@ -217,26 +225,55 @@ def _next_centre(study: Study, found: Sequence[Candidate], used: Sequence[Choice
 
 def _round(study: Study) -> float:
     """Return what a round costs at most, in runs: responses of two neighbours of every unit, and plans."""
-    return study.engine.cost(study.menu.variants).full_runs * NEARBY + PROBED
+    variants = [
+        Variant(unit.name, option)
+        for unit, options in zip(study.menu.units, _worthwhile(study), strict=True)
+        for option in options
+        if option != FLOAT
+    ]
+    return (study.engine.cost(variants).full_runs * NEARBY + PROBED) * study.engine.repeats
 
 
-def _affordable(study: Study, table: Table) -> float:
+def _affordable(study: Study) -> float:
     """Return the runs that the effort allows: by default a tenth of what measuring all pairs would take."""
     if study.effort == "extensive":
         return np.inf
-    units = [variant.unit for variant in table.variants]
+    variants = study.menu.variants
+    units = [variant.unit for variant in variants]
     same = sum(units.count(unit) ** 2 for unit in set(units))
     pairs = (len(units) ** 2 - same) / 2
-    each = study.engine.cost(table.variants).full_runs / max(len(units), 1)
+    each = study.engine.cost(variants).full_runs / max(len(units), 1)
     return SHARE_OF_PAIRS * pairs * each * LATER
+
+
+def _worthwhile(study: Study) -> tuple[tuple[Option, ...], ...]:
+    """Return the options of every unit but those of fewer bits that take as much of every budget as finer ones."""
+    if not study.rows:
+        return study.menu.options
+    tied = {unit for tie in study.menu.ties for unit in tie}
+    kept, start = [], 0
+    for number, options in enumerate(study.menu.options):
+        taken = [tuple(int(row.weights[start + place]) for row in study.rows) for place in range(len(options))]
+        start += len(options)
+        finer = {
+            option
+            for option, usage in zip(options, taken, strict=True)
+            for other, of_other in zip(options, taken, strict=True)
+            if usage == of_other
+            and other.weight_bits > option.weight_bits
+            and (other.activation_bits, other.block) == (option.activation_bits, option.block)
+        }
+        kept.append(tuple(o for o in options if o not in finer or number in tied))
+    return tuple(kept)
 
 
 def _near(study: Study, choices: Choices) -> tuple[tuple[Option, ...], ...]:
     """Return for every unit its option and those next to it in precision."""
     near = []
-    for unit, options in zip(study.menu.units, study.menu.options, strict=True):
-        order = sorted(options, key=lambda o: (not o.is_float, -o.weight_bits, o))
-        place = order.index(choices.get(unit.name, FLOAT))
+    for unit, options in zip(study.menu.units, _worthwhile(study), strict=True):
+        own = choices.get(unit.name, FLOAT)
+        order = sorted({*options, own}, key=lambda o: (not o.is_float, -o.weight_bits, o))
+        place = order.index(own)
         near.append(tuple(order[max(place - 1, 0) : place + 2]))
     return tuple(near)
 

@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from onnxmpq.errors import InputError
+from onnxmpq.errors import InputError, nearest
 from onnxmpq.measure.table import Table, Variant
 from onnxmpq.methods.study import Choices, Draft, Study
 from onnxmpq.methods.walk import Bundles, Picked, bundles_of, finish
@@ -46,7 +46,9 @@ class Sqnr:
     def __post_init__(self) -> None:
         """Refuse options that do not fit together."""
         if self.search not in SEARCHES:
-            raise InputError(f"There is no search '{self.search}'. Known: {', '.join(SEARCHES)}.")
+            raise InputError(
+                f"There is no search '{self.search}'. Known: {', '.join(SEARCHES)}.{nearest(self.search, SEARCHES)}"
+            )
         if self.figure is not None and self.most is None:
             raise InputError("A figure needs the most that it may come to: set 'most'.")
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxmpq.artifacts import FLOAT, Option, Space, Unit
 from onnxmpq.budgets import ROWS, Limit, row
-from onnxmpq.errors import InfeasibleError, InputError
+from onnxmpq.errors import InfeasibleError, InputError, nearest
 from onnxmpq.measure.engine import Engine
 from onnxmpq.measure.table import Estimate, Table, Variant
 from onnxmpq.methods.agreement import Agreement, agreement
@@ -119,7 +119,7 @@ class Study:
             for option in allowed
             if option != held.get(unit.name, FLOAT)
         ]
-        self.runs += self.engine.cost(variants).full_runs
+        self.runs += self.engine.cost(variants).full_runs * self.engine.repeats
         found = self.engine.table([], held, variants)
         if self.first is None and not held:
             self.first = found
@@ -131,14 +131,17 @@ class Study:
             return None
         head = self.engine.recipe.heads[0]
         outputs, losses = self.engine.float_outputs(), self.engine.sample_losses(self.first)
-        return agreement(outputs[:, : head.width], losses, head.classes if head.kind != "power" else 0, self.seed)
+        plain = self.engine.plain  # blends are of all kinds
+        return agreement(
+            outputs[:plain, : head.width], losses[:, :plain], head.classes if head.kind != "power" else 0, self.seed
+        )
 
     def losses(self, plans: Sequence[Choices]) -> list[Estimate]:
         """Measure the true loss of plans, each once."""
         keys = [self._key(plan) for plan in plans]
         new = [plan for plan, key in zip(plans, keys, strict=True) if key not in self.measured]
         unique = {self._key(plan): plan for plan in new}
-        self.runs += len(unique)
+        self.runs += len(unique) * self.engine.repeats
         for key, found in zip(unique, self.engine.losses(list(unique.values())), strict=True):
             self.measured[key] = found
         return [self.measured[key] for key in keys]
@@ -209,6 +212,7 @@ class Study:
     def solve(self, problem: Problem, start: Choices | None = None, gap: float = 1e-4) -> Solution:
         """Solve a problem of this study; raise InfeasibleError when nothing meets the budgets."""
         begin = self.menu.index(start) if start is not None and self.menu.contains(start) else None
+        self.progress("solve", 0, 0)
         solution = solve(problem, gap=gap, time_limit=self.solver_seconds, seed=self.seed, start=begin)
         self.solutions.append(solution)
         if solution.shortfall is not None and len(solution.shortfall.budgets) == len(self.rows):
@@ -272,6 +276,11 @@ class Method(Protocol):
         ...
 
 
+def blending(method: Method) -> bool:
+    """Tell whether a method wants to measure on blends of samples, too: where it has a true ``blends``."""
+    return bool(getattr(method, "blends", False))
+
+
 def make_rows(limits: Sequence[Limit], menu: Menu, totals: Mapping[str, tuple[int, int]]) -> tuple[Row, ...]:
     """Return the rows of budgets; ``totals`` gives for each kind what float takes, and what no unit can change."""
     rows = []
@@ -298,4 +307,4 @@ def check_effort(effort: str) -> Effort:
     for known in EFFORTS:
         if known == effort:
             return known
-    raise InputError(f"There is no effort '{effort}'. Known: {', '.join(EFFORTS)}.")
+    raise InputError(f"There is no effort '{effort}'. Known: {', '.join(EFFORTS)}.{nearest(effort, EFFORTS)}")

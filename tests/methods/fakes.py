@@ -43,6 +43,9 @@ class FakeEngine:
     measure: Callable[[Choices], float] | None = None
     measured: list[dict[str, Option]] = field(default_factory=list)
     batches: int = 1
+    samples: int = 1
+    plain: int = 1
+    repeats: float = 1.0
 
     @property
     def space(self) -> Space:

@@ -1,6 +1,7 @@
 """``gram``: measured losses alone decide, and calibration that misleads does not take it behind uniform plans."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from onnxmpq.compile import quantize
 from onnxmpq.methods.decide import decide
 from onnxmpq.methods.gram import Gram
 from onnxmpq.methods.study import Choices, Effort, Study
-from tests.methods.fakes import FakeEngine, drawn, study_of
+from tests.methods.fakes import W2, W4, W8, FakeEngine, drawn, study_of
 
 MODELS = Path(__file__).parents[2] / "models"
 
@@ -103,3 +104,28 @@ def test_corrupted_calibration_is_not_behind_uniform_and_is_told(kind: str, tmp_
     assert all(decision.loss.value <= loss.value for _, loss in decision.uniforms.values())
     # The model takes noise for one class, too.
     assert any(re.search(r"puts \d+% of the calibration samples in class", note) for note in result.notes)
+
+
+def test_options_that_save_nothing_over_finer_ones_are_not_measured() -> None:
+    engine = drawn(0)
+    study = study_of(engine, size=int(0.15 * engine.space.float_bytes))
+    row = study.rows[0]
+    starts = np.cumsum([0, *(len(options) for options in study.menu.options)])
+    same = row.weights.copy()
+    for unit, options in enumerate(study.menu.options):  # four bits take what eight take
+        same[starts[unit] + options.index(W4)] = same[starts[unit] + options.index(W8)]
+    study.rows = (replace(row, weights=same),)
+    draft = Gram().propose(study)
+    assert study.first is not None
+    assert {variant.option for variant in study.first.variants} == {W8, W2}
+    assert all(option != W4 for plan in draft.plans for option in plan.values())
+
+
+def test_units_that_are_tied_keep_every_option() -> None:
+    engine = drawn(1)
+    study = study_of(engine, ties=[(0, 1)], size=int(0.15 * engine.space.float_bytes))
+    study.rows = tuple(replace(row, weights=np.zeros_like(row.weights)) for row in study.rows)
+    Gram().propose(study)
+    assert study.first is not None
+    kept = {unit.name: {v.option for v in study.first.variants if v.unit == unit.name} for unit in engine.units}
+    assert [len(kept[unit.name]) for unit in engine.units[:3]] == [3, 3, 1]

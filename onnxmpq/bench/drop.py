@@ -1,0 +1,142 @@
+"""``python -m onnxmpq.bench drop``: the smallest files that keep the accuracy within a drop, checked on other data.
+
+Labelled test data are dealt out in turn: the search judges by one half, the table tells how accurate the file is on the
+other, which it never saw.
+"""
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from onnxmpq.bench import zoo
+from onnxmpq.bench.accuracy import paired
+from onnxmpq.bench.rounding import EMBEDDED
+from onnxmpq.compile import quantize
+from onnxmpq.errors import InfeasibleError, OnnxmpqError
+from onnxmpq.measure.settings import Settings
+from onnxmpq.runtime import get_runtime
+
+Feeds = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One model and method: its file's share of the float file, and accuracy on data that the search did not see."""
+
+    model: str
+    split: str
+    method: str
+    size_share: float
+    judged: str
+    samples: int
+    before: float
+    after: float
+    error: float
+    seconds: float
+    refused: str = ""
+
+
+def rows(name: str, methods: Sequence[str], drop: str, samples: int, most: int, effort: str) -> Iterator[Row]:
+    """Search one model by every method; ``most`` is of each half of the test data."""
+    reference = get_runtime("onnxruntime")
+    path, calibration, splits = _data(name)
+    before = reference.session(path, mode="deployed")
+    split = max(splits, key=lambda split: len(split.truth))
+    judged, checked = (_half(split, start, most) for start in (0, 1))
+    with tempfile.TemporaryDirectory(prefix="onnxmpq-") as place:
+        for method in methods:
+            began = time.perf_counter()
+            try:
+                result = quantize(
+                    path,
+                    calibration,
+                    output=Path(place) / f"{method}.onnx",
+                    budget=[f"drop={drop}"],
+                    method=method,
+                    evaluation={**judged.feeds, "labels": judged.truth},
+                    effort=effort,
+                    settings=Settings(samples=samples),
+                    store=Path(place) / f"{method}.store",
+                    allow_slower=True,
+                    speed_budget_s=0.0,
+                )
+            except InfeasibleError as error:
+                yield Row(name, split.name, method, 1.0, "", 0, 0.0, 0.0, 0.0, time.perf_counter() - began, str(error))
+                continue
+            after = reference.session(result.path, mode="deployed")
+            first, second = (_hits(session.run(checked.feeds), checked.truth) for session in (before, after))
+            points, error_points = paired(first, second, checked.truth, "top1")
+            share = result.file_bytes / result.float_file_bytes
+            told = next((note for note in result.notes if note.startswith("The metric falls")), "")
+            seconds = time.perf_counter() - began
+            yield Row(name, split.name, method, share, told, len(checked.truth), *points, error_points, seconds)
+
+
+def _data(name: str) -> tuple[Path, Feeds, tuple[zoo.Split, ...]]:
+    if name in EMBEDDED:
+        with np.load("models/digits_calibration.npz") as data:
+            calibration = {"image": data["image"]}
+        with np.load("models/digits_evaluation.npz") as data:
+            split = zoo.Split("digits", {"image": data["image"]}, data["labels"])
+        return Path("models") / f"{name}.onnx", calibration, (split,)
+    path = zoo.folder() / "models" / f"{name}.onnx"
+    session = get_runtime("onnxruntime").session(path, mode="deployed")
+    model = zoo.zoo_model(name, session.inputs[0].name)
+    if model.metric != "top1":
+        raise click.ClickException(f"'{name}' is no classifier: choose others with --models.")
+    return path, dict(model.calibration), model.splits
+
+
+def _half(split: zoo.Split, start: int, most: int) -> zoo.Split:
+    """Return every other sample, at most so many."""
+    feeds = {name: np.ascontiguousarray(array[start::2][:most]) for name, array in split.feeds.items()}
+    return zoo.Split(split.name, feeds, split.truth[start::2][:most])
+
+
+def _hits(outputs: dict[str, np.ndarray], truth: np.ndarray) -> np.ndarray:
+    scores = next(iter(outputs.values()))
+    found: np.ndarray = scores.reshape(len(scores), -1).argmax(1) == truth
+    return found
+
+
+@click.command()
+@click.option("--models", default=",".join(EMBEDDED), show_default=True, help="Classifiers, separated by commas.")
+@click.option("--methods", default="gram,clado-star,sqnr,lampq,local,uniform", show_default=True)
+@click.option("--drop", default="1%", show_default=True)
+@click.option("--samples", default=256, show_default=True, help="Calibration samples that are measured on.")
+@click.option("--most", default=2500, show_default=True, help="Most samples of each half of the test data.")
+@click.option("--effort", default="quick", show_default=True)
+@click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write the rows here, too.")
+def drop(models: str, methods: str, drop: str, samples: int, most: int, effort: str, file: Path | None) -> None:
+    """Search the smallest file within a drop of accuracy, and check it on data that the search did not see."""
+    console, log = Console(), Console(stderr=True)
+    if not console.is_terminal:
+        console = Console(width=160)
+    found: list[Row] = []
+    try:
+        for name in models.split(","):
+            for row in rows(name, methods.split(","), drop, samples, most, effort):
+                log.print(f"{name} {row.method}: {row.size_share:.3f}, {row.seconds:.0f} s", highlight=False)
+                found.append(row)
+                if file is not None:
+                    file.write_text(json.dumps([asdict(row) for row in found], indent=1), encoding="utf-8")
+    except OnnxmpqError as error:
+        raise click.ClickException(str(error)) from error
+    table = Table("model", "split", "method", title=f"drop={drop}", title_justify="left")
+    for column in ("of float", "float", "quantised", "difference ± se", "s"):
+        table.add_column(column, justify="right")
+    for row in found:
+        told = (
+            (f"{row.size_share:.3f}", f"{row.before:.2f}", f"{row.after:.2f}") if row.samples else ("refused", "", "")
+        )
+        apart = f"{row.after - row.before:+.2f} ± {row.error:.2f}" if row.samples else ""
+        table.add_row(row.model, row.split, row.method, *told, apart, f"{row.seconds:.0f}")
+    console.print(table)

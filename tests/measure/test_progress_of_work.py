@@ -1,0 +1,46 @@
+"""Progress of measuring counts work: a job that runs the whole model counts for more than one at its end."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnxmpq.artifacts import Option
+from onnxmpq.compile import prepare
+from onnxmpq.measure.engine import Engine
+
+MODELS = Path(__file__).parents[2] / "models"
+
+
+@pytest.fixture(scope="module")
+def samples() -> dict[str, np.ndarray]:
+    """Take a few samples of the embedded examples."""
+    with np.load(MODELS / "digits_calibration.npz") as data:
+        return {"image": data["image"][:6]}
+
+
+def test_work_goes_up_to_all_of_it_and_stored_results_are_none(samples: dict[str, np.ndarray], tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    prepared = prepare(MODELS / "digits_cnn.onnx", "ort-cpu")
+    for options, ran in ((["w4a8"], 18), (["w4a8", "w2a8"], 18), (["w4a8"], 0)):
+        told.clear()
+        with Engine(prepared, samples, store=tmp_path / "s.store", progress=lambda *step: told.append(step)) as engine:
+            engine.table([Option.parse(option) for option in options])
+        steps = [(done, of) for what, done, of in told if what == "responses"]
+        assert all(a <= b for (a, _), (b, _) in pairwise(steps))
+        assert steps[-1][0] == steps[-1][1]
+        assert len({of for _, of in steps}) == 1
+        assert len(steps) == ran + 1
+
+
+def test_early_units_are_more_work_than_late_ones(samples: dict[str, np.ndarray]) -> None:
+    prepared = prepare(MODELS / "digits_cnn.onnx", "ort-cpu")
+    told: list[tuple[str, int, int]] = []
+    with Engine(prepared, samples, progress=lambda *step: told.append(step)) as engine:
+        engine._seconds_per_batch = 10.0  # as if the model were large
+        engine.table([Option.parse("w4a8")])
+    steps = [done for what, done, _ in told if what == "responses"]
+    work = [b - a for a, b in pairwise(steps)]
+    assert work[0] == max(work) > 5000
+    assert work[-1] < work[0] / 5
