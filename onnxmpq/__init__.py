@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from onnxmpq.compile import Result, inspect, quantize
     from onnxmpq.errors import InfeasibleError, InputError, InternalError, OnnxmpqError, VerifyError
     from onnxmpq.front import Front, pareto
+    from onnxmpq.images import Images
     from onnxmpq.registry import method
     from onnxmpq.report import Measured, write_report
     from onnxmpq.target import Target, target
@@ -30,6 +31,7 @@ _HOMES = {
     "compile": ("Result", "inspect", "quantize"),
     "errors": ("InfeasibleError", "InputError", "InternalError", "OnnxmpqError", "VerifyError"),
     "front": ("Front", "pareto"),
+    "images": ("Images",),
     "registry": ("method",),
     "report": ("Measured", "write_report"),
     "target": ("Target", "target"),
@@ -37,6 +39,7 @@ _HOMES = {
 
 __all__ = [
     "Front",
+    "Images",
     "InfeasibleError",
     "InputError",
     "InternalError",

@@ -16,8 +16,9 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from onnxmpq.errors import InputError
+from onnxmpq.errors import InputError, nearest
 
+_COMMON = ("float", "w8a8", "w4a8", "w2a8", "w8", "w4", "w2", "w4b32", "w4b128", "a8")
 _NUMBER = "[1-9][0-9]{0,5}"
 _OPTION = re.compile(f"(?:w(?P<weight>{_NUMBER})(?:b(?P<block>{_NUMBER}))?)?(?:a(?P<activation>{_NUMBER}))?")
 
@@ -53,7 +54,7 @@ class Option:
         if not match or not text or weight == 1 or weight > 16 or activation == 1 or activation > 16:
             raise InputError(
                 f"'{text}' is not an option. Expected 'float', or w<bits> with an optional b<block> and a<bits>, "
-                "bits from 2 to 16: for example w8a8, w4a8, w8, w4b32."
+                "bits from 2 to 16: for example w8a8, w4a8, w8, w4b32." + nearest(text, _COMMON)
             )
         return cls(weight, activation, block)
 
@@ -127,8 +128,11 @@ class Unit:
         for cost in self.costs:
             if cost.option == option:
                 return cost
-        names = ", ".join(str(known) for known in self.options)
-        raise InputError(f"Unit '{self.name}' has no option '{option}' on this target. Allowed: {names}.")
+        names = [str(known) for known in self.options]
+        raise InputError(
+            f"Unit '{self.name}' has no option '{option}' on this target. Allowed: {', '.join(names)}."
+            + nearest(str(option), names)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +160,20 @@ class Space:
         for unit in self.units:
             if unit.name == name:
                 return unit
-        raise InputError(f"There is no unit '{name}'. `onnxmpq inspect` lists the units of a model.")
+        hint = nearest(name, [unit.name for unit in self.units])
+        raise InputError(f"There is no unit '{name}'. `onnxmpq inspect` lists the units of a model.{hint}")
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One option per unit; units that are not named stay float. ``passes`` ran on the model besides the usual ones."""
+    """One option per unit; units that are not named stay float. ``passes`` ran on the model besides the usual ones.
+
+    >>> plan = Plan("ort-cpu", "by hand", {"first": Option(8, 8), "last": Option(4)})
+    >>> plan.to_json()["choices"]
+    {'first': 'w8a8', 'last': 'w4'}
+    >>> Plan.from_json(plan.to_json()) == plan
+    True
+    """
 
     schema: ClassVar[int] = 1
     target: str

@@ -1,7 +1,7 @@
 """A normalised model with what calibrating has counted: it lowers any plan, the same way for measuring and export."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -52,6 +52,14 @@ class Numbers:
         if "bias_correction" in values:
             values["bias_correction"] = values["bias_correction"] == "True"
         return cls(**values)
+
+    def told(self) -> dict[str, str]:
+        """Return what a plan says about them.
+
+        >>> Numbers.of(Numbers(rounding="gptq").told()) == Numbers(rounding="gptq")
+        True
+        """
+        return {key: str(value) for key, value in asdict(self).items()}
 
 
 @dataclass(frozen=True, slots=True)

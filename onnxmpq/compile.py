@@ -1,11 +1,9 @@
 """The whole way, from a model and samples to a file that its runtime executes: the stages in order."""
 
-import json
 import os
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from onnxmpq.methods.decide import to_json as decision_json
 from onnxmpq.methods.study import Method, check_effort
 from onnxmpq.methods.uniform import nearest, uniform
 from onnxmpq.normalise import normalise
+from onnxmpq.publish import checked_output, publish, workshop
 from onnxmpq.registry import method as find_method
 from onnxmpq.runtime import get_runtime
 from onnxmpq.samples import Data, Samples
@@ -88,7 +87,20 @@ def prepare(model: Model, target: str, progress: Progress = silent, *, extra_pas
 
 
 def inspect(model: Model, target: str = "ort-cpu", progress: Progress = silent) -> Space:
-    """Return the units of a model on a target, their options and costs, and what stays float."""
+    """Return the units of a model on a target, their options and costs, and what stays float.
+
+    >>> import numpy as np, onnx
+    >>> model = onnx.parser.parse_model(
+    ...     '<ir_version: 8, opset_import: ["": 17]> g (float[n, 64] x) => (float[n, 64] y) '
+    ...     "{ h = MatMul(x, a) r = Relu(h) y = MatMul(r, b) }"
+    ... )
+    >>> weights = np.random.default_rng(0).normal(size=(2, 64, 64)).astype(np.float32)
+    >>> model.graph.initializer.extend(map(onnx.numpy_helper.from_array, weights, "ab"))
+    >>> for unit in inspect(model).units:
+    ...     print(unit.name, unit.parameters, [str(option) for option in unit.options][:3])
+    MatMul_0 4096 ['float', 'w8a8', 'w7a8']
+    MatMul_1 4096 ['float', 'w8a8', 'w7a8']
+    """
     return prepare(model, target, progress).space
 
 
@@ -172,8 +184,21 @@ def quantize(
     Unless ``allow_slower`` a plan gives way to the same weights on float kernels where its integer kernels run slower
     than float. Nothing is left behind when anything fails: InputError is for what the caller can mend,
     InfeasibleError for budgets that nothing meets, VerifyError for an export that does not hold.
+
+    >>> import numpy as np, onnx, tempfile
+    >>> model = onnx.parser.parse_model(
+    ...     '<ir_version: 8, opset_import: ["": 17]> g (float[n, 64] x) => (float[n, 64] y) '
+    ...     "{ h = MatMul(x, a) r = Relu(h) y = MatMul(r, b) }"
+    ... )
+    >>> weights = np.random.default_rng(0).normal(size=(2, 64, 64)).astype(np.float32)
+    >>> model.graph.initializer.extend(map(onnx.numpy_helper.from_array, weights, "ab"))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     samples = {"x": weights[0]}
+    ...     result = quantize(model, samples, output=f"{folder}/small.onnx", option="w4a8", speed_budget_s=0.0)
+    ...     result.verdict.ok, result.file_bytes < 0.3 * result.float_file_bytes
+    (True, True)
     """
-    path = _checked_output(Path(output), overwrite)
+    path = checked_output(Path(output), overwrite)
     limits = parse_limits(budget)
     given = plan if isinstance(plan, Plan) or plan is None else Plan.read(Path(plan))
     wish: Wish | None = None
@@ -206,13 +231,13 @@ def quantize(
     chosen = replace(
         chosen,
         model_sha256=prepared.source.sha256,
-        ranges={k: str(v) for k, v in asdict(numbers).items()},
+        ranges=numbers.told(),
         passes=prepared.passes,
     )
     decision: Decision | None = None
     runtime, reference = get_runtime(prepared.target.runtime), get_runtime("onnxruntime")
     notes: list[str] = []
-    with _workshop(path) as folder, ExitStack() as stack:
+    with workshop(path) as folder, ExitStack() as stack:
         builder = Builder(
             prepared,
             runtime,
@@ -226,7 +251,7 @@ def quantize(
         )
         graded = builder.open(evaluation, "evaluation") if evaluation is not None else None
         if wish is not None:
-            chosen, decision = _searched(builder, chosen, wish, limits, calibration, graded, notes, stack)
+            chosen, decision = _searched(builder, chosen, wish, limits, graded, notes, stack)
         export = builder.build(chosen, path.name)
         if given is None and not allow_slower:
             export = _faster(builder, export, path.name, notes, limits)
@@ -239,7 +264,7 @@ def quantize(
         elif graded is not None:
             notes.append("The evaluation data has no 'labels': accuracy was not measured.")
         size = file_bytes(export.path)
-        plan_path = _publish(export, path)
+        plan_path = publish(export, path)
     if size >= prepared.source.size_bytes:
         notes.append("The file is not smaller than the original: what Q/DQ adds outweighs what its weights save.")
     notes += [note for samples in (builder.samples, graded) if samples is not None and (note := samples.note)]
@@ -274,7 +299,6 @@ def _searched(
     empty: Plan,
     wish: Wish,
     limits: Sequence[Limit],
-    calibration: Data,
     graded: Samples | None,
     notes: list[str],
     stack: ExitStack,
@@ -289,7 +313,7 @@ def _searched(
     search = stack.enter_context(
         Search(
             builder.prepared,
-            calibration,
+            builder.samples,
             wish,
             numbers=builder.calibrated.numbers,
             size=lambda choices: builder.size(plan_of(choices)),
@@ -312,20 +336,6 @@ def _searched(
         decision = search.decide(limits)
     notes += decision.notes
     return plan_of(decision.choices), decision
-
-
-def _checked_output(path: Path, overwrite: bool) -> Path:
-    """Refuse an output that could not be written, before any work is done."""
-    if not path.parent.is_dir():
-        raise InputError(f"The folder '{path.parent}' of the output '{path}' does not exist. Make it first.")
-    if path.is_dir():
-        raise InputError(f"The output '{path}' is a folder. Give the name of a file.")
-    if not os.access(path.parent, os.W_OK):
-        raise InputError(f"The folder '{path.parent}' of the output '{path}' cannot be written to.")
-    for there in (path, path.with_suffix(".plan.json"), path.with_name(path.name + ".data")):
-        if there.exists() and not overwrite:
-            raise InputError(f"The output '{there}' exists. Choose another name, or give --overwrite.")
-    return path
 
 
 def _check_limits(model: ir.Model, target: Target) -> None:
@@ -392,40 +402,3 @@ def _refuse_failure(export: Export) -> None:
             f"{check.name} is {check.value} (expected {check.expected}; {check.detail})" for check in failed
         )
         raise VerifyError(f"The export does not hold in {export.verdict.runtime}: {told}. Nothing was written.")
-
-
-@contextmanager
-def _workshop(path: Path) -> Iterator[Path]:
-    """Give a folder beside the output, on the same disk; it is gone afterwards, whatever happens."""
-    try:
-        folder = tempfile.TemporaryDirectory(prefix=".onnxmpq-", dir=path.parent)
-    except OSError as error:
-        raise InputError(f"The folder '{path.parent}' of the output cannot be written to: {error.strerror}.") from error
-    with folder as name:
-        yield Path(name)
-
-
-def _publish(export: Export, path: Path) -> Path:
-    """Move a verified export, its data and its plan to where the caller wants them: all, or none of them."""
-    plan_path = path.with_suffix(".plan.json")
-    draft, kept = export.path.parent / plan_path.name, export.path.parent / "replaced"
-    moved: list[Path] = []
-    try:
-        draft.write_text(json.dumps(export.plan.to_json(), indent=2) + "\n", encoding="utf-8")
-        new = sorted(export.path.parent.iterdir(), key=lambda file: file == export.path)  # the model comes last
-        kept.mkdir()
-        for file in new:
-            final = path.parent / file.name
-            if final.exists():
-                os.replace(final, kept / file.name)
-            moved.append(final)
-            os.replace(file, final)
-    except BaseException as error:
-        for final in moved:
-            final.unlink(missing_ok=True)
-        for file in kept.iterdir() if kept.is_dir() else ():
-            os.replace(file, path.parent / file.name)
-        if isinstance(error, OSError):
-            raise InputError(f"The output '{path}' cannot be written: {error.strerror}.") from error
-        raise
-    return plan_path

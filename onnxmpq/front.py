@@ -5,7 +5,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,18 @@ def pareto(
     """Return the front over one budget (size, bits, bops or memory), each point with the loss that it measured.
 
     Responses are measured once for all points; other budgets hold for every point.
+
+    >>> import numpy as np, onnx
+    >>> model = onnx.parser.parse_model(
+    ...     '<ir_version: 8, opset_import: ["": 17]> g (float[n, 64] x) => (float[n, 64] y) '
+    ...     "{ h = MatMul(x, a) r = Relu(h) y = MatMul(r, b) }"
+    ... )
+    >>> weights = np.random.default_rng(0).normal(size=(2, 64, 64)).astype(np.float32)
+    >>> model.graph.initializer.extend(map(onnx.numpy_helper.from_array, weights, "ab"))
+    >>> front = pareto(model, {"x": weights[0]}, points=3)
+    >>> sizes, losses = [p.file_bytes for p in front.points], [p.loss.value for p in front.points]
+    >>> sizes == sorted(sizes), losses == sorted(losses, reverse=True)
+    (True, True)
     """
     kind = checked_kind(over)
     if points < 2:
@@ -95,8 +107,7 @@ def pareto(
     )
     prepared = prepare(model, target, progress, extra_passes=extra_passes)
     numbers = numbers or Numbers.of({"rounding": "gptq"})
-    told = {k: str(v) for k, v in asdict(numbers).items()}
-    empty = Plan(prepared.space.target, "pareto", {}, prepared.source.sha256, told, prepared.passes)
+    empty = Plan(prepared.space.target, "pareto", {}, prepared.source.sha256, numbers.told(), prepared.passes)
     runtime, reference = get_runtime(prepared.target.runtime), get_runtime("onnxruntime")
     with tempfile.TemporaryDirectory(prefix="onnxmpq-") as folder:
         builder = Builder(
@@ -109,7 +120,7 @@ def pareto(
         def size(choices: Mapping[str, Option]) -> int:
             return builder.size(replace(empty, choices=choices))
 
-        with Search(prepared, calibration, wish, numbers=numbers, size=size, progress=progress) as search:
+        with Search(prepared, builder.samples, wish, numbers=numbers, size=size, progress=progress) as search:
             share_calibration(search, builder)
             found, agreement, table = search.front(kind, points, parse_limits(budget))
     return Front(

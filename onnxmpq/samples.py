@@ -1,8 +1,6 @@
 """Samples: what a user gives as calibration data, served as feeds of one sample each.
 
-Accepted are a ``.npz`` keyed by input name, a ``.npy`` (models with one input), a folder of them, a dict of arrays,
-feeds from any iterable, and a reader with ``get_next()`` such as onnxruntime's ``CalibrationDataReader``.
-Each is a row of blocks (a file, a feed), and a block is cut into samples:
+Whatever was given is a row of blocks (``sources.py``), and a block is cut into samples:
 
     array of the input's rank, all first dimensions free or 1   ->  one sample per row
     the same, but the model fixes a batch of N                  ->  N rows per sample, across blocks; a rest is dropped
@@ -13,66 +11,17 @@ Nothing is guessed: what does not fit is an ``InputError`` that says where and w
 """
 
 import hashlib
-import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
-from os import PathLike
-from pathlib import Path
-from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from onnxmpq.errors import InputError
+from onnxmpq.sources import Array, Block, Data, Feed, InputSpec, listed, near_name, nearest_name, source
 
-Array: TypeAlias = npt.NDArray[Any]
-Feed: TypeAlias = dict[str, Array]
-
-
-@runtime_checkable
-class Reader(Protocol):
-    """What onnxruntime calls a CalibrationDataReader; read again where it has ``rewind()``, else kept in memory."""
-
-    def get_next(self) -> Mapping[str, Any] | None:
-        """Give the next feed, or None at the end."""
-        ...
-
-
-Data: TypeAlias = str | PathLike[str] | Array | Mapping[str, Any] | Iterable[Mapping[str, Any]] | Reader
-
-
-@dataclass(frozen=True, slots=True)
-class InputSpec:
-    """One input of a model; a dimension is a number, a symbol, or None where nothing is known of it."""
-
-    name: str
-    dtype: np.dtype[Any]
-    shape: tuple[int | str | None, ...]
-
-    @property
-    def batch(self) -> int | str | None:
-        """The first dimension; a negative one, as old exporters write, is free."""
-        first = self.shape[0] if self.shape else None
-        return None if isinstance(first, int) and first < 0 else first
-
-    def fits(self, shape: tuple[int, ...]) -> bool:
-        """Tell whether an array of this shape can be fed."""
-        return len(shape) == len(self.shape) and all(
-            want == got for want, got in zip(self.shape, shape, strict=True) if isinstance(want, int) and want >= 0
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Block:
-    """Arrays that came together, ``where`` from, and the names that stood beside them without being read."""
-
-    where: str
-    arrays: Mapping[str, Array]
-    beside: tuple[str, ...] = ()
+__all__ = ["Array", "Data", "Feed", "InputSpec", "Samples", "open_samples"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +42,7 @@ class Samples:
     """
 
     inputs: tuple[InputSpec, ...]
-    _blocks: Callable[[], Iterator[_Block]]
+    _blocks: Callable[[], Iterator[Block]]
     _labels_key: str
 
     @property
@@ -167,7 +116,7 @@ class Samples:
                 "The calibration data is empty: expected at least one sample. Check the path or the iterable."
             )
 
-    def _cut(self, block: _Block) -> Iterator[_Piece]:
+    def _cut(self, block: Block) -> Iterator[_Piece]:
         """Cut a block into samples, or into rows of a fixed batch."""
         where, arrays = block.where, self._taken(block)
         stacked = {spec.name for spec in self.inputs if arrays[spec.name].ndim > len(spec.shape)}
@@ -202,18 +151,18 @@ class Samples:
                 is_row=bool(rows) and not stacked,
             )
 
-    def _taken(self, block: _Block) -> dict[str, Array]:
+    def _taken(self, block: Block) -> dict[str, Array]:
         """Take the arrays of the inputs; all wrong names are one error, then all wrong ranks and types."""
         wanted = [spec.name for spec in self.inputs]
         missing = [name for name in wanted if name not in block.arrays]
         unknown = [name for name in block.arrays if name not in wanted and name != self._labels_key]
         there = [*block.arrays, *block.beside]
-        faults = [f"input '{name}' is missing{_nearest(name, set(there) - set(wanted))}" for name in missing]
-        faults += [f"'{name}' is not an input{_nearest(name, wanted)}" for name in unknown]
+        faults = [f"input '{name}' is missing{near_name(name, set(there) - set(wanted))}" for name in missing]
+        faults += [f"'{name}' is not an input{nearest_name(name, wanted)}" for name in unknown]
         if faults:
             raise InputError(
-                f"{block.where}: {'; '.join(faults)}. Given: {_listed(there)}. "
-                f"Name each array after its input: {_listed(wanted)}."
+                f"{block.where}: {'; '.join(faults)}. Given: {listed(there)}. "
+                f"Name each array after its input: {listed(wanted)}."
             )
         faults = []
         for spec in self.inputs:
@@ -245,101 +194,11 @@ def open_samples(data: Data, inputs: Sequence[InputSpec], *, labels: str = "labe
     ``labels`` is the key under which labels may stand beside the inputs. In files other keys are ignored; in
     feeds made by a program they are an error. Iterators, and readers without ``rewind()``, are kept in memory.
     """
-    samples = Samples(tuple(inputs), _source(data, tuple(inputs), labels), labels)
+    if isinstance(data, Samples) and (data.inputs, data._labels_key) == (tuple(inputs), labels):
+        return data  # and what is known of them is not read again
+    samples = Samples(tuple(inputs), source(data, tuple(inputs), labels), labels)
     next(iter(samples))
     return samples
-
-
-def _source(data: Data, inputs: tuple[InputSpec, ...], labels: str) -> Callable[[], Iterator[_Block]]:
-    """Find out what was given, and how to read it again and again."""
-    if isinstance(data, str | PathLike):
-        files = _files(Path(data))
-        return lambda: (_read(file, inputs, labels) for file in files)
-    if isinstance(data, np.ndarray):
-        alone = _Block("The array", {_only(inputs, "An array"): data})
-        return lambda: iter((alone,))
-    if isinstance(data, Mapping):
-        together = _block("The dict of arrays", cast(Mapping[str, Any], data))
-        return lambda: iter((together,))
-    if isinstance(data, Reader):
-        return _feeds(_Again(data) if hasattr(data, "rewind") else list(iter(data.get_next, None)))
-    if isinstance(data, Iterable):
-        return _feeds(list(data) if iter(data) is data else data)
-    raise InputError(
-        f"Calibration data of type '{type(data).__name__}' cannot be read. "
-        "Give a .npz, a .npy, a folder of them, a dict of arrays, feeds, or a reader with get_next()."
-    )
-
-
-def _feeds(feeds: Iterable[Mapping[str, Any] | None]) -> Callable[[], Iterator[_Block]]:
-    return lambda: (_block(f"Feed {k}", feed) for k, feed in enumerate(feeds))
-
-
-@dataclass(frozen=True, slots=True)
-class _Again:
-    """A reader that goes back to its start whenever it is iterated."""
-
-    reader: Any
-
-    def __iter__(self) -> Iterator[Mapping[str, Any] | None]:
-        self.reader.rewind()
-        return iter(self.reader.get_next, None)
-
-
-def _block(where: str, feed: Mapping[str, Any] | None) -> _Block:
-    """Take a feed that a program made."""
-    if not isinstance(feed, Mapping):
-        raise InputError(f"{where} is a '{type(feed).__name__}'. Expected a dict from input names to arrays.")
-    try:
-        return _Block(where, {name: np.asarray(value) for name, value in feed.items()})
-    except ValueError as error:
-        raise InputError(f"{where} cannot be made into arrays: {error}.") from error
-
-
-def _files(path: Path) -> tuple[Path, ...]:
-    """List the files that a path stands for, in the order of their names."""
-    if path.is_dir():
-        files = tuple(sorted(file for file in path.iterdir() if file.suffix in (".npz", ".npy")))
-        if not files:
-            raise InputError(f"Folder '{path}' holds no .npz and no .npy. Save samples there with numpy.savez.")
-        return files
-    if not path.exists():
-        near = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise InputError(f"Calibration data '{path}' does not exist{_nearest(path.name, near)}.")
-    if path.suffix not in (".npz", ".npy"):
-        raise InputError(f"Calibration data '{path}' is neither .npz nor .npy nor a folder. Save it with numpy.savez.")
-    return (path,)
-
-
-def _read(file: Path, inputs: tuple[InputSpec, ...], labels: str) -> _Block:
-    """Read from one file what is needed; a .npy is only mapped."""
-    where = f"'{file}'"
-    with _readable(where):
-        if file.suffix == ".npy":
-            only = _only(inputs, where)
-            return _Block(where, {only: np.load(file, mmap_mode="r", allow_pickle=False)})
-        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
-            wanted = [name for name in archive.files if name == labels or any(name == spec.name for spec in inputs)]
-            beside = tuple(name for name in archive.files if name not in wanted)
-            return _Block(where, {name: archive[name] for name in wanted}, beside)
-
-
-@contextmanager
-def _readable(where: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{where} cannot be read: {error}. Save it again with numpy.savez or numpy.save.") from error
-
-
-def _only(inputs: tuple[InputSpec, ...], where: str) -> str:
-    """Name the only input; arrays without names cannot feed several."""
-    if len(inputs) != 1:
-        names = ", ".join(f"{spec.name}=..." for spec in inputs)
-        raise InputError(
-            f"{where} has no names, but the model has {len(inputs)} inputs. Use numpy.savez(path, {names})."
-        )
-    return inputs[0].name
 
 
 def _value(piece: _Piece, spec: InputSpec, number: int) -> Array:
@@ -397,23 +256,12 @@ def _bytes(name: str, array: Array) -> bytes:
     return f"{name}\0{array.dtype.name}\0{array.shape}\0".encode() + values
 
 
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names) or "nothing"
-
-
 def _shapes(arrays: Mapping[str, Array]) -> str:
     return ", ".join(f"'{name}' {array.shape}" for name, array in arrays.items())
 
 
 def _misfit(where: str, spec: InputSpec, shape: tuple[int, ...]) -> str:
-    want = ", ".join("?" if dim is None else str(dim) for dim in spec.shape)
     return (
-        f"{where}: input '{spec.name}' expects shape ({want}), the data is {shape}. "
+        f"{where}: input '{spec.name}' expects shape {spec.dimensions}, the data is {shape}. "
         "Give it that shape, with samples along the first axis or along one axis more in front."
     )
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    """Point at the name that was probably meant."""
-    near = get_close_matches(name, list(names), 1)
-    return f" (did you mean '{near[0]}'?)" if near else ""

@@ -79,6 +79,11 @@ def verify(
     exact = deployed if own_floats else runtime.session(path, mode="exact", threads=threads)
     literal = reference.session(path, mode="literal", threads=threads)
     original = reference.session(float_model, mode="deployed", threads=threads)
+    if (told := literal.outputs) != original.outputs:
+        raise InputError(
+            f"'{path}' gives {', '.join(told)} and the float model {', '.join(original.outputs)}: it was made of "
+            "another. Name the model that it came from."
+        )
     got, simulated, plain = (run_all(session, feeds) for session in (exact, literal, original))
     checks.append(simulation_check(reference, path, feeds, simulated, got))
     used = got if own_floats else run_all(deployed, feeds)

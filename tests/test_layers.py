@@ -23,7 +23,9 @@ ORDER = {  # what stages may import besides one another, from the bottom up
     "weights": FOUNDATIONS,
     "gptq": (),
     "hessians": ("gptq", "weights", *FOUNDATIONS),
-    "samples": FOUNDATIONS,
+    "images": ("errors",),
+    "sources": ("images", *FOUNDATIONS),
+    "samples": ("sources", *FOUNDATIONS),
     "passkit": FOUNDATIONS,
     "runtime": ("runtime", "samples", *FOUNDATIONS),
     "normalise": ("passkit", "registry", *FOUNDATIONS),
@@ -36,7 +38,11 @@ ORDER = {  # what stages may import besides one another, from the bottom up
     "executors": ("errors",),
     "report": ("report", "compile", "front", "measure", *FOUNDATIONS),
     "budgets": FOUNDATIONS,
+    "machine": (),
+    "doctor": ("compile", "machine", "runtime", *FOUNDATIONS),
+    "requirements": ("budgets", "measure", "runtime", "samples", *FOUNDATIONS),
     "constraints": FOUNDATIONS,
+    "publish": ("build", *FOUNDATIONS),
     "search": ("budgets", "build", "calibrated", "constraints", "measure", "samples", "solve", *FOUNDATIONS),
     "front": (
         *("budgets", "build", "calibrated", "compile", "constraints", "measure", "registry", "runtime", "samples"),
@@ -127,6 +133,14 @@ def test_importing_onnxmpq_loads_nothing_heavy() -> None:
         [sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True, timeout=60
     )
     assert shown.stdout.strip() == "[]"
+
+
+def test_importing_onnxmpq_takes_no_time() -> None:
+    code = "import time; began = time.perf_counter(); import onnxmpq; print(time.perf_counter() - began)"
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert float(shown.stdout) < 0.3
 
 
 def test_the_command_line_loads_no_runtime() -> None:

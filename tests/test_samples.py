@@ -191,7 +191,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], tuple[InputSpec, ...], str]] = 
     "misspelt": (
         lambda path: {"ids": IDS["ids"], "maks": IDS["ids"]},
         TEXT,
-        r"input 'mask' is missing \(did you mean 'maks'\?\); 'maks' is not an input \(did you mean 'mask'\?\)",
+        r"input 'mask' is missing \(is 'maks' meant to be it\?\); 'maks' is not an input \(did you mean 'mask'\?\)",
     ),
     "misspelt in a file": (
         lambda path: _npz(path / "c.npz", X=X),

@@ -1,15 +1,20 @@
 """``onnxmpq verify``."""
 
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
 import click
+from rich.markup import escape
+from rich.table import Table
 
+from onnxmpq.artifacts import Verdict
 from onnxmpq.build import VERIFY_SAMPLES
 from onnxmpq.cli import show
 from onnxmpq.cli.options import calibration_option, json_option, quiet_option, target_option
 from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.graph.load import load
+from onnxmpq.requirements import MEASURED, Finding, hold, parse_requirements
 from onnxmpq.runtime import get_runtime
 from onnxmpq.samples import open_samples
 from onnxmpq.target import target as find_target
@@ -23,26 +28,84 @@ from onnxmpq.verify import verify
 )
 @calibration_option
 @target_option
+@click.option(
+    "--require",
+    "-r",
+    "required",
+    multiple=True,
+    metavar="BOUND",
+    help="What must hold: size<=5MB, size<=30%, drop<=1%, loss<=0.01, sqnr>=30, agreement>=40 or speed>=1.2. "
+    "Repeatable; exit code 4 where one does not.",
+)
+@click.option(
+    "--evaluation",
+    "-e",
+    type=click.Path(path_type=Path),
+    help="Samples, best with 'labels', that drop and loss are judged on.  [default: those of --calibration]",
+)
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Threads of the runtime.")
 @json_option
 @quiet_option
 def verify_command(
-    quantised: Path, float_model: Path, calibration: Path, target: str, threads: int, as_json: bool, quiet: bool
+    quantised: Path,
+    float_model: Path,
+    calibration: Path,
+    target: str,
+    required: tuple[str, ...],
+    evaluation: Path | None,
+    threads: int,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
-    """Show what QUANTISED does in its runtime: simulation, kernels, size, speed against the float model."""
+    """Show what QUANTISED does in its runtime: simulation, kernels, size, speed against the float model.
+
+    With --require it must also do what is asked of it: drop and loss are judged with their standard error added.
+    """
+    requirements = parse_requirements(required)
+    if evaluation is not None and not any(one.kind in MEASURED for one in requirements):
+        raise InputError("--evaluation is what drop and loss are judged on. Add --require 'drop<=1%', or leave it out.")
     if not quantised.is_file():
         raise InputError(f"There is no file '{quantised}'.")
-    load(float_model)  # says better than a runtime what is wrong with it
+    source = load(float_model)  # says better than a runtime what is wrong with it
     with show.progress(quiet) as report:
         reference = get_runtime("onnxruntime")
         runtime = get_runtime(find_target(target).runtime)
-        samples = open_samples(calibration, reference.session(float_model, mode="deployed").inputs)
+        inputs = reference.session(float_model, mode="deployed").inputs
+        samples = open_samples(calibration, inputs)
+        judged = open_samples(evaluation, inputs) if evaluation is not None else samples
         feeds = list(islice(samples, VERIFY_SAMPLES))
         verdict = verify(runtime, reference, float_model, quantised, feeds, threads=threads, progress=report)
+        report("requirements", 0, 0)
+        found = hold(requirements, verdict, source, quantised, runtime, reference, judged)
+    ok = verdict.ok and all(finding.ok for finding in found)
     if as_json:
-        show.as_json(verdict.to_json())
+        show.as_json(verdict.to_json() | {"ok": ok, "requirements": [finding.to_json() for finding in found]})
     else:
         show.verdict_table(verdict)
-    if not verdict.ok:
-        failed = ", ".join(check.name for check in verdict.checks if check.ok is False)
-        raise VerifyError(f"'{quantised}' does not hold: {failed}.")
+        _print(found)
+    if not ok:
+        raise VerifyError(_refusal(quantised, verdict, found))
+
+
+def _print(found: Sequence[Finding]) -> None:
+    """Print requirements with what was seen of them."""
+    if not found:
+        return
+    table = Table("required", "", "seen", "limit", "detail", title="requirements", title_justify="left")
+    for finding in found:
+        mark = "[green]ok[/]" if finding.ok else "[red]failed[/]"
+        table.add_row(escape(finding.requirement.text), mark, finding.told, finding.told_limit, escape(finding.detail))
+    show.out.print(table)
+
+
+def _refusal(quantised: Path, verdict: Verdict, found: Sequence[Finding]) -> str:
+    """Say all that does not hold."""
+    lines = []
+    failed = [check.name for check in verdict.checks if check.ok is False]
+    if failed:
+        lines.append(f"'{quantised}' does not hold: {', '.join(failed)}.")
+    missed = [finding for finding in found if not finding.ok]
+    if missed:
+        lines.append(f"'{quantised}' misses {len(missed)} of {len(found)} requirements:")
+        lines += [f"  {finding}" for finding in missed]
+    return "\n".join(lines)

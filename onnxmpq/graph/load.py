@@ -20,7 +20,7 @@ import onnx_ir as ir
 
 from onnxmpq.errors import InputError
 from onnxmpq.graph.layers import all_graphs
-from onnxmpq.graph.save import skeleton, tensors
+from onnxmpq.graph.save import LARGEST_PROTOBUF, skeleton, tensors
 
 LOWEST_OPSET = 7
 _CHUNK = 1 << 22
@@ -40,22 +40,29 @@ class Source:
 def load(source: str | Path | onnx.ModelProto | ir.Model) -> Source:
     """Load a model from a file or take one from memory.
 
-    The digest covers the file and its external data files. A model in memory is not copied and must not be changed
-    afterwards. Raise InputError for what is no usable model.
+    The digest covers the file and its external data files. A model in memory is neither changed nor copied, unless
+    its nodes must be sorted, and must not be changed afterwards. Raise InputError for what is no usable model.
     """
     if isinstance(source, (str, Path)):
         return _from_file(Path(source))
     if isinstance(source, ir.Model):
-        model, (sha256, size_bytes) = source, _digest_of_parts(source)
+        # Sorting it would change what is the caller's, and onnx_ir clones only what is in order.
+        model = source if _in_order(source.graph, set()) else ir.from_proto(ir.to_proto(source))
+        _check_reads(model, "The model")
+        sha256, size_bytes = _digest_of_parts(model)
     else:
-        data = _serialized(source)
-        model, sha256, size_bytes = _from_proto(source, "The model"), hashlib.sha256(data).hexdigest(), len(data)
+        model = _from_proto(source, "The model")
         outside = next((t for t in tensors(model) if isinstance(t, ir.ExternalTensor)), None)
         if outside is not None:
             raise InputError(
                 f"The model in memory keeps tensor '{outside.name}' in an external file ('{outside.location}'), and a "
                 "ModelProto does not say in which folder. Load it by its path instead."
             )
+        if sum(tensor.nbytes for tensor in tensors(model)) > LARGEST_PROTOBUF:  # no protobuf can be made of it
+            sha256, size_bytes = _digest_of_parts(model)
+        else:
+            data = _serialized(source)
+            sha256, size_bytes = hashlib.sha256(data).hexdigest(), len(data)
     return Source(model, None, sha256, _checked(model, "The model"), size_bytes)
 
 
