@@ -10,13 +10,12 @@ drop=1%       how far the measured metric may fall; no row: the smallest file th
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import ClassVar, Literal
 
 import numpy as np
 
 from onnxmpq.artifacts import FLOAT, Option, Space, Unit
-from onnxmpq.errors import InputError
+from onnxmpq.errors import InputError, nearest
 
 Kind = Literal["size", "bits", "bops", "memory", "drop"]
 KINDS: tuple[Kind, ...] = ("size", "bits", "bops", "memory", "drop")
@@ -71,9 +70,7 @@ class Limit:
 def checked_kind(name: str) -> Kind:
     """Read the name of a kind of budget."""
     if name not in KINDS:
-        near = get_close_matches(name, KINDS, 1)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise InputError(f"There is no budget '{name}'. Known: {', '.join(KINDS)}.{hint}")
+        raise InputError(f"There is no budget '{name}'. Known: {', '.join(KINDS)}.{nearest(name, KINDS)}")
     return name
 
 

@@ -11,8 +11,8 @@ NODE is the name of a unit or of one of its nodes, a regular expression that mat
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
+from onnxmpq import errors
 from onnxmpq.artifacts import FLOAT, Option, Space, Unit
 from onnxmpq.errors import InputError
 from onnxmpq.methods.study import Menu
@@ -35,7 +35,9 @@ def matching(space: Space, pattern: str) -> tuple[Unit, ...]:
         found = [unit for unit in space.units if any(layer.op == op for layer in unit.layers)]
         known = sorted({layer.op for unit in space.units for layer in unit.layers})
         if not found:
-            raise InputError(f"No unit has the operator '{op}'. There are: {', '.join(known)}.")
+            raise InputError(
+                f"No unit has the operator '{op}'. There are: {', '.join(known)}.{errors.nearest(op, known)}"
+            )
         return tuple(found)
     names = {unit.name: (unit.name, *(layer.node for layer in unit.layers)) for unit in space.units}
     exact = [unit for unit in space.units if pattern in names[unit.name]]
@@ -47,9 +49,8 @@ def matching(space: Space, pattern: str) -> tuple[Unit, ...]:
         raise InputError(f"'{pattern}' is neither the name of a unit nor a regular expression: {error}.") from error
     found = [unit for unit in space.units if any(expression.fullmatch(name) for name in names[unit.name])]
     if not found:
-        near = get_close_matches(pattern, [name for known in names.values() for name in known], 1)
-        hint = f" Did you mean '{near[0]}'?" if near else " `onnxmpq inspect` lists them."
-        raise InputError(f"No unit is called '{pattern}', nor matches it.{hint}")
+        hint = errors.nearest(pattern, [name for known in names.values() for name in known])
+        raise InputError(f"No unit is called '{pattern}', nor matches it.{hint or ' `onnxmpq inspect` lists them.'}")
     return tuple(found)
 
 
@@ -57,10 +58,10 @@ def make_menu(space: Space, options: Sequence[Option], constraints: Constraints 
     """Return what every unit may take: the options, or the nearest it has that are no less precise."""
     menu = {unit.name: _offered(unit, options) for unit in space.units}
     if not any(option != FLOAT for offered in menu.values() for option in offered):
-        known = ", ".join(dict.fromkeys(str(option) for unit in space.units for option in unit.options))
+        known = list(dict.fromkeys(str(option) for unit in space.units for option in unit.options))
         raise InputError(
             f"No unit of this model takes any of {', '.join(map(str, options))} on target '{space.target}'. "
-            f"Options there: {known}."
+            f"Options there: {', '.join(known)}." + errors.nearest(str(options[0]) if options else "", known)
         )
     for text in constraints.exclude:
         menu |= {unit.name: (FLOAT,) for unit in matching(space, text)}

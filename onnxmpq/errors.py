@@ -11,6 +11,8 @@ Every message says what, where, what was expected and what to do. Anything else 
 and keeps its traceback.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import ClassVar
 
 
@@ -46,3 +48,16 @@ class InternalError(OnnxmpqError):
     """A promise inside onnxmpq was broken."""
 
     exit_code = 70
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Ask whether the nearest of the known words was meant, to be put behind an error; nothing where none is near.
+
+    >>> nearest("sise", ("size", "bits"))
+    " Did you mean 'size'?"
+    >>> nearest("magic", ("size", "bits"))
+    ''
+    """
+    words = {name.lower(): name for name in known}
+    near = get_close_matches(word.lower(), words, 1)
+    return f" Did you mean '{words[near[0]]}'?" if near else ""

@@ -28,7 +28,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any, ParamSpec, TypeVar
 
-from onnxmpq.errors import InputError, InternalError, RuntimeMissingError
+from onnxmpq.errors import InputError, InternalError, RuntimeMissingError, nearest
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -298,7 +298,8 @@ def open_executor(spec: str) -> Iterator[Executor]:
         with _dask(rest, 0) as client:
             yield client
     else:
-        raise InputError(f"There is no executor '{spec}'. Known: {', '.join(KNOWN)}.")
+        hint = nearest(kind, ("inline", "processes", "dask"))
+        raise InputError(f"There is no executor '{spec}'. Known: {', '.join(KNOWN)}.{hint}")
 
 
 def _workers(spec: str, text: str) -> int:

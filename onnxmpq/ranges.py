@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from onnxmpq.errors import InputError
+from onnxmpq.errors import InputError, nearest
 
 Array: TypeAlias = npt.NDArray[Any]
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -240,7 +240,9 @@ def choose_range(
     error. entropy: least information lost (KL divergence).
     """
     if method not in METHODS:
-        raise InputError(f"There is no range method '{method}'. Choose one of: {', '.join(METHODS)}.")
+        raise InputError(
+            f"There is no range method '{method}'. Choose one of: {', '.join(METHODS)}.{nearest(method, METHODS)}"
+        )
     density = _Density.of(stats, limit)
     if method == "percentile":
         return _between(density, percentile)

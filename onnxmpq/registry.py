@@ -5,16 +5,15 @@ methods from ``onnxmpq.methods`` and from the group ``onnxmpq.methods``.
 """
 
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
-from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, cast
 
-from onnxmpq.errors import InputError, InternalError
+from onnxmpq.errors import InputError, InternalError, nearest
 from onnxmpq.passkit import Pass, Pipeline, check_names
 
 if TYPE_CHECKING:
@@ -43,13 +42,14 @@ def make_pass(name: str, **options: object) -> Pass:
     """Return the pass of that name with its options; refuse names and options that are not known."""
     known = passes()
     if name not in known:
-        raise InputError(f"There is no pass '{name}'. Known: {', '.join(sorted(known))}.")
+        raise InputError(f"There is no pass '{name}'. Known: {', '.join(sorted(known))}.{nearest(name, known)}")
     kind = known[name]
     allowed = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     unknown = options.keys() - allowed
     if unknown:
         raise InputError(
             f"Pass '{name}' has no option '{min(unknown)}'. Known: {', '.join(sorted(allowed)) or 'none'}."
+            + nearest(min(unknown), allowed)
         )
     return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in options.items()})
 
@@ -80,7 +80,7 @@ def method(name: str, **options: object) -> "Method":
     """Return the method of that name with its options; refuse names and options that are not known."""
     homes = method_homes()
     if name not in homes:
-        raise InputError(f"There is no method '{name}'. Known: {', '.join(sorted(homes))}.{_hint(name, homes)}")
+        raise InputError(f"There is no method '{name}'. Known: {', '.join(sorted(homes))}.{nearest(name, homes)}")
     module, _, attribute = homes[name].partition(":")
     kind = getattr(import_module(module), attribute, None)
     if not (isinstance(kind, type) and is_dataclass(kind) and callable(getattr(kind, "propose", None))):
@@ -89,7 +89,7 @@ def method(name: str, **options: object) -> "Method":
     if unknown := sorted(options.keys() - set(allowed)):
         raise InputError(
             f"Method '{name}' has no option '{unknown[0]}'. Known: {', '.join(allowed) or 'none'}."
-            + _hint(unknown[0], allowed)
+            + nearest(unknown[0], allowed)
         )
     return cast("type[Method]", kind)(**options)
 
@@ -120,8 +120,3 @@ def _typed(name: str, text: str, default: object) -> object:
         return kind(text)
     except ValueError as error:
         raise InputError(f"'{name}={text}' is no {'whole number' if kind is int else 'number'}.") from error
-
-
-def _hint(name: str, known: Iterable[str]) -> str:
-    near = get_close_matches(name, list(known), 1)
-    return f" Did you mean '{near[0]}'?" if near else ""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from onnxmpq.artifacts import Grouping, Layer, Option, container_bits, parse_options
-from onnxmpq.errors import InputError
+from onnxmpq.errors import InputError, nearest
 
 Carrier = Literal["dq", "cast8", "castmul", "gather"]
 ActivationType = Literal["uint8", "int8", "uint16", "int16"]
@@ -159,7 +159,10 @@ def target(name: str) -> Target:
         return parse_target(text, name)
     if name not in builtin_names():
         known = ", ".join(builtin_names())
-        raise InputError(f"There is no target '{name}'. Built in: {known}; or give the path of a .toml file.")
+        raise InputError(
+            f"There is no target '{name}'. Built in: {known}; or give the path of a .toml file."
+            + nearest(name, builtin_names())
+        )
     return _builtin(name)
 
 
@@ -213,7 +216,7 @@ class _Reader:
         hints = get_type_hints(kind)
         for key in data:
             if key not in fields:
-                raise self.fault(key, table, f"unknown key '{key}'. Known: {', '.join(fields)}.")
+                raise self.fault(key, table, f"unknown key '{key}'. Known: {', '.join(fields)}.{nearest(key, fields)}")
         values = {key: self.value(hints[key], value, key, table) for key, value in data.items()}
         missing = [
             name

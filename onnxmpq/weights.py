@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from onnxmpq.errors import InputError, InternalError
+from onnxmpq.errors import InputError, InternalError, nearest
 
 Array: TypeAlias = npt.NDArray[Any]
 Single: TypeAlias = npt.NDArray[np.float32]
@@ -128,7 +128,9 @@ def quantise_weight(
     ``importance`` weighs squared errors; it broadcasts over the weight, e.g. with shape (1, inputs, 1, 1).
     """
     if method not in METHODS:
-        raise InputError(f"There is no weight method '{method}'. Choose one of: {', '.join(METHODS)}.")
+        raise InputError(
+            f"There is no weight method '{method}'. Choose one of: {', '.join(METHODS)}.{nearest(method, METHODS)}"
+        )
     if not 2 <= bits <= 8 or (axes is not None and block is not None):
         raise InternalError(f"Weights have 2 to 8 bits, and axes or blocks: bits={bits}, axes={axes}, block={block}.")
     if not np.isfinite(weight).all():

@@ -3,29 +3,46 @@
 0   done            2   the caller can mend it      3   no plan meets the budgets
 4   the export does not hold                        70  our fault
 130 interrupted
+
+Commands are loaded when they are asked for, and load what is heavy when they run: help and completion take no time.
 """
 
 import sys
 
 import click
-from rich.console import Console
-from rich.markup import escape
 
 from onnxmpq import __version__
-from onnxmpq.cli.apply import apply_command
-from onnxmpq.cli.demo import demo_command
-from onnxmpq.cli.inspect import inspect_command
-from onnxmpq.cli.measure import measure_command
-from onnxmpq.cli.overrides import overrides_command
-from onnxmpq.cli.pareto import pareto_command
-from onnxmpq.cli.quantize import quantize_command
-from onnxmpq.cli.store import store_command
-from onnxmpq.cli.targets import targets_command
-from onnxmpq.cli.verify import verify_command
+from onnxmpq.cli.groups import LazyGroup
 from onnxmpq.errors import OnnxmpqError
 
+COMMANDS = {
+    "quantize": "Quantise MODEL, write it, and prove what the file does.",
+    "pareto": "Show what MODEL loses at every size, from one measurement.",
+    "apply": "Write MODEL as PLAN says, exactly, and prove what the file does.",
+    "inspect": "Show the units of MODEL, their options and costs, and what stays float.",
+    "measure": "Measure what every unit of MODEL costs at each option.",
+    "verify": "Show what a file does in its runtime, beside its float model.",
+    "overrides": "Write PLAN as onnxruntime's TensorQuantOverrides, or read such a file.",
+    "store": "Look at a store of measurements, check it, or make it smaller.",
+    "targets": "List the targets, or explain the one called NAME.",
+    "doctor": "Say what this machine has and what it is good for.",
+    "completion": "Print the script that completes commands in a shell.",
+    "demo": "Quantise the embedded examples and show what came out.",
+}
+"""What each command does; its file is of the same name."""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+EXIT_CODES = """\b
+Exit codes:
+  0    done
+  2    something that was given must be mended: a file, a name, an option
+  3    no plan meets the budgets; the message says what would
+  4    the file does not do what was predicted
+  70   a fault of ours: please report it
+  130  interrupted
+"""
+
+
+@click.group(cls=LazyGroup, lines=COMMANDS, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="onnxmpq")
 def cli() -> None:
     """Give every layer of an exported ONNX model its own precision.
@@ -39,32 +56,32 @@ def cli() -> None:
     """
 
 
-for command in (
-    quantize_command,
-    apply_command,
-    inspect_command,
-    measure_command,
-    pareto_command,
-    overrides_command,
-    store_command,
-    verify_command,
-    targets_command,
-    demo_command,
-):
-    cli.add_command(command)
-
-
 def main() -> None:
     """Run the command line and end with the exit code of what happened."""
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="onnxmpq", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         code = error.exit_code
     except click.Abort:
-        Console(stderr=True).print("Interrupted: nothing was written.")
+        _tell("Interrupted: nothing was written.")
         code = 130
     except OnnxmpqError as error:
-        Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        _tell(f"[bold red]Error:[/] {_literal(str(error))}")
+        if error.exit_code == 70:
+            _tell("This is a fault of onnxmpq. Please report it with this message and the output of `onnxmpq doctor`.")
         code = error.exit_code
     sys.exit(code)
+
+
+def _tell(text: str) -> None:
+    """Print on standard error, in colour on a terminal."""
+    from rich.console import Console
+
+    Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+
+
+def _literal(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -8,7 +8,6 @@ import click
 
 from onnxmpq.cli import show
 from onnxmpq.cli.options import json_option, quiet_option, target_option
-from onnxmpq.compile import quantize
 from onnxmpq.errors import InputError
 
 SEARCH: dict[str, Any] = {"budget": ("size=30%",), "effort": "quick"}
@@ -39,6 +38,8 @@ BUILDS: tuple[tuple[str, str, dict[str, Any]], ...] = (
 @quiet_option
 def demo_command(output: Path, models: Path, target: str, as_json: bool, quiet: bool) -> None:
     """Quantise the embedded examples and show what came out."""
+    from onnxmpq.compile import quantize
+
     names = ("digits_cnn", "digits_vit")
     if not (models / f"{names[0]}.onnx").is_file():
         raise InputError(f"There are no examples in '{models}'. Run this in a checkout of onnxmpq, or give --models.")

@@ -10,7 +10,6 @@ from rich.table import Table
 from onnxmpq.artifacts import Space, Unit
 from onnxmpq.cli import show
 from onnxmpq.cli.options import json_option, model_argument, quiet_option, target_option
-from onnxmpq.compile import inspect
 
 
 @click.command("inspect")
@@ -20,6 +19,8 @@ from onnxmpq.compile import inspect
 @quiet_option
 def inspect_command(model: Path, target: str, as_json: bool, quiet: bool) -> None:
     """Show the units of MODEL, their options and what they cost, and what stays float and why."""
+    from onnxmpq.compile import inspect
+
     with show.progress(quiet) as report:
         space = inspect(model, target, report)
     if as_json:

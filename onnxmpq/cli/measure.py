@@ -3,28 +3,33 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich import box
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from onnxmpq.calibrated import Numbers
 from onnxmpq.cli import show
+from onnxmpq.cli.config import config_options
+from onnxmpq.cli.following import comes_next, next_command
 from onnxmpq.cli.measuring import Measuring, measuring_options, menu, menu_option, threads_option
 from onnxmpq.cli.options import (
     calibration_option,
+    checked_output,
     json_option,
     model_argument,
     numbers_options,
+    overwrite_option,
     quiet_option,
     target_option,
+    verbose_option,
 )
-from onnxmpq.compile import prepare
-from onnxmpq.errors import InputError
-from onnxmpq.measure.engine import Cost, Engine
-from onnxmpq.measure.table import Table
+
+if TYPE_CHECKING:
+    from onnxmpq.calibrated import Numbers
+    from onnxmpq.measure.engine import Cost
+    from onnxmpq.measure.table import Table
 
 _SHOWN = 12
 
@@ -39,9 +44,12 @@ _SHOWN = 12
 @threads_option
 @measuring_options
 @click.option("--dry-run", is_flag=True, help="Say what it would take, and stop.")
+@overwrite_option
 @numbers_options
 @json_option
 @quiet_option
+@verbose_option
+@config_options
 def measure_command(
     model: Path,
     target: str,
@@ -51,10 +59,12 @@ def measure_command(
     pairs: bool,
     measuring: Measuring,
     dry_run: bool,
-    numbers: Numbers | None,
+    numbers: "Numbers | None",
     extra_passes: Sequence[str],
+    overwrite: bool,
     as_json: bool,
     quiet: bool,
+    verbose: bool,
     **_: Any,
 ) -> None:
     """Measure what every unit of MODEL costs at each option, alone and together.
@@ -63,24 +73,17 @@ def measure_command(
     onnxmpq measure model.onnx -c samples.npz --store model.store -o table.json
     onnxmpq measure model.onnx -c samples.npz --options w8a8,w4a8 --executor processes:4
     """
+    from onnxmpq.compile import prepare
+    from onnxmpq.measure.engine import Engine
+
     wanted = menu(options)
-    if output is not None and not output.absolute().parent.is_dir():
-        raise InputError(f"The folder of the output '{output}' does not exist. Make it first.")
+    checked_output(output, overwrite)
     if dry_run:
         measuring = replace(measuring, store=None)
     table: Table | None = None
-    with measuring.workers() as pool, show.progress(quiet) as report:
-        prepared = prepare(model, target, report, extra_passes=extra_passes)
-        with Engine(
-            prepared,
-            calibration,
-            numbers=numbers,
-            settings=measuring.settings,
-            store=measuring.store,
-            executor=pool,
-            ahead=measuring.ahead,
-            progress=report,
-        ) as engine:
+    with measuring.running(quiet, verbose) as how:
+        prepared = prepare(model, target, how["progress"], extra_passes=extra_passes)
+        with Engine(prepared, calibration, numbers=numbers, **how) as engine:
             forecast = engine.cost(engine.variants(wanted)) if dry_run else None
             notes = engine.notes
             kept = (engine.samples, engine.batch, len(engine.cuts.segments))
@@ -97,9 +100,17 @@ def measure_command(
         show.as_json(table.to_json())
     else:
         _shown(table, output, notes)
+        if measuring.store is not None:
+            within = ["-b", "size=30%", "-o", f"{model.stem}.small.onnx", "--store", str(measuring.store)]
+            rounding = ["--rounding", numbers.rounding if numbers else "nearest"]
+            blends = ["--no-blends"] if measuring.settings.blends is None else []
+            comes_next(
+                next_command("quantize", str(model), more=[*within, *rounding, *blends]),
+                "searches; nothing is measured twice",
+            )
 
 
-def _forecast(cost: Cost, samples: int, batch: int, segments: int, *, as_json: bool) -> None:
+def _forecast(cost: "Cost", samples: int, batch: int, segments: int, *, as_json: bool) -> None:
     """Print what measuring would take."""
     data = {
         "variants": cost.variants,
@@ -121,9 +132,15 @@ def _forecast(cost: Cost, samples: int, batch: int, segments: int, *, as_json: b
     )
 
 
-def _shown(table: Table, output: Path | None, notes: tuple[str, ...]) -> None:
+def _shown(table: "Table", output: Path | None, notes: tuple[str, ...]) -> None:
     """Print the variants that cost most, and what was noticed on the way."""
-    grid = Grid(title=f"loss {table.loss_name}, {table.samples} samples", title_justify="left", box=box.SIMPLE_HEAD)
+    grid = Grid(
+        title=f"loss {table.loss_name}, {table.samples} samples",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     grid.add_column("unit", overflow="fold")
     for column in ("option", "loss", "± se", "SQNR dB", "local error"):
         grid.add_column(column, justify="right", no_wrap=True)
@@ -140,6 +157,7 @@ def _shown(table: Table, output: Path | None, notes: tuple[str, ...]) -> None:
         + f"{len(table.variants)} variants"
         + (f", {len(table.pairs)} pairs" if table.pairs else "")
         + f", {runs:.1f} full-run equivalents in {seconds:.1f} s"
-        + (f". Table: {escape(str(output))}" if output else ". Keep it with -o table.json.")
+        + (f". Table: {escape(str(output))}" if output else ". Keep it with -o table.json."),
+        soft_wrap=True,
     )
     show.notes(notes)

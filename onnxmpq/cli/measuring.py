@@ -2,28 +2,32 @@
 
 import functools
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.markup import escape
 
 from onnxmpq.artifacts import Option, parse_options
+from onnxmpq.cli import show, words
 from onnxmpq.cli.options import decorated
 from onnxmpq.executors import open_executor
-from onnxmpq.measure.settings import Settings, parse_bytes
-from onnxmpq.measure.store import Store
-from onnxmpq.search import OPTIONS
+
+if TYPE_CHECKING:
+    from onnxmpq.measure.settings import Settings
 
 threads_option = click.option(
     "--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Threads of each process."
 )
 menu_option = click.option(
-    "--options", default=",".join(OPTIONS), show_default=True, help="What units may take, separated by commas."
+    "--options",
+    default=",".join(words.OPTIONS),
+    show_default=True,
+    shell_complete=words.complete(words.OPTIONS),
+    help="What units may take, separated by commas.",
 )
 
 
@@ -31,7 +35,7 @@ menu_option = click.option(
 class Measuring:
     """How to measure, what keeps the results, and where jobs run."""
 
-    settings: Settings
+    settings: "Settings"
     store: Path | None
     executor: str
 
@@ -42,10 +46,23 @@ class Measuring:
         return max(16, 2 * int(count)) if count.isdigit() and "//" not in self.executor else 16
 
     @contextmanager
-    def workers(self) -> Iterator[Executor]:
-        """Give the executor; after an interrupt say what the store has, and end with 130."""
-        with resumable(self.store), open_executor(self.executor) as pool:
-            yield pool
+    def running(self, quiet: bool, verbose: bool) -> Iterator[dict[str, Any]]:
+        """Give what a function that measures takes: settings, store, executor and progress.
+
+        After an interrupt say what the store has, and end with 130.
+        """
+        with (
+            resumable(self.store),
+            show.progress(quiet, verbose) as told,
+            open_executor(self.executor) as pool,
+        ):
+            yield {
+                "settings": self.settings,
+                "store": self.store,
+                "executor": pool,
+                "ahead": self.ahead,
+                "progress": told,
+            }
 
 
 def measuring_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -53,8 +70,17 @@ def measuring_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def with_measuring(
-        store: Path | None, executor: str, memory: str, loss: str, outputs: str, samples: int, **rest: Any
+        store: Path | None,
+        executor: str,
+        memory: str,
+        loss: str,
+        outputs: str,
+        samples: int,
+        blends: bool | None,
+        **rest: Any,
     ) -> Any:
+        from onnxmpq.measure.settings import Settings, parse_bytes
+
         settings = Settings(
             loss=loss,
             outputs=tuple(name.strip() for name in outputs.split(",") if name.strip()),
@@ -62,6 +88,7 @@ def measuring_options(command: Callable[..., Any]) -> Callable[..., Any]:
             memory=parse_bytes(memory),
             threads=rest["threads"],
             seed=rest["seed"],
+            blends=blends,
         )
         return command(measuring=Measuring(settings, store, executor), **rest)
 
@@ -71,16 +98,28 @@ def measuring_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--store", type=click.Path(path_type=Path), help="Keep every finished job here, and go on from it."
             ),
-            click.option("--loss", default="auto", show_default=True, help="auto, kl, ce (with labels) or power."),
+            click.option(
+                "--loss",
+                default="auto",
+                show_default=True,
+                shell_complete=words.complete(words.LOSSES),
+                help="auto, kl, ce (with labels) or power.",
+            ),
             click.option("--outputs", default="", help="Which outputs count, separated by commas; all if empty."),
             click.option(
                 "--samples", default=0, type=click.IntRange(min=0), help="How many samples to use; all of them if 0."
+            ),
+            click.option(
+                "--blends/--no-blends",
+                default=None,
+                help="Measure on blends of two samples, too. A store holds either.  [default: as the method asks]",
             ),
             click.option("--memory", default="4GB", show_default=True, help="Ceiling for one process."),
             click.option(
                 "--executor",
                 default="inline",
                 show_default=True,
+                shell_complete=words.complete(words.EXECUTORS),
                 help="inline, processes[:N], dask:local[:N], dask:URL.",
             ),
             click.option("--seed", default=0, type=click.IntRange(min=0), help="Seed of everything random."),
@@ -114,6 +153,8 @@ def resumable(store: Path | None) -> Iterator[None]:
     except KeyboardInterrupt:
         if store is None or not store.exists():
             raise
+        from onnxmpq.measure.store import Store
+
         with Store.open(store, None) as kept:
             count = kept.count
         Console(stderr=True).print(

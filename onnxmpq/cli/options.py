@@ -8,16 +8,19 @@ from typing import Any
 import click
 
 from onnxmpq.artifacts import Plan
-from onnxmpq.calibrated import ROUNDINGS, Numbers, Rounding
+from onnxmpq.cli import words
 from onnxmpq.errors import InputError
-from onnxmpq.ranges import Method
-from onnxmpq.weights import Method as WeightMethod
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 model_argument = click.argument("model", type=click.Path(path_type=Path))
 target_option = click.option(
-    "--target", "-t", default="ort-cpu", show_default=True, help="A built-in target, or the path of a .toml file."
+    "--target",
+    "-t",
+    default="ort-cpu",
+    show_default=True,
+    shell_complete=words.complete_target,
+    help="A built-in target, or the path of a .toml file.",
 )
 calibration_option = click.option(
     "--calibration",
@@ -34,6 +37,10 @@ point_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines instead of tables.")
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="Show no progress.")
+verbose_option = click.option(
+    "--verbose", "-v", is_flag=True, help="Leave a line of every stage, and show what runtimes warn of."
+)
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
 
 
 def numbers_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -45,12 +52,14 @@ def numbers_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def with_numbers(
-        ranges: Method | None,
-        weight_ranges: WeightMethod | None,
-        rounding: Rounding | None,
+        ranges: str | None,
+        weight_ranges: str | None,
+        rounding: str | None,
         bias_correction: bool | None,
         **rest: Any,
     ) -> Any:
+        from onnxmpq.calibrated import Numbers
+
         point = rest.pop("point", None)
         found = Plan.read(rest["plan"], point) if rest.get("plan") else None
         searched = {"rounding": "gptq"} if rest.get("budget") or "over" in rest else {}
@@ -69,17 +78,17 @@ def numbers_options(command: Callable[..., Any]) -> Callable[..., Any]:
         [
             click.option(
                 "--ranges",
-                type=click.Choice(["mse", "minmax", "percentile", "entropy"]),
+                type=click.Choice(words.RANGES),
                 help="How the ranges of activations are chosen.  [default: as the plan says, else mse]",
             ),
             click.option(
                 "--weight-ranges",
-                type=click.Choice(["mse", "minmax"]),
+                type=click.Choice(words.WEIGHT_RANGES),
                 help="How the scales of weights are chosen.  [default: as the plan says, else mse]",
             ),
             click.option(
                 "--rounding",
-                type=click.Choice(ROUNDINGS),
+                type=click.Choice(words.ROUNDINGS),
                 help="How weights are rounded to codes: gptq lets later weights make up for earlier ones, judged on "
                 "the samples.  [default: as the plan says, else gptq where plans are searched, else nearest]",
             ),
@@ -88,6 +97,7 @@ def numbers_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "extra_passes",
                 multiple=True,
                 metavar="NAME",
+                shell_complete=words.complete(words.passes),
                 help="A further pass over the normalised model: equalise-layers. Repeatable.",
             ),
             click.option(
@@ -117,9 +127,10 @@ def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Threads of the runtime."
             ),
-            click.option("--overwrite", is_flag=True, help="Replace the output if it exists."),
+            overwrite_option,
             json_option,
             quiet_option,
+            verbose_option,
         ],
     )
 
@@ -129,10 +140,29 @@ report_option = click.option(
 )
 
 
+def checked_output(path: Path | None, overwrite: bool, what: str = "output") -> None:
+    """Refuse a file that could not be written, before any work."""
+    if path is None:
+        return
+    _checked_folder(path, what)
+    if path.is_dir():
+        raise InputError(f"The {what} '{path}' is a folder. Give the name of a file.")
+    if path.exists() and not overwrite:
+        raise InputError(f"The {what} '{path}' exists. Choose another name, or give --overwrite.")
+
+
 def checked_report(path: Path | None) -> None:
-    """Refuse a report that could not be written, before any work."""
-    if path is not None and not (path.is_dir() or path.absolute().parent.is_dir()):
-        raise InputError(f"The folder of the report '{path}' does not exist. Make it first.")
+    """Refuse a report that could not be written, before any work; one that is there is written anew."""
+    if path is None or path.is_dir():
+        return
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"The report '{path}' is a page: call it .html, or give a folder that exists.")
+    _checked_folder(path, "report")
+
+
+def _checked_folder(path: Path, what: str) -> None:
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"The folder of the {what} '{path}' does not exist. Make it first.")
 
 
 def decorated(command: Callable[..., Any], decorators: list[Decorator]) -> Callable[..., Any]:

@@ -6,9 +6,15 @@ from pathlib import Path
 import click
 
 from onnxmpq.cli import show
-from onnxmpq.cli.options import model_argument, output_option, quiet_option, target_option
+from onnxmpq.cli.options import (
+    checked_output,
+    model_argument,
+    output_option,
+    overwrite_option,
+    quiet_option,
+    target_option,
+)
 from onnxmpq.errors import InputError
-from onnxmpq.exchange import export_overrides, import_overrides
 
 
 @click.command("overrides")
@@ -18,7 +24,7 @@ from onnxmpq.exchange import export_overrides, import_overrides
 @click.option("--calibration", "-c", type=click.Path(path_type=Path), help="Samples, to write scales from.")
 @output_option
 @click.option("--read", "reading", is_flag=True, help="Turn overrides into a plan instead.")
-@click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
+@overwrite_option
 @quiet_option
 def overrides_command(
     model: Path,
@@ -36,10 +42,9 @@ def overrides_command(
     onnxmpq overrides model.onnx model.small.plan.json -c samples.npz -o overrides.json
     onnxmpq overrides model.onnx overrides.json --read -o again.plan.json
     """
-    if output.exists() and not overwrite:
-        raise InputError(f"The output '{output}' exists. Choose another name, or give --overwrite.")
-    if not output.absolute().parent.is_dir():
-        raise InputError(f"The folder of the output '{output}' does not exist. Make it first.")
+    from onnxmpq.exchange import export_overrides, import_overrides
+
+    checked_output(output, overwrite)
     with show.progress(quiet) as report:
         if reading:
             made = import_overrides(model, plan, target=target, progress=report).to_json()

@@ -1,18 +1,20 @@
 """``onnxmpq pareto``."""
 
+import math
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from onnxmpq.budgets import ROWS
-from onnxmpq.cli import show
+from onnxmpq.cli import show, words
+from onnxmpq.cli.config import config_options
+from onnxmpq.cli.following import comes_next, next_command
 from onnxmpq.cli.measuring import (
     Measuring,
     constraint_options,
@@ -23,16 +25,20 @@ from onnxmpq.cli.measuring import (
 )
 from onnxmpq.cli.options import (
     calibration_option,
+    checked_output,
     checked_report,
     json_option,
     model_argument,
     numbers_options,
+    overwrite_option,
     quiet_option,
     report_option,
     target_option,
+    verbose_option,
 )
-from onnxmpq.errors import InputError
-from onnxmpq.front import Front, pareto
+
+if TYPE_CHECKING:
+    from onnxmpq.front import Front
 
 
 @click.command("pareto")
@@ -40,22 +46,35 @@ from onnxmpq.front import Front, pareto
 @target_option
 @calibration_option
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Write the front as JSON, for `onnxmpq apply`.")
-@click.option("--over", default="size", show_default=True, help=f"Which budget to run over: {', '.join(ROWS)}.")
+@click.option(
+    "--over",
+    default="size",
+    show_default=True,
+    shell_complete=words.complete(words.OVER),
+    help=f"Which budget to run over: {', '.join(words.OVER)}.",
+)
 @click.option(
     "--points", default=20, show_default=True, type=click.IntRange(min=2), help="How many limits to solve for."
 )
 @click.option(
-    "--budget", "-b", multiple=True, metavar="KIND=AMOUNT", help="Another budget that every point meets. Repeatable."
+    "--budget",
+    "-b",
+    multiple=True,
+    metavar="KIND=AMOUNT",
+    shell_complete=words.complete_budget,
+    help="Another budget that every point meets. Repeatable.",
 )
 @menu_option
 @constraint_options
 @threads_option
 @measuring_options
-@click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
+@overwrite_option
 @report_option
 @numbers_options
 @json_option
 @quiet_option
+@verbose_option
+@config_options
 def pareto_command(
     model: Path,
     calibration: Path,
@@ -67,6 +86,7 @@ def pareto_command(
     report: Path | None,
     as_json: bool,
     quiet: bool,
+    verbose: bool,
     threads: int,
     **rest: Any,
 ) -> None:
@@ -76,23 +96,17 @@ def pareto_command(
     onnxmpq pareto model.onnx -c samples.npz --store model.store -o front.json
     onnxmpq apply model.onnx front.json --point 7 -c samples.npz -o small.onnx
     """
+    from onnxmpq.front import pareto
+
     checked_report(report)
-    if output is not None:
-        if not output.absolute().parent.is_dir():
-            raise InputError(f"The folder of the output '{output}' does not exist. Make it first.")
-        if output.exists() and not overwrite:
-            raise InputError(f"The output '{output}' exists. Choose another name, or give --overwrite.")
-    with measuring.workers() as pool, show.progress(quiet) as told:
+    checked_output(output, overwrite)
+    with measuring.running(quiet, verbose) as how:
         front = pareto(
             model,
             calibration,
             budget=budget,
             options=menu(options),
-            settings=measuring.settings,
-            store=measuring.store,
-            executor=pool,
-            ahead=measuring.ahead,
-            progress=told,
+            **how,
             **rest,
         )
     if output is not None:
@@ -101,39 +115,62 @@ def pareto_command(
         from onnxmpq.report import write_report
 
         command = shlex.join(["onnxmpq", *sys.argv[1:]])
-        write_report(path=report, front=front, space=front.space, table=front.table, title=model.name, command=command)
+        made = write_report(
+            path=report, front=front, space=front.space, table=front.table, title=model.name, command=command
+        )
+        report = made.page
     if as_json:
         show.as_json(front.to_json())
     else:
-        _shown(front, model, output)
+        _shown(front)
+        _ending(front, model, output, report)
 
 
-def _shown(front: Front, model: Path, output: Path | None) -> None:
-    """Print the points, and how to make a file of one."""
-    grid = Table(box=box.SIMPLE_HEAD)
-    grid.add_column("point", justify="right")
-    for column in (front.over, "file", "of float", "predicted", "gap", "loss", "± se"):
+def _shown(front: "Front") -> None:
+    """Print the points; the limits, too, where they are no sizes."""
+    grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    limits = [] if front.over == "size" else [front.over]
+    for column in ("point", *limits, "size", "of float", "loss", "± se", "predicted", "gap"):
         grid.add_column(column, justify="right", no_wrap=True)
-    grid.add_column("from", no_wrap=True)
+    grid.add_column("from", overflow="fold")
     for number, point in enumerate(front.points, 1):
         grid.add_row(
             str(number),
-            f"{point.limit:.4g}" if front.over == "bits" else f"{point.limit:,.0f}",
+            *([f"{point.limit:.4g}"] if limits else []),
             f"{point.file_bytes:,}",
             f"{point.file_bytes / front.float_file_bytes:.1%}",
-            "" if point.predicted is None else f"{point.predicted:.3g}",
-            "" if point.gap is None else f"{point.gap:.1%}",
             f"{point.loss.value:.3g}",
             f"{point.loss.error:.1g}",
+            "" if point.predicted is None else f"{point.predicted:.3g}",
+            "" if point.gap is None else f"{point.gap:.1%}",
             point.source,
         )
     show.out.print(grid)
     show.notes(front.notes)
+
+
+def _ending(front: "Front", model: Path, output: Path | None, report: Path | None) -> None:
+    """Say where everything is, and how to make a file of the point where the front bends."""
+    if report is not None:
+        show.out.print(f"report    {escape(str(report))}", soft_wrap=True)
     if output is None:
-        show.out.print("Keep it with -o front.json; `onnxmpq apply` makes a file of a point.")
-    else:
-        show.out.print(
-            f"Front: {escape(str(output))}. A file of a point: onnxmpq apply {escape(str(model))} "
-            f"{escape(str(output))} --point 1 -c SAMPLES -o OUTPUT",
-            soft_wrap=True,
-        )
+        show.out.print("Keep the front with -o front.json; `onnxmpq apply` makes a file of a point.")
+        return
+    chosen = bend([point.file_bytes for point in front.points], [point.loss.value for point in front.points])
+    made = ["--point", str(chosen), "-o", f"{model.stem}.point{chosen}.onnx"]
+    show.out.print(f"front     {escape(str(output))}", soft_wrap=True)
+    comes_next(next_command("apply", str(model), str(output), more=made), "where the front bends")
+
+
+def bend(sizes: Sequence[float], losses: Sequence[float]) -> int:
+    """Return where a front bends, counted from 1: farthest below the line between its ends, both in logarithms.
+
+    >>> bend([100, 120, 200, 400], [1.0, 0.01, 0.008, 0.007])
+    2
+    """
+    x, y = ([math.log(max(value, 1e-12)) for value in values] for values in (sizes, losses))
+    wide, high = x[-1] - x[0], y[0] - y[-1]
+    if wide <= 0 or high <= 0:
+        return 1
+    below = [(y[0] - b) / high - (a - x[0]) / wide for a, b in zip(x, y, strict=True)]
+    return below.index(max(below)) + 1

@@ -8,18 +8,31 @@ from typing import Any
 
 import click
 from click.core import ParameterSource
+from rich.markup import escape
 
-from onnxmpq.cli import show
+from onnxmpq.cli import show, words
+from onnxmpq.cli.config import config_options
+from onnxmpq.cli.following import comes_next, next_command
 from onnxmpq.cli.measuring import Measuring, constraint_options, measuring_options, menu, menu_option
 from onnxmpq.cli.options import build_options, checked_report, model_argument, point_option, report_option
-from onnxmpq.compile import quantize
 from onnxmpq.errors import InputError
 from onnxmpq.methods import METHODS
-from onnxmpq.methods.study import EFFORTS
-from onnxmpq.registry import typed_method
 
 _UNIFORM = "w8a8"
-_SEARCH_ONLY = ("method_options", "options", "effort", "keep", "exclude", "ties", "store", "samples", "loss", "outputs")
+_TOLD = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
+_SEARCH_ONLY = (
+    "method_options",
+    "options",
+    "effort",
+    "keep",
+    "exclude",
+    "ties",
+    "store",
+    "samples",
+    "loss",
+    "outputs",
+    "blends",
+)
 
 
 @click.command("quantize")
@@ -29,11 +42,13 @@ _SEARCH_ONLY = ("method_options", "options", "effort", "keep", "exclude", "ties"
     "-b",
     multiple=True,
     metavar="KIND=AMOUNT",
+    shell_complete=words.complete_budget,
     help="Search the best plan within this: size=30%, size=5MB, bits=4.5, bops=25%, memory=40MB, drop=1%. Repeatable.",
 )
 @click.option(
     "--method",
     metavar="NAME",
+    shell_complete=words.complete(words.methods),
     help=f"How a plan is made: {', '.join(METHODS)}.  [default: gram with a budget, else uniform]",
 )
 @click.option(
@@ -46,12 +61,14 @@ _SEARCH_ONLY = ("method_options", "options", "effort", "keep", "exclude", "ties"
 )
 @menu_option
 @click.option(
-    "--option", help="Without a budget: what every unit gets, w8a8, w4a8, w2a8, w8, w4, w4b32 …  [default: w8a8]"
+    "--option",
+    shell_complete=words.complete(words.OPTIONS),
+    help="Without a budget: what every unit gets, w8a8, w4a8, w2a8, w8, w4, w4b32 …  [default: w8a8]",
 )
 @constraint_options
 @click.option(
     "--effort",
-    type=click.Choice(EFFORTS),
+    type=click.Choice(words.EFFORTS),
     default="default",
     show_default=True,
     help="How long to search: quick measures once, the others again around the plans they find.",
@@ -62,6 +79,7 @@ _SEARCH_ONLY = ("method_options", "options", "effort", "keep", "exclude", "ties"
 @click.option("--allow-slower", is_flag=True, help="Keep integer kernels even where they run slower than float.")
 @report_option
 @build_options
+@config_options
 @click.pass_context
 def quantize_command(
     context: click.Context,
@@ -76,6 +94,7 @@ def quantize_command(
     report: Path | None,
     as_json: bool,
     quiet: bool,
+    verbose: bool,
     **rest: Any,
 ) -> None:
     """Quantise MODEL, write it, and prove what the file does.
@@ -85,46 +104,48 @@ def quantize_command(
     onnxmpq quantize model.onnx -c samples.npz -o model.small.onnx -b size=30% -b bops=25%
     onnxmpq quantize model.onnx -c samples.npz -o model.w4.onnx --option w4a8 -e labelled.npz
     """
+    from onnxmpq.compile import quantize
+    from onnxmpq.registry import typed_method
+
     checked_report(report)
     if budget and option is not None:
         raise InputError("--option is what every unit gets; with a budget --options names what units may take.")
     if not budget:
         _refuse_search_options(context)
-    with measuring.workers() as pool, show.progress(quiet) as told:
+    with measuring.running(quiet, verbose) as how:
         result = quantize(
             model,
             method=typed_method(method or "gram", method_options) if budget else method,
             option=option or _UNIFORM,
             budget=budget,
             options=menu(options),
-            settings=measuring.settings,
-            store=measuring.store,
-            executor=pool,
-            ahead=measuring.ahead,
-            progress=told,
+            **how,
             **rest,
         )
     if report is not None:
         from onnxmpq.report import Measured, write_report  # the page is loaded only for it
 
         decision = result.decision
-        write_report(
+        report = write_report(
             result,
             report,
             table=decision.table if decision else None,
             others=[Measured("tried", loss, choices=plan) for plan, loss in decision.tried] if decision else (),
             title=model.name,
             command=shlex.join(["onnxmpq", *sys.argv[1:]]),
-        )
+        ).page
     if as_json:
         show.as_json(result.to_json())
     else:
         show.result(result)
+        if report is not None:
+            show.out.print(f"report    {escape(str(report))}", soft_wrap=True)
+        comes_next(next_command("verify", str(result.path), "--float", str(model)), "on the machine that will run it")
 
 
 def _refuse_search_options(context: click.Context) -> None:
     """Refuse options that would change nothing without a budget."""
     for parameter in context.command.params:
         name = parameter.name or ""
-        if name in _SEARCH_ONLY and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+        if name in _SEARCH_ONLY and context.get_parameter_source(name) in _TOLD:
             raise InputError(f"{parameter.opts[0]} belongs to a search: give a budget too, for example -b size=30%.")

@@ -1,64 +1,24 @@
 """What commands print: progress on standard error, tables and JSON on standard output."""
 
 import json
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from onnxmpq.artifacts import FLOAT, Option, Verdict
-from onnxmpq.build import Progress as Report
-from onnxmpq.compile import Result
-from onnxmpq.methods.decide import Decision
+from onnxmpq.cli.progress import progress
+
+if TYPE_CHECKING:
+    from onnxmpq.compile import Result
+    from onnxmpq.methods.decide import Decision
+
+__all__ = ["as_json", "decibel", "notes", "options", "out", "progress", "result", "size", "verdict_table"]
 
 out = Console(highlight=False)
-
-
-@contextmanager
-def progress(quiet: bool) -> Iterator[Report]:
-    """Give a function that shows progress: a bar on a terminal, a line per stage elsewhere, nothing if quiet."""
-    console = Console(stderr=True, highlight=False)
-    if quiet:
-        yield lambda *_: None
-        return
-    if not console.is_terminal:
-        last, began = "", time.monotonic()
-
-        def line(what: str, _done: int, _of: int) -> None:
-            nonlocal last
-            stage = what.partition(":")[0]
-            if stage != last:
-                last = stage
-                console.print(f"{time.monotonic() - began:6.1f} s  {stage}")
-
-        yield line
-        return
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bars:
-        task = bars.add_task("starting", total=None)
-        shown = ""
-
-        def bar(what: str, done: int, of: int) -> None:
-            nonlocal shown
-            if what.partition(":")[0] != shown.partition(":")[0]:
-                bars.reset(task, description=what, total=of or None, completed=done)
-            else:
-                bars.update(task, description=what, total=of or None, completed=done)
-            shown = what
-
-        yield bar
 
 
 def as_json(data: Any) -> None:
@@ -78,9 +38,11 @@ def size(count: int) -> str:
     return f"{count} B"
 
 
-def result(found: Result) -> None:
+def result(found: "Result") -> None:
     """Print what a build gave, in a few lines."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column()
+    table.add_column(overflow="fold")
     verdict = found.verdict
     table.add_row("file", f"[bold]{escape(str(found.path))}[/]  (plan: {escape(str(found.plan_path))})")
     share = found.file_bytes / found.float_file_bytes
@@ -111,7 +73,7 @@ def notes(found: Sequence[str]) -> None:
         out.print(f"[yellow]note[/]  {escape(note)}", soft_wrap=True)
 
 
-def _searched(found: Result, decision: Decision) -> Iterator[tuple[str, str]]:
+def _searched(found: "Result", decision: "Decision") -> Iterator[tuple[str, str]]:
     """Yield what a search found: the plan, its loss, the proof behind it and what it took."""
     chosen = Counter(found.plan.choices.get(unit.name, FLOAT) for unit in found.space.units)
     counts = ", ".join(f"{count} at {option}" for option, count in sorted(chosen.items(), key=_finest_first))
@@ -128,7 +90,7 @@ def _searched(found: Result, decision: Decision) -> Iterator[tuple[str, str]]:
     yield "search", f"{decision.runs:.1f} runs of the whole model on the samples, {decision.seconds:.1f} s"
 
 
-def _against(measured: float, decision: Decision) -> str:
+def _against(measured: float, decision: "Decision") -> str:
     """Compare a measured loss with what was predicted, and with the best uniform plan of the same budgets."""
     text = ""
     if decision.predicted:

@@ -1,17 +1,21 @@
 """``onnxmpq store``."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.table import Table
 
 from onnxmpq.cli import show
+from onnxmpq.cli.groups import NearestGroup
 from onnxmpq.cli.options import json_option
 from onnxmpq.errors import InputError, VerifyError
-from onnxmpq.measure.store import Report, Store
+
+if TYPE_CHECKING:
+    from onnxmpq.measure.store import Report, Store
 
 
-@click.group("store")
+@click.group("store", cls=NearestGroup)
 def store_command() -> None:
     """Look at a store of measurements, check it, or make it smaller."""
 
@@ -52,15 +56,17 @@ def compact_command(path: Path) -> None:
     show.out.print(f"{dropped} results dropped; {show.size(before)} → {show.size(path.stat().st_size)}.")
 
 
-def _opened(path: Path) -> Store:
+def _opened(path: Path) -> "Store":
+    from onnxmpq.measure.store import Store
+
     if not path.is_file():
         raise InputError(f"There is no store '{path}'. `onnxmpq measure --store` makes one.")
     return Store.open(path, None)
 
 
-def _print(report: Report, as_json: bool) -> None:
+def _print(report: "Report", as_json: bool) -> None:
     if as_json:
-        show.as_json({name: getattr(report, name) for name in Report.__slots__})
+        show.as_json({name: getattr(report, name) for name in report.__slots__})
         return
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("store", report.path)

@@ -7,14 +7,14 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from onnxmpq.cli import show
+from onnxmpq.cli import show, words
 from onnxmpq.cli.options import json_option
 from onnxmpq.target import Carrier, LayerRule, Target, builtin_names
 from onnxmpq.target import target as find_target
 
 
 @click.command("targets")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=words.complete_target)
 @json_option
 def targets_command(name: str | None, as_json: bool) -> None:
     """List the targets, or explain the one called NAME (or a .toml file of your own)."""

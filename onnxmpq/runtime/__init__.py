@@ -1,6 +1,6 @@
 """The runtimes that execute what onnxmpq writes: sessions, kernels really used, and fair timing."""
 
-from onnxmpq.errors import InputError
+from onnxmpq.errors import InputError, nearest
 from onnxmpq.runtime.base import (
     Feed,
     KernelReport,
@@ -39,4 +39,4 @@ def get_runtime(name: str) -> Runtime:
         from onnxmpq.runtime.openvino import OpenVino
 
         return OpenVino()
-    raise InputError(f"No runtime is called '{name}'. Known: {', '.join(RUNTIMES)}.")
+    raise InputError(f"No runtime is called '{name}'. Known: {', '.join(RUNTIMES)}.{nearest(name, RUNTIMES)}")

@@ -1,6 +1,7 @@
 """onnxruntime: measuring, calibrating, and checking what an export does there."""
 
 import functools
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -86,6 +87,11 @@ def _library() -> Any:
     except ImportError as error:
         raise missing("onnxruntime", INSTALL) from error
     return onnxruntime
+
+
+def available_providers() -> tuple[str, ...]:
+    """Return what the installed onnxruntime can run on."""
+    return tuple(_library().get_available_providers())
 
 
 class OrtSession:
@@ -204,11 +210,11 @@ class OnnxRuntime:
 
 
 def _options(threads: int) -> Any:
-    """Give session options that print nothing and leave idle threads asleep."""
+    """Give session options that leave idle threads asleep, and print nothing unless ``ONNXMPQ_LOG`` asks for it."""
     options = _library().SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 4
+    options.log_severity_level = 2 if os.environ.get("ONNXMPQ_LOG") else 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 

@@ -1,62 +1,33 @@
 """The command line: what it prints and where, and the exit code that says what happened."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from onnxmpq import __version__
 from onnxmpq.artifacts import Plan
-from onnxmpq.cli import cli, main
-from onnxmpq.compile import quantize
-from onnxmpq.errors import InfeasibleError, InputError, InternalError, RuntimeMissingError, VerifyError
+from onnxmpq.cli import COMMANDS, cli
+from onnxmpq.cli.demo import BUILDS
 from onnxmpq.target import builtin_names
-from onnxmpq.verify import verify
-from tests.graphs import feeds_for, layer_chain
-
-ROOT = Path(__file__).parents[2]
-COMMANDS = ("apply", "demo", "inspect", "measure", "overrides", "pareto", "quantize", "store", "targets", "verify")
+from tests.cli.running import ROOT, run
+from tests.graphs import layer_chain
 
 
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Go to a folder with a model and samples; no time is spent on timing."""
-    model = layer_chain("Conv")
-    onnx.save(ir.to_proto(model), str(tmp_path / "m.onnx"))
-    np.savez(tmp_path / "s.npz", x=np.concatenate([feed["x"] for feed in feeds_for(model)]), labels=np.zeros(4))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "300")
-    for name in ("quantize", "apply", "demo"):
-        monkeypatch.setattr(f"onnxmpq.cli.{name}.quantize", partial(quantize, speed_budget_s=0.0))
-    monkeypatch.setattr("onnxmpq.cli.verify.verify", partial(verify, speed_budget_s=0.0))
-    return tmp_path
-
-
-def run(*arguments: str) -> Result:
-    """Run a command that must succeed."""
-    result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result
+def desk(chain: Path) -> Path:
+    """Work beside a model of two convolutions and its samples."""
+    return chain
 
 
 def quantised(*more: str) -> Result:
     """Quantise the model on the desk."""
     return run("quantize", "m.onnx", "-c", "s.npz", "-o", "q.onnx", "--allow-slower", *more)
-
-
-# ---- what is printed -------------------------------------------------------------------------------------------------
 
 
 def test_quantize_says_what_came_out(desk: Path) -> None:
@@ -76,7 +47,8 @@ def test_progress_is_a_line_for_each_stage_where_there_is_no_terminal(desk: Path
 
 
 @pytest.mark.parametrize("command", ["quantize", "apply", "inspect", "verify", "demo"])
-def test_quiet_prints_nothing_on_standard_error(command: str, desk: Path) -> None:
+def test_quiet_prints_nothing_on_standard_error(command: str, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxmpq.cli.demo.BUILDS", BUILDS[:1])  # no search
     quantised()
     arguments = {
         "quantize": ["m.onnx", "-c", "s.npz", "-o", "again.onnx"],
@@ -189,134 +161,10 @@ def test_names_in_brackets_are_printed_as_they_are(desk: Path) -> None:
 def test_every_command_explains_itself(command: str) -> None:
     shown = run(command, "--help").stdout
     assert shown.startswith(f"Usage: cli {command}")
-    assert set(cli.commands) == set(COMMANDS)
     assert command in run("--help").stdout
-    for parameter in cli.commands[command].params:
+    found = cli.get_command(click.Context(cli), command)
+    assert found is not None
+    assert found.get_short_help_str(200).split()[0] == COMMANDS[command].split()[0]
+    for parameter in found.params:
         if isinstance(parameter, click.Option):
             assert parameter.help, f"--{parameter.name} of {command} has no help"
-
-
-# ---- exit codes ------------------------------------------------------------------------------------------------------
-
-
-def code_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """Run ``main`` in this process and return what it ends with."""
-    monkeypatch.setattr(sys, "argv", ["onnxmpq", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return int(ended.value.code or 0)
-
-
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (InputError("mend it"), 2),
-        (RuntimeMissingError("install it"), 2),
-        (InfeasibleError("too tight"), 3),
-        (VerifyError("does not hold"), 4),
-        (InternalError("our fault [see]"), 70),
-        (KeyboardInterrupt(), 130),
-    ],
-    ids=lambda x: type(x).__name__ if isinstance(x, BaseException) else str(x),
-)
-def test_an_error_ends_with_its_code_and_one_line(
-    error: BaseException, code: int, desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("onnxmpq.cli.inspect.inspect", raises(error))
-    assert code_of(monkeypatch, "inspect", "m.onnx") == code
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    expected = f"Error: {error}" if code != 130 else "Interrupted: nothing was written."
-    assert [line for line in shown.err.splitlines() if line] == [expected]
-
-
-def raises(error: BaseException) -> Callable[..., None]:
-    """Return a function that raises."""
-
-    def fail(*_: object, **__: object) -> None:
-        raise error
-
-    return fail
-
-
-def test_anything_else_is_a_bug_and_keeps_its_traceback(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxmpq.cli.inspect.inspect", raises(ZeroDivisionError("bug")))
-    monkeypatch.setattr(sys, "argv", ["onnxmpq", "inspect", "m.onnx"])
-    with pytest.raises(ZeroDivisionError, match="bug"):
-        main()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["inspect", "none.onnx"], "There is no file 'none.onnx'"),
-        (["inspect", "s.npz"], "'s.npz' is not an ONNX model"),
-        (["inspect", "m.onnx", "-t", "gpu"], "There is no target 'gpu'"),
-        (["targets", "gpu"], "There is no target 'gpu'"),
-        (["quantize", "m.onnx", "-c", "none.npz", "-o", "q.onnx"], "'none.npz' does not exist"),
-        (["quantize", "m.onnx", "-c", "s.npz", "-o", "q.onnx", "--option", "w1"], "'w1' is not an option"),
-        (["quantize", "m.onnx", "-c", "s.npz", "-o", "m.onnx"], "'m.onnx' exists"),
-        (["quantize", "m.onnx", "-c", "s.npz"], "Missing option '--output'"),
-        (["quantize", "m.onnx", "-c", "s.npz", "-o", "q.onnx", "--method", "magic"], "no method 'magic'"),
-        (["quantize", "m.onnx", "-c", "s.npz", "-o", "q.onnx", "--threads", "0"], "0 is not in the range"),
-        (["apply", "m.onnx", "none.json", "-c", "s.npz", "-o", "q.onnx"], "The plan 'none.json' cannot be read"),
-        (["verify", "none.onnx", "--float", "m.onnx", "-c", "s.npz"], "There is no file 'none.onnx'"),
-        (["verify", "m.onnx", "--float", "s.npz", "-c", "s.npz"], "'s.npz' is not an ONNX model"),
-        (["demo", "--models", "none"], "There are no examples in 'none'"),
-        (["nothing"], "No such command 'nothing'"),
-    ],
-)
-def test_what_the_caller_can_mend_ends_with_2(
-    arguments: list[str],
-    message: str,
-    desk: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    before = sorted(path.name for path in desk.iterdir())
-    assert code_of(monkeypatch, *arguments) == 2
-    shown = capsys.readouterr()
-    assert message in shown.err
-    assert "Traceback" not in shown.err
-    assert shown.out == ""
-    assert sorted(path.name for path in desk.iterdir()) == before
-
-
-def test_an_export_that_does_not_hold_ends_with_4(
-    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (desk / "bad.onnx").write_bytes(b"no model")
-    assert code_of(monkeypatch, "verify", "bad.onnx", "--float", "m.onnx", "-c", "s.npz", "-q") == 4
-    assert capsys.readouterr().err.startswith("Error: 'bad.onnx' is not a valid ONNX model")
-
-
-def test_help_version_and_no_command_at_all(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert code_of(monkeypatch, "--version") == 0
-    assert capsys.readouterr().out == f"onnxmpq, version {__version__}\n"
-    assert code_of(monkeypatch, "-h") == 0
-    assert code_of(monkeypatch) == 2
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code"),
-    [
-        (["inspect", "m.onnx", "--json", "-q"], 0),
-        (["inspect", "none.onnx"], 2),
-        (["verify", "s.npz", "--float", "m.onnx", "-c", "s.npz"], 4),
-    ],
-)
-def test_a_process_ends_with_the_code(arguments: list[str], code: int, desk: Path) -> None:
-    paths = os.pathsep.join((str(ROOT), str(ROOT / "passes")))
-    ended = subprocess.run(
-        [sys.executable, "-c", "from onnxmpq.cli import main; main()", *arguments],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": paths},
-        timeout=60,
-        check=False,
-    )
-    assert (ended.returncode, "Traceback" in ended.stderr) == (code, False)
-    assert (ended.stdout != "") == (code == 0)
-    assert ("Error: " in ended.stderr) == (code != 0)

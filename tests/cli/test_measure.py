@@ -14,12 +14,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from onnxmpq.cli import cli
-from onnxmpq.errors import InputError, OnnxmpqError, VerifyError
+from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.measure.store import Store
 from onnxmpq.measure.table import Table
+from tests.cli.running import MODEL, ROOT, refused, run
 
-ROOT = Path(__file__).parents[2]
-MODEL = str(ROOT / "models" / "digits_cnn.onnx")
 ZOO = Path(os.environ.get("ONNXMPQ_ZOO") or ROOT / ".." / "shared" / "zoo") / "models"
 PEAK = (
     "import sys\nfrom pathlib import Path\nfrom onnxmpq.cli import main\ntry:\n    main()\n"
@@ -38,20 +37,6 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "300")
     return tmp_path
-
-
-def run(*arguments: str) -> Result:
-    """Run a command that must succeed."""
-    result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result
-
-
-def refused(*arguments: str) -> OnnxmpqError:
-    """Run a command that must be refused, and return the error."""
-    error = CliRunner().invoke(cli, arguments).exception
-    assert isinstance(error, OnnxmpqError), error
-    return error
 
 
 def measured(*more: str) -> Result:
@@ -134,9 +119,11 @@ def test_a_dry_run_says_so_in_words(desk: Path) -> None:
         (("--outputs", "logit"), "no output 'logit'. Did you mean 'logits'?"),
         (("--memory", "lots"), "'lots' is no amount of memory"),
         (("--memory", "10MB"), "Give --memory"),
-        (("--executor", "inlien"), "no executor 'inlien'"),
+        (("--executor", "inlien"), "host>:<port>. Did you mean 'inline'?"),
         (("--executor", "processes:0"), "needs a number of workers"),
         (("--output", "nowhere/t.json"), "does not exist"),
+        (("--output", "s.npz"), "The output 's.npz' exists. Choose another name, or give --overwrite."),
+        (("--output", "."), "The output '.' is a folder."),
         (("--store", "nowhere/r.store"), "no folder"),
         (("--store", "s.npz"), "s.npz"),
     ],

@@ -1,60 +1,24 @@
 """``onnxmpq quantize`` with budgets: what it prints, what it refuses, and the code it ends with."""
 
 import json
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from onnxmpq.artifacts import Plan
 from onnxmpq.cli import cli
-from onnxmpq.compile import quantize
-from onnxmpq.errors import InfeasibleError, OnnxmpqError
+from onnxmpq.errors import InfeasibleError
 from onnxmpq.measure.store import Store
 from onnxmpq.measure.worker import Job, Recipe, Results, run_job
+from tests.cli.running import MODEL, MODELS, refused, run
 
-MODELS = Path(__file__).parents[2] / "models"
-MODEL = str(MODELS / "digits_cnn.onnx")
 SEARCH = ("quantize", MODEL, "-c", "s.npz", "-o", "q.onnx", "--allow-slower", "--overwrite", "-q")
-FAST = ("--effort", "quick", "--tie", "stage.*", "--store", "q.store")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a folder with samples, where all tests keep their measurements."""
-    place = tmp_path_factory.mktemp("budget")
-    with np.load(MODELS / "digits_calibration.npz") as data:
-        np.savez(place / "s.npz", image=data["image"][:16])
-    return place
-
-
-@pytest.fixture
-def desk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Go to the folder; no time is spent on timing."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("COLUMNS", "300")
-    monkeypatch.setattr("onnxmpq.cli.quantize.quantize", partial(quantize, speed_budget_s=0.0))
-    return folder
-
-
-def run(*arguments: str) -> Result:
-    """Run a command that must succeed."""
-    result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result
-
-
-def refused(*arguments: str) -> OnnxmpqError:
-    """Run a command that must be refused, and return the error."""
-    error = CliRunner().invoke(cli, [*SEARCH, *arguments]).exception
-    assert isinstance(error, OnnxmpqError), error
-    return error
+FAST = ("--effort", "quick", "--tie", "stage.*", "--store", "q.store", "--no-blends")
 
 
 def test_plan_loss_proof_and_search_are_shown(desk: Path) -> None:
-    arguments = ("--store", "q.store", "-b", "size=23%", "-b", "bops=25%", "--method", "clado-star")
+    arguments = ("--no-blends", "--store", "q.store", "-b", "size=23%", "-b", "bops=25%", "--method", "clado-star")
     shown = run(*SEARCH, "--effort", "quick", *arguments).stdout
     for word in ("plan  ", "at w2a8", "loss  ", "measured", "predicted (ratio", "uniform w2a8: "):
         assert word in shown
@@ -102,7 +66,7 @@ def test_options_of_a_method_are_given(desk: Path) -> None:
 
 
 def test_an_impossible_budget_ends_with_3_and_the_least(desk: Path) -> None:
-    error = refused(*FAST, "-b", "size=3%")
+    error = refused(*SEARCH, *FAST, "-b", "size=3%")
     assert isinstance(error, InfeasibleError)
     assert error.exit_code == 3
     assert "size=3% cannot be met: the least is " in str(error)
@@ -115,7 +79,10 @@ def test_an_impossible_budget_ends_with_3_and_the_least(desk: Path) -> None:
         (("-b", "siez=30%"), "There is no budget 'siez'. Known: size, bits, bops, memory, drop. Did you mean 'size'?"),
         (("-b", "size=lots"), "'size=lots' is no budget. Expected an amount: size=30%, size=5MB."),
         (("-b", "size=3%", "-b", "size=4%"), "The budget 'size' is given twice."),
-        (("-b", "size=30%", "--method", "clad"), "There is no method 'clad'."),
+        (
+            ("-b", "size=30%", "--method", "clad"),
+            "lampq, local, sqnr, uniform. Did you mean 'clado'?",
+        ),
         (
             ("-b", "size=30%", "--method", "clado", "-m", "psdd=no"),
             "has no option 'psdd'. Known: psd. Did you mean 'psd'?",
@@ -137,7 +104,7 @@ def test_an_impossible_budget_ends_with_3_and_the_least(desk: Path) -> None:
 )
 def test_what_the_caller_can_mend_is_refused_with_2(arguments: tuple[str, ...], message: str, desk: Path) -> None:
     (desk / "q.plan.json").write_text(json.dumps(Plan("ort-cpu", "none", {}).to_json()))
-    error = refused(*arguments)
+    error = refused(*SEARCH, *arguments)
     assert error.exit_code == 2
     assert message in str(error)
 

@@ -4,9 +4,7 @@ Runs in the Chromium of the system; skipped where it or playwright is absent.
 """
 
 import json
-import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,35 +12,13 @@ import pytest
 
 from onnxmpq.report import write_report
 from tests.report import made
+from tests.report.pages import BARS, CELLS, PLANS, Seen, opened
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.browser
 COUNT = 60
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-PLANS = "#figure-front .plan > *"
-CELLS = "#figure-map .cells image, #figure-map image.cells"
-BARS = "#figure-bits figure .unit > *"
-
-
-@dataclass
-class Seen:
-    """What a page did that it should not have done."""
-
-    faults: list[str] = field(default_factory=list)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["Browser"]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    found = next((path for name in NAMES if (path := shutil.which(name))), None)
-    if found is None:
-        pytest.skip("there is no Chromium")
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
@@ -55,26 +31,6 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         table=made.table(space, pairs=True),
         command="onnxmpq quantize model.onnx",
     ).page
-
-
-@pytest.fixture
-def seen() -> Seen:
-    return Seen()
-
-
-def opened(browser: "Browser", report: Path, seen: Seen, *, width: int = 1200, dark: bool = False) -> "Page":
-    """Open a report, and note everything that it should not do."""
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light")
-    page.on("console", lambda message: seen.faults.append(message.text))
-    page.on("pageerror", lambda error: seen.faults.append(str(error)))
-    page.on("dialog", lambda dialog: seen.faults.append(dialog.message))
-    page.on(
-        "request",
-        lambda request: None if request.url.startswith((report.as_uri(), "data:")) else seen.faults.append(request.url),
-    )
-    page.goto(report.as_uri())
-    page.wait_for_selector("#figure-guesses svg")
-    return page
 
 
 @pytest.fixture

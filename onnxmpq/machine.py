@@ -1,0 +1,103 @@
+"""The machine: its processor and what that can do, its cores and its memory. Nothing is loaded to find out.
+
+Linux tells by /proc/cpuinfo and /proc/meminfo, a Mac by ``sysctl``; elsewhere little is known.
+"""
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+ISA = (
+    *("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
+    *("asimddp", "i8mm", "bf16", "sve"),
+)
+"""Instruction sets that matter, as Linux names them."""
+
+_MAC_NAMES = {"AVX2": "avx2", "AVX512F": "avx512f", "AVX512VNNI": "avx512_vnni"}
+_MAC_ARM = {"FEAT_DotProd": "asimddp", "FEAT_I8MM": "i8mm", "FEAT_BF16": "bf16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Processor:
+    """A processor: its name, its family (x86, arm or other), and those of ``ISA`` that it has, None where unknown."""
+
+    brand: str
+    family: str
+    isa: tuple[str, ...] | None
+
+    def has(self, *names: str) -> bool:
+        """Tell whether it has any of these."""
+        return any(name in (self.isa or ()) for name in names)
+
+
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> Processor:
+    """Return what the processor says of itself."""
+    machine = platform.machine().lower()
+    if cpuinfo.is_file():
+        return from_cpuinfo(cpuinfo.read_text("utf-8", "replace"), machine)
+    if sys.platform == "darwin" and shutil.which("sysctl"):
+        return from_sysctl(_sysctl("-a"), machine)
+    return Processor(platform.processor() or machine or "unknown", _family(machine), None)
+
+
+def from_cpuinfo(text: str, machine: str) -> Processor:
+    """Read /proc/cpuinfo: ``flags`` on x86, ``Features`` on Arm."""
+    facts: dict[str, str] = {}
+    for line in text.splitlines():
+        name, colon, value = line.partition(":")
+        if colon:
+            facts.setdefault(name.strip(), value.strip())
+    flags = facts.get("flags", facts.get("Features"))
+    brand = facts.get("model name") or facts.get("Hardware") or machine or "unknown"
+    return Processor(brand, _family(machine), None if flags is None else _sorted(set(flags.split())))
+
+
+def from_sysctl(text: str, machine: str) -> Processor:
+    """Read what ``sysctl -a`` prints on a Mac."""
+    facts = dict(re.findall(r"^([\w.]+): (.*)$", text, re.MULTILINE))
+    features = " ".join(facts.get(f"machdep.cpu.{name}", "") for name in ("features", "leaf7_features")).split()
+    found = {_MAC_NAMES[name] for name in features if name in _MAC_NAMES}
+    found |= {name for key, name in _MAC_ARM.items() if facts.get(f"hw.optional.arm.{key}") == "1"}
+    known = bool(features) or any(key.startswith("hw.optional.arm.") for key in facts)
+    brand = facts.get("machdep.cpu.brand_string", machine or "unknown")
+    return Processor(brand, _family(machine), _sorted(found) if known else None)
+
+
+def _sorted(names: set[str]) -> tuple[str, ...]:
+    return tuple(name for name in ISA if name in names)
+
+
+def _family(machine: str) -> str:
+    if machine in ("x86_64", "amd64", "i386", "i686"):
+        return "x86"
+    return "arm" if machine.startswith(("arm", "aarch64")) else "other"
+
+
+def _sysctl(*arguments: str) -> str:
+    try:
+        return subprocess.run(["sysctl", *arguments], capture_output=True, text=True, timeout=10, check=False).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def usable_cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_bytes(
+    meminfo: Path = Path("/proc/meminfo"), run: Callable[..., str] = _sysctl
+) -> tuple[int | None, int | None]:
+    """Return the memory there is, and what of it is free; None where that is not known."""
+    if meminfo.is_file():
+        found = dict(re.findall(r"^(\w+):\s+(\d+) kB", meminfo.read_text("utf-8"), re.MULTILINE))
+        total, free = (int(found[name]) * 1024 if name in found else None for name in ("MemTotal", "MemAvailable"))
+        return total, free
+    text = run("-n", "hw.memsize").strip() if sys.platform == "darwin" else ""
+    return (int(text) if text.isdigit() else None), None

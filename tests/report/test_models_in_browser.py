@@ -1,0 +1,87 @@
+"""Reports of real models in a real browser, from the command line on: everything drawn, nothing asked of anybody."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from onnxmpq.bench import zoo
+from onnxmpq.cli import main
+from onnxmpq.runtime import get_runtime
+from tests.report.pages import BARS, CELLS, PLANS, Seen, opened
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+pytestmark = pytest.mark.browser
+MODELS = Path(__file__).parents[2] / "models"
+MOST_BYTES = 3_000_000
+
+
+def reported(
+    model: Path, samples: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, size: str, method: str = "gram"
+) -> Path:
+    """Search a model within a size from the command line, and return the page of the report."""
+    told = [
+        "-b",
+        f"size={size}",
+        "--method",
+        method,
+        "--samples",
+        "32",
+        "--effort",
+        "quick",
+        "--allow-slower",
+        "--quiet",
+    ]
+    files = ["-c", str(samples), "-o", str(folder / "out.onnx"), "--report", str(folder)]
+    monkeypatch.setattr(sys, "argv", ["onnxmpq", "quantize", str(model), *files, *told])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    return folder / "report.html"
+
+
+def check(browser: "Browser", page: Path, seen: Seen) -> None:
+    """Open a page as its readers do: in light, in dark and on a phone; every figure is drawn, and points answer."""
+    numbers = json.loads(page.with_suffix(".json").read_text("utf-8"))
+    assert page.stat().st_size < MOST_BYTES
+    for width, dark in ((1200, False), (1200, True), (390, False)):
+        opening = opened(browser, page, seen, width=width, dark=dark)
+        assert opening.locator(PLANS).count() == len(numbers["plans"])
+        assert opening.locator(BARS).count() == len(numbers["units"]) > 0
+        assert opening.locator("#figure-alone .alone > *").count() == len(numbers["alone"]) > 0
+        assert opening.locator(CELLS).count() == 1
+        assert opening.locator('svg [d*="NaN"], svg [cx="NaN"], svg [y="NaN"]').count() == 0
+        last = str(len(numbers["plans"]) - 1)
+        opening.locator(f'{PLANS}[data-plan="{last}"]').focus()
+        opening.keyboard.press("Enter")
+        assert opening.locator("select.plans").first.input_value() == last
+        assert opening.evaluate("document.documentElement.scrollWidth") <= width
+        opening.close()
+    assert not seen.faults
+
+
+@pytest.mark.parametrize("name", ["digits_cnn", "digits_vit"])
+def test_embedded_models(
+    name: str, browser: "Browser", seen: Seen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = reported(MODELS / f"{name}.onnx", MODELS / "digits_calibration.npz", tmp_path, monkeypatch, "25%")
+    check(browser, page, seen)
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize(("name", "size"), [("kws_dscnn", "60%"), ("cifar_resnet20", "25%")])
+def test_models_with_data_of_their_own(
+    name: str, size: str, browser: "Browser", seen: Seen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = zoo.folder() / "models" / f"{name}.onnx"
+    if not model.is_file():
+        pytest.skip("there is no zoo")
+    only = get_runtime("onnxruntime").session(model, mode="deployed").inputs[0].name
+    calibration: dict[str, Any] = {only: zoo.zoo_model(name, only).calibration[only]}
+    np.savez(tmp_path / "samples.npz", **calibration)
+    check(browser, reported(model, tmp_path / "samples.npz", tmp_path, monkeypatch, size, "clado-star"), seen)
