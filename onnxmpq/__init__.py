@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from onnxmpq.calibrated import Numbers
     from onnxmpq.compile import Result, inspect, quantize
     from onnxmpq.errors import InfeasibleError, InputError, InternalError, OnnxmpqError, VerifyError
+    from onnxmpq.forecast import Forecast, foresee
     from onnxmpq.front import Front, pareto
     from onnxmpq.images import Images
     from onnxmpq.registry import method
@@ -30,6 +31,7 @@ _HOMES = {
     "calibrated": ("Numbers",),
     "compile": ("Result", "inspect", "quantize"),
     "errors": ("InfeasibleError", "InputError", "InternalError", "OnnxmpqError", "VerifyError"),
+    "forecast": ("Forecast", "foresee"),
     "front": ("Front", "pareto"),
     "images": ("Images",),
     "registry": ("method",),
@@ -38,6 +40,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Forecast",
     "Front",
     "Images",
     "InfeasibleError",
@@ -54,6 +57,7 @@ __all__ = [
     "Verdict",
     "VerifyError",
     "__version__",
+    "foresee",
     "inspect",
     "method",
     "pareto",

@@ -4,7 +4,8 @@ Several plans of one model share the float model, its samples and its calibratio
 """
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -21,7 +22,7 @@ from onnxmpq.graph.load import Source
 from onnxmpq.graph.save import save
 from onnxmpq.hessians import TOGETHER_BYTES, Hessians, Reading, Run, count, passes
 from onnxmpq.lower import Quantised
-from onnxmpq.runtime import Runtime
+from onnxmpq.runtime import Runtime, get_runtime
 from onnxmpq.samples import Data, Samples, open_samples
 from onnxmpq.target import Target
 from onnxmpq.verify import verify
@@ -207,3 +208,14 @@ def forget_inferred(model: ir.Model, source: ir.Model) -> None:
         for value in node.outputs if is_standard(node) else ():
             if value.name not in known and not value.is_graph_output():
                 value.type, value.shape = None, None
+
+
+@contextmanager
+def scratch(
+    prepared: Prepared, calibration: Data, numbers: Numbers, *, threads: int = 1, progress: Progress = lambda *_: None
+) -> Iterator[Builder]:
+    """Give a builder that lowers plans but exports none, in a folder that is gone afterwards."""
+    reference = get_runtime("onnxruntime")
+    with tempfile.TemporaryDirectory(prefix="onnxmpq-") as folder:
+        given = (prepared, reference, reference, Path(folder), calibration, numbers)
+        yield Builder(*given, threads=threads, speed_budget_s=0.0, progress=progress)

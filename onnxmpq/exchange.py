@@ -2,18 +2,16 @@
 
 import json
 import os
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from onnxmpq.artifacts import Plan
-from onnxmpq.build import Builder, Progress
+from onnxmpq.build import Progress, scratch
 from onnxmpq.calibrated import Numbers
 from onnxmpq.compile import Model, checked_plan, prepare, silent
 from onnxmpq.errors import InputError
 from onnxmpq.overrides import from_overrides, to_overrides
-from onnxmpq.runtime import get_runtime
 from onnxmpq.samples import Data
 
 
@@ -30,19 +28,7 @@ def export_overrides(
     given = plan if isinstance(plan, Plan) else Plan.read(Path(plan))
     prepared = prepare(model, target, progress, extra_passes=given.passes)
     checked = checked_plan(given, prepared)
-    reference = get_runtime("onnxruntime")
-    with tempfile.TemporaryDirectory(prefix="onnxmpq-") as folder:
-        builder = Builder(
-            prepared,
-            reference,
-            reference,
-            Path(folder),
-            calibration,
-            numbers or Numbers.of(given.ranges),
-            threads=1,
-            speed_budget_s=0.0,
-            progress=progress,
-        )
+    with scratch(prepared, calibration, numbers or Numbers.of(given.ranges), progress=progress) as builder:
         return to_overrides(builder.lowered(checked), prepared.space)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
@@ -11,7 +10,7 @@ from typing import Any
 
 from onnxmpq.artifacts import Option, Plan, Space
 from onnxmpq.budgets import checked_kind, parse_limits
-from onnxmpq.build import Builder, Progress
+from onnxmpq.build import Progress, scratch
 from onnxmpq.calibrated import Numbers
 from onnxmpq.compile import Model, parsed, prepare, share_calibration, silent
 from onnxmpq.constraints import Constraints
@@ -19,7 +18,6 @@ from onnxmpq.errors import InputError
 from onnxmpq.measure.settings import Settings
 from onnxmpq.measure.table import Table
 from onnxmpq.registry import method as find_method
-from onnxmpq.runtime import get_runtime
 from onnxmpq.samples import Data
 from onnxmpq.search import OPTIONS, Point, Search, Wish
 from onnxmpq.search import as_json as point_json
@@ -108,14 +106,8 @@ def pareto(
     prepared = prepare(model, target, progress, extra_passes=extra_passes)
     numbers = numbers or Numbers.of({"rounding": "gptq"})
     empty = Plan(prepared.space.target, "pareto", {}, prepared.source.sha256, numbers.told(), prepared.passes)
-    runtime, reference = get_runtime(prepared.target.runtime), get_runtime("onnxruntime")
-    with tempfile.TemporaryDirectory(prefix="onnxmpq-") as folder:
-        builder = Builder(
-            *(prepared, runtime, reference, Path(folder), calibration, numbers),
-            threads=wish.settings.threads,
-            speed_budget_s=0.0,
-            progress=progress,
-        )
+    threads = wish.settings.threads
+    with scratch(prepared, calibration, numbers, threads=threads, progress=progress) as builder:
 
         def size(choices: Mapping[str, Option]) -> int:
             return builder.size(replace(empty, choices=choices))

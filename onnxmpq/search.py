@@ -189,7 +189,7 @@ class Search:
         drop = next(limit for limit in limits if limit.kind == "drop")
         rest = [limit for limit in limits if limit.kind not in ("drop", "size")]
         given = [limit for limit in limits if limit.kind == "size"]
-        least, most = self._extremes()
+        least, most = self.extremes()
         low, high = least, min([most, *(self._bytes(limit) for limit in given)])
         finest = self.decide([*rest, Limit("size", float(high), share=False)])
         fall, error = metric(finest.choices)
@@ -297,7 +297,7 @@ class Search:
     def _bytes(self, limit: Limit) -> int:
         return int(limit.amount * self.prepared.source.size_bytes if limit.share else limit.amount)
 
-    def _extremes(self) -> tuple[int, int]:
+    def extremes(self) -> tuple[int, int]:
         """Return the bytes of the files with every unit at its fewest and at its most bits."""
         ends = []
         for place in (0, -1):

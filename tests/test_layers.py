@@ -48,6 +48,10 @@ ORDER = {  # what stages may import besides one another, from the bottom up
         *("budgets", "build", "calibrated", "compile", "constraints", "measure", "registry", "runtime", "samples"),
         *("search", *FOUNDATIONS),
     ),
+    "forecast": (
+        *("budgets", "build", "calibrated", "compile", "constraints", "measure", "methods", "registry", "samples"),
+        *("search", *FOUNDATIONS),
+    ),
     "calibrated": ("hessians", "lower", "placement", "ranges", "target", "weights", *FOUNDATIONS),
     "overrides": ("placement", *FOUNDATIONS),
     "measure": (

@@ -5,7 +5,6 @@ models, their Q/DQ computed as written, against the float model; differences are
 """
 
 import json
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -19,9 +18,9 @@ from rich.table import Table
 
 from onnxmpq.artifacts import Option
 from onnxmpq.bench import zoo
-from onnxmpq.build import Builder
+from onnxmpq.build import scratch
 from onnxmpq.calibrated import Numbers
-from onnxmpq.compile import prepare, silent
+from onnxmpq.compile import prepare
 from onnxmpq.errors import OnnxmpqError
 from onnxmpq.measure.heads import find_heads
 from onnxmpq.measure.losses import Array, Loss, mean_and_error
@@ -63,18 +62,7 @@ def measured(
     """Measure one model at several options, rounded both ways."""
     reference = get_runtime("onnxruntime")
     prepared = prepare(path, target)
-    with tempfile.TemporaryDirectory(prefix="onnxmpq-") as folder:
-        builder = Builder(
-            prepared,
-            reference,
-            reference,
-            Path(folder),
-            calibration,
-            replace(numbers, rounding="gptq"),
-            threads=1,
-            speed_budget_s=0.0,
-            progress=silent,
-        )
+    with scratch(prepared, calibration, replace(numbers, rounding="gptq")) as builder:
         before = reference.session(builder.float_model, mode="deployed")
         for option in options:
             plan = uniform(prepared.space, Option.parse(option))

@@ -2,9 +2,9 @@
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -18,7 +18,11 @@ from onnxmpq.cli.options import build_options, checked_report, model_argument, p
 from onnxmpq.errors import InputError
 from onnxmpq.methods import METHODS
 
+if TYPE_CHECKING:
+    from onnxmpq.methods.study import Method
+
 _UNIFORM = "w8a8"
+_FORESEEN = ("calibration", "target", "keep", "exclude", "ties", "effort", "seed", "numbers", "extra_passes")
 _TOLD = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
 _SEARCH_ONLY = (
     "method_options",
@@ -32,6 +36,7 @@ _SEARCH_ONLY = (
     "loss",
     "outputs",
     "blends",
+    "dry_run",
 )
 
 
@@ -74,6 +79,7 @@ _SEARCH_ONLY = (
     help="How long to search: quick measures once, the others again around the plans they find.",
 )
 @measuring_options
+@click.option("--dry-run", is_flag=True, help="Say what a search would take and whether budgets can be met, and stop.")
 @click.option("--plan", type=click.Path(path_type=Path), help="Use this plan.json instead of a method.")
 @point_option
 @click.option("--allow-slower", is_flag=True, help="Keep integer kernels even where they run slower than float.")
@@ -92,6 +98,7 @@ def quantize_command(
     options: str,
     measuring: Measuring,
     report: Path | None,
+    dry_run: bool,
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -112,6 +119,11 @@ def quantize_command(
         raise InputError("--option is what every unit gets; with a budget --options names what units may take.")
     if not budget:
         _refuse_search_options(context)
+    if dry_run:
+        _forecast(
+            model, typed_method(method or "gram", method_options), budget, options, measuring, quiet, as_json, rest
+        )
+        return
     with measuring.running(quiet, verbose) as how:
         result = quantize(
             model,
@@ -141,6 +153,44 @@ def quantize_command(
         if report is not None:
             show.out.print(f"report    {escape(str(report))}", soft_wrap=True)
         comes_next(next_command("verify", str(result.path), "--float", str(model)), "on the machine that will run it")
+
+
+def _forecast(
+    model: Path,
+    method: "Method",
+    budget: Sequence[str],
+    options: str,
+    measuring: Measuring,
+    quiet: bool,
+    as_json: bool,
+    rest: Mapping[str, Any],
+) -> None:
+    """Print what a search would take; nothing is measured or written."""
+    from onnxmpq.forecast import foresee
+
+    given = {name: rest[name] for name in _FORESEEN}
+    with show.progress(quiet) as told:
+        found = foresee(
+            model,
+            method=method,
+            budget=budget,
+            options=menu(options),
+            settings=measuring.settings,
+            progress=told,
+            **given,
+        )
+    if as_json:
+        show.as_json(found.to_json())
+        return
+    ends = [f"{show.size(end)} ({end / found.float_bytes:.0%})" for end in (found.least_bytes, found.most_bytes)]
+    on = f"{found.samples} samples" + (f" and {found.blends} blends" if found.blends else "")
+    show.out.print(
+        f"{found.units} units, {found.variants} variants: files from {' to '.join(ends)} of float; the budgets can be "
+        f"met.\nThe first measurement takes {found.full_runs:.1f} runs of the model on all samples ({on}), about "
+        f"{found.seconds:.0f} s and {show.size(found.memory_bytes)} in one process; the whole search by {found.method} "
+        f"at most about {found.most_runs:.0f} runs, {found.most_seconds:.0f} s.\nNothing was measured.",
+        soft_wrap=True,
+    )
 
 
 def _refuse_search_options(context: click.Context) -> None:

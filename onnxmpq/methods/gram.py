@@ -26,6 +26,7 @@ from onnxmpq.solve.refine import neighbours, refine
 ROUNDS = {"quick": 0, "default": 6, "extensive": 12}
 RADII = (0.15, 0.4, 1.0)  # shares of the units that may change around a centre
 PROBES = {"quick": 0, "default": 3, "extensive": 10}
+PLANS = 12  # about how many are measured before the first round
 PROBED = 8  # neighbours that are measured at a time
 SHARE_OF_PAIRS = 0.1  # of the runs that all pairs take: what the usual effort may
 LATER = 0.62  # a pair runs from the later of its units: its share of what one alone takes
@@ -47,6 +48,10 @@ class Gram:
 
     name: ClassVar[str] = "gram"
     blends: ClassVar[bool] = True
+
+    def most_runs(self, study: Study) -> float:
+        """Return about how many runs a search takes at most."""
+        return max(_affordable(study), _first(study) + PLANS) if study.effort != "quick" else _first(study) + PLANS
 
     def propose(self, study: Study) -> Draft:
         """Return measured plans, the best first."""
@@ -223,15 +228,20 @@ def _next_centre(study: Study, found: Sequence[Candidate], used: Sequence[Choice
     return _best(study, left)[0] if left else None
 
 
-def _round(study: Study) -> float:
-    """Return what a round costs at most, in runs: responses of two neighbours of every unit, and plans."""
+def _first(study: Study) -> float:
+    """Return what the responses around float cost, in runs."""
     variants = [
         Variant(unit.name, option)
         for unit, options in zip(study.menu.units, _worthwhile(study), strict=True)
         for option in options
         if option != FLOAT
     ]
-    return (study.engine.cost(variants).full_runs * NEARBY + PROBED) * study.engine.repeats
+    return study.engine.cost(variants).full_runs * study.engine.repeats
+
+
+def _round(study: Study) -> float:
+    """Return what a round costs at most, in runs: responses of two neighbours of every unit, and plans."""
+    return _first(study) * NEARBY + PROBED * study.engine.repeats
 
 
 def _affordable(study: Study) -> float:
