@@ -12,15 +12,13 @@ negative eigenvalues are set to 0 before solving. Loss (cross-entropy with label
 the study measures with; the loss of the float model, L0, is not 0 for cross-entropy.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import combinations
 from typing import ClassVar
 
 import numpy as np
 
 from onnxmpq.measure.table import Table, Variant
-from onnxmpq.methods.study import Draft, Study
+from onnxmpq.methods.study import Draft, Study, pair_runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +31,13 @@ class Clado:
     def most_runs(self, study: Study) -> float:
         """Return the runs that all variants and all their pairs take."""
         variants = study.menu.variants
-        pairs = [(a, b) for a, b in combinations(variants, 2) if a.unit != b.unit]
-        return (study.engine.cost(variants).full_runs + _pair_runs(study, variants, pairs)) * study.engine.repeats
+        return (study.engine.cost(variants).full_runs + pair_runs(study, variants)) * study.engine.repeats
 
     def propose(self, study: Study) -> Draft:
         """Measure every variant and every pair, and solve once."""
         alone = study.table()
         table = study.engine.pairs(alone)
-        study.runs += _pair_runs(study, table.variants, table.pairs)
+        study.runs += pair_runs(study, table.variants, table.pairs)
         measured = interactions(table)
         used = clipped(measured) if self.psd else measured
         count = sum(map(len, study.menu.options))
@@ -100,10 +97,3 @@ def _over_menu(study: Study, table: Table, matrix: np.ndarray) -> np.ndarray:
     laid = np.zeros((len(places), len(places)))
     laid[np.ix_(known, known)] = matrix[np.ix_(places[known], places[known])]
     return laid
-
-
-def _pair_runs(study: Study, variants: Iterable[Variant], pairs: Iterable[tuple[Variant, Variant]]) -> float:
-    """Return how many runs of the whole model pairs are worth: each starts where its later unit does."""
-    nothing = study.engine.cost(()).full_runs
-    share = {variant: study.engine.cost((variant,)).full_runs - nothing for variant in variants}
-    return sum(min(share[first], share[second]) for first, second in pairs)

@@ -18,7 +18,7 @@ import numpy as np
 
 from onnxmpq.artifacts import FLOAT, Option
 from onnxmpq.measure.table import Table, Variant
-from onnxmpq.methods.study import Choices, Draft, Study
+from onnxmpq.methods.study import Choices, Draft, Study, pair_runs
 from onnxmpq.methods.superposition import Part, Superposition
 from onnxmpq.solve import Budget, Problem, Solution, solve_front
 from onnxmpq.solve.refine import neighbours, refine
@@ -29,7 +29,6 @@ PROBES = {"quick": 0, "default": 3, "extensive": 10}
 PLANS = 12  # about how many are measured before the first round
 PROBED = 8  # neighbours that are measured at a time
 SHARE_OF_PAIRS = 0.1  # of the runs that all pairs take: what the usual effort may
-LATER = 0.62  # a pair runs from the later of its units: its share of what one alone takes
 NEARBY = 0.6  # the share of a menu that lies next to a plan
 
 
@@ -248,12 +247,7 @@ def _affordable(study: Study) -> float:
     """Return the runs that the effort allows: by default a tenth of what measuring all pairs would take."""
     if study.effort == "extensive":
         return np.inf
-    variants = study.menu.variants
-    units = [variant.unit for variant in variants]
-    same = sum(units.count(unit) ** 2 for unit in set(units))
-    pairs = (len(units) ** 2 - same) / 2
-    each = study.engine.cost(variants).full_runs / max(len(units), 1)
-    return SHARE_OF_PAIRS * pairs * each * LATER
+    return SHARE_OF_PAIRS * pair_runs(study, study.menu.variants)
 
 
 def _worthwhile(study: Study) -> tuple[tuple[Option, ...], ...]:

@@ -1,7 +1,8 @@
 """What every method works with: units and their menus, budgets as rows, measuring, and solving."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from math import ceil
 from typing import ClassVar, Literal, Protocol
 
@@ -274,6 +275,16 @@ class Method(Protocol):
     def propose(self, study: Study) -> Draft:
         """Return plans within the study's budgets."""
         ...
+
+
+def pair_runs(
+    study: Study, variants: Sequence[Variant], pairs: Iterable[tuple[Variant, Variant]] | None = None
+) -> float:
+    """Return how many runs of the whole model pairs are worth (all if None): each starts where its later unit does."""
+    nothing = study.engine.cost(()).full_runs
+    share = {variant: study.engine.cost((variant,)).full_runs - nothing for variant in variants}
+    wanted = ((a, b) for a, b in combinations(variants, 2) if a.unit != b.unit) if pairs is None else pairs
+    return sum(min(share[first], share[second]) for first, second in wanted)
 
 
 def blending(method: Method) -> bool:
