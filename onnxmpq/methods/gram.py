@@ -26,6 +26,7 @@ from onnxmpq.solve.refine import neighbours, refine
 ROUNDS = {"quick": 0, "default": 6, "extensive": 12}
 RADII = (0.15, 0.4, 1.0)  # shares of the units that may change around a centre
 PROBES = {"quick": 0, "default": 3, "extensive": 10}
+ROUGHLY = 0.3  # the gap that is left in rounds: they want a good plan soon, and what was measured decides
 PLANS = 12  # about how many are measured before the first round
 PROBED = 8  # neighbours that are measured at a time
 SHARE_OF_PAIRS = 0.1  # of the runs that all pairs take: what the usual effort may
@@ -143,7 +144,7 @@ def _candidates(
         solution = study.solve(
             study.problem(linear, quadratic, constant=base, near=near, extra=extra),
             table.centre,
-            gap=1e-4 if first else 1e-3,
+            gap=1e-4 if first else ROUGHLY,
         )
         found.append(Candidate(study.menu.choices(solution.choices), solution.objective, solution))
     if first:
