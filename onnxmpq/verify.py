@@ -98,7 +98,7 @@ def verify(
             "kernels",
             report.low_bit > 0 if low_bit_wanted else None,
             report.low_bit,
-            f"{len(expected_low_bit)} integer layers",
+            f"{len(expected_low_bit)} integer layers" if low_bit_wanted else "",
             f"{report.leftover} Q/DQ left over, {report.float_compute} layers in float"
             + (f"; not seen in integers: {', '.join(float_layers[:5])}" if float_layers else ""),
         )

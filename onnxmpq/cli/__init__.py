@@ -36,7 +36,7 @@ Exit codes:
   0    done
   2    something that was given must be mended: a file, a name, an option
   3    no plan meets the budgets; the message says what would
-  4    the file does not do what was predicted
+  4    the file does not do what was predicted, or misses a requirement
   70   a fault of ours: please report it
   130  interrupted
 """

@@ -29,6 +29,10 @@ def inspect_command(model: Path, target: str, as_json: bool, quiet: bool) -> Non
         table(space)
 
 
+WIDE = 100
+"""Columns of a terminal, from which on every figure is shown."""
+
+
 def to_json(space: Space) -> dict[str, object]:
     """Return a space as plain JSON data; totals carry the names that qonnx gives them."""
     return {
@@ -58,27 +62,28 @@ def to_json(space: Space) -> dict[str, object]:
 
 def table(space: Space) -> None:
     """Print units and leftovers."""
-    grid = Table(title=f"target {space.target}", title_justify="left", box=box.SIMPLE_HEAD)
-    grid.add_column("unit", overflow="fold")
+    wide = show.out.width >= WIDE
+    grid = Table(title=f"target {space.target}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    grid.add_column("unit", overflow="fold", min_width=14)
     grid.add_column("op", no_wrap=True)
-    for column in ("weights", "MACs", "float", "8 bit", "4 bit"):
+    for column in ("weights", "MACs", "float", "8 bit", "4 bit") if wide else ("weights", "float", "4 bit"):
         grid.add_column(column, justify="right", no_wrap=True)
-    grid.add_column("options", overflow="fold")
-    grid.add_column("why not more", overflow="fold")
+    grid.add_column("options", overflow="fold", min_width=14)
+    reasons = any(unit.reason for unit in space.units)
+    if reasons:
+        grid.add_column("why not more", overflow="fold", min_width=12)
     for unit in space.units:
         layer = unit.layers[0]
         kind = layer.op if layer.grouping == "dense" else f"{layer.op} {layer.grouping}"
         shared = f" (+{len(unit.layers) - 1} sharing)" if len(unit.layers) > 1 else ""
+        stored, macs, eight, four = (
+            *(show.size(unit.costs[0].stored_bytes), _count(unit.macs)),
+            *(_bytes(unit, 8), _bytes(unit, 4)),
+        )
+        figures = (macs, stored, eight, four) if wide else (stored, four)
+        why = (escape(unit.reason),) if reasons else ()
         grid.add_row(
-            escape(unit.name) + shared,
-            kind,
-            _count(unit.parameters),
-            _count(unit.macs),
-            show.size(unit.costs[0].stored_bytes),
-            _bytes(unit, 8),
-            _bytes(unit, 4),
-            show.options(unit.options),
-            escape(unit.reason),
+            *(escape(unit.name) + shared, kind, _count(unit.parameters), *figures, show.options(unit.options), *why)
         )
     show.out.print(grid)
     whole = space.float_bytes

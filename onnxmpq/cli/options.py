@@ -27,7 +27,7 @@ calibration_option = click.option(
     "-c",
     required=True,
     type=click.Path(path_type=Path),
-    help="Samples: .npz keyed by input name, .npy for one input, or a folder of them.",
+    help="Samples: .npz keyed by input name, .npy for one input, a folder of them, or images beside a preprocess.toml.",
 )
 output_option = click.option(
     "--output", "-o", required=True, type=click.Path(path_type=Path), help="The file to write."

@@ -46,7 +46,9 @@ def explain(target: Target) -> None:
     limits = target.limits
     show.out.print(f"[bold]{target.name}[/]: {escape(target.title)}, run by {target.runtime}")
     show.out.print(f"Files: opset {limits.lowest_opset} to {limits.highest_opset}, IR up to {limits.highest_ir}.")
-    table = Table("layer", "options", "activations", "Q/DQ", "bias", "codes stored as", "remark", box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in ("layer", "options", "activations", "Q/DQ", "bias", "codes stored as", "remark"):
+        table.add_column(column, min_width=max(map(len, column.split())), overflow="fold")
     for rule in target.layers:
         quantised = any(option.activation_bits for option in rule.options)
         table.add_row(

@@ -76,7 +76,7 @@ class Gram:
         best, _ = _best(study, found)
         ranked = [best, *(candidate for candidate in found if candidate.choices != best.choices)]
         engine = study.engine
-        notes: tuple[str, ...] = (f"{rounds} rounds around a plan, {len(study.measured)} plans measured.",)
+        notes: tuple[str, ...] = (f"Rounds around a plan: {rounds}; plans measured: {len(study.measured)}.",)
         if blends := engine.samples - engine.plain:
             notes += (f"Losses are means over {engine.plain} samples and {blends} blends of two samples.",)
         return Draft(
