@@ -184,7 +184,8 @@ class Search:
     def within_drop(self, limits: Sequence[Limit], metric: Metric) -> tuple[Decision, tuple[float, float]]:
         """Return the smallest plan, within the other budgets, whose metric falls no more than asked, and how far.
 
-        A fall counts with its standard error. Sizes are bisected: a larger file is taken to lose no more.
+        A fall counts with two standard errors, and a gain as none. Sizes are bisected: a larger file is taken to lose
+        no more.
         """
         drop = next(limit for limit in limits if limit.kind == "drop")
         rest = [limit for limit in limits if limit.kind not in ("drop", "size")]
@@ -193,11 +194,11 @@ class Search:
         low, high = least, min([most, *(self._bytes(limit) for limit in given)])
         finest = self.decide([*rest, Limit("size", float(high), share=False)])
         fall, error = metric(finest.choices)
-        if fall + error > drop.amount:
+        if _surely(fall, error) > drop.amount:
             raise InfeasibleError(
                 f"No plan of {', '.join(map(str, self.wish.options))} keeps the metric within {drop}: the best one "
-                f"that was found loses {100 * fall:.2f} ± {100 * error:.2f}%. Offer more precise options, allow a "
-                "larger drop, or give more samples."
+                f"that was found loses {100 * fall:.2f} ± {100 * error:.2f}%, and two errors count. Offer more precise "
+                "options, allow a larger drop, or give more samples."
             )
         best = (finest, (fall, error))
         smallest = self._tried(rest, low, metric, drop.amount)
@@ -222,7 +223,7 @@ class Search:
         except InfeasibleError:
             return None
         drop, error = metric(decision.choices)
-        return (decision, (drop, error)) if drop + error <= allowed else None
+        return (decision, (drop, error)) if _surely(drop, error) <= allowed else None
 
     def front(
         self, kind: Kind, points: int, limits: Sequence[Limit] = ()
@@ -307,6 +308,14 @@ class Search:
             }
             ends.append(self.size({unit: option for unit, option in choices.items() if option != FLOAT}))
         return ends[0] + 1, ends[1] + 1
+
+
+def _surely(fall: float, error: float) -> float:
+    """Return by how much a metric falls at most, as far as its samples can tell.
+
+    The smallest of several files that pass is likely to be one whose samples were kind to it.
+    """
+    return max(fall, 0.0) + 2.0 * error
 
 
 class _Sizes:

@@ -188,7 +188,7 @@ def test_a_search_needs_a_budget_and_a_plan_none(desk: Desk) -> None:
 def test_the_smallest_file_that_keeps_held_out_accuracy_is_found(desk: Desk) -> None:
     result = desk.search("drop=2%", evaluation=images("evaluation", 200), options=TWO, ties=["stage.*"])
     assert result.accuracy is not None
-    assert result.accuracy.before - result.accuracy.after + result.accuracy.difference_error <= 0.02
+    assert max(result.accuracy.before - result.accuracy.after, 0) + 2 * result.accuracy.difference_error <= 0.02
     assert result.file_bytes < 0.25 * FLOAT_BYTES
     assert "The metric falls by" in " ".join(result.notes)
 
@@ -198,7 +198,7 @@ def test_without_labels_classes_must_stay(desk: Desk) -> None:
     assert result.accuracy is None
     fall = re.search(r"The metric falls by ([\d.]+) ± ([\d.]+) points", " ".join(result.notes))
     assert fall
-    assert float(fall[1]) + float(fall[2]) <= 10
+    assert float(fall[1]) + 2 * float(fall[2]) <= 10
     assert result.file_bytes <= 0.3 * FLOAT_BYTES
 
 
