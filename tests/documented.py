@@ -182,7 +182,7 @@ class Desk:
 
     def _extras(self, wanted: list[str]) -> None:
         project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-        for extra in re.findall(r"onnxmpq\[([\w,]+)\]", " ".join(wanted)):
+        for extra in re.findall(r"(?:onnxmpq|\.)\[([\w,]+)\]", " ".join(wanted)):
             assert set(extra.split(",")) <= set(project["optional-dependencies"]), wanted
 
     def _photos(self) -> None:
