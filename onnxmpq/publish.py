@@ -12,17 +12,25 @@ from onnxmpq.errors import InputError
 
 
 def checked_output(path: Path, overwrite: bool) -> Path:
-    """Refuse an output that could not be written, before any work is done."""
-    if not path.parent.is_dir():
-        raise InputError(f"The folder '{path.parent}' of the output '{path}' does not exist. Make it first.")
-    if path.is_dir():
-        raise InputError(f"The output '{path}' is a folder. Give the name of a file.")
-    if not os.access(path.parent, os.W_OK):
-        raise InputError(f"The folder '{path.parent}' of the output '{path}' cannot be written to.")
-    for there in (path, path.with_suffix(".plan.json"), path.with_name(path.name + ".data")):
+    """Refuse an output that could not be written, before any work is done: the model, its data or its plan."""
+    free_place(path, overwrite)
+    for there in (path.with_suffix(".plan.json"), path.with_name(path.name + ".data")):
         if there.exists() and not overwrite:
             raise InputError(f"The output '{there}' exists. Choose another name, or give --overwrite.")
     return path
+
+
+def free_place(path: Path, overwrite: bool, what: str = "output") -> None:
+    """Refuse a file that could not be written."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise InputError(f"The folder '{path.parent}' of the {what} '{path}' does not exist. Make it first.")
+    if path.is_dir():
+        raise InputError(f"The {what} '{path}' is a folder. Give the name of a file.")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"The folder '{path.parent}' of the {what} '{path}' cannot be written to.")
+    if path.exists() and not overwrite:
+        raise InputError(f"The {what} '{path}' exists. Choose another name, or give --overwrite.")
 
 
 @contextmanager

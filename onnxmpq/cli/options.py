@@ -144,11 +144,9 @@ def checked_output(path: Path | None, overwrite: bool, what: str = "output") -> 
     """Refuse a file that could not be written, before any work."""
     if path is None:
         return
-    _checked_folder(path, what)
-    if path.is_dir():
-        raise InputError(f"The {what} '{path}' is a folder. Give the name of a file.")
-    if path.exists() and not overwrite:
-        raise InputError(f"The {what} '{path}' exists. Choose another name, or give --overwrite.")
+    from onnxmpq.publish import free_place
+
+    free_place(path, overwrite, what)
 
 
 def checked_report(path: Path | None) -> None:
@@ -157,12 +155,8 @@ def checked_report(path: Path | None) -> None:
         return
     if path.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"The report '{path}' is a page: call it .html, or give a folder that exists.")
-    _checked_folder(path, "report")
-
-
-def _checked_folder(path: Path, what: str) -> None:
     if not path.absolute().parent.is_dir():
-        raise InputError(f"The folder of the {what} '{path}' does not exist. Make it first.")
+        raise InputError(f"The folder '{path.parent}' of the report '{path}' does not exist. Make it first.")
 
 
 def decorated(command: Callable[..., Any], decorators: list[Decorator]) -> Callable[..., Any]:
