@@ -2,7 +2,8 @@
 
 from onnxmpq.solve.certificate import Certificate, verify
 from onnxmpq.solve.fronts import solve_front
-from onnxmpq.solve.problem import Budget, Implication, Problem, Shortfall, Solution, relative_gap
+from onnxmpq.solve.problem import Budget, Implication, Problem
+from onnxmpq.solve.solution import Shortfall, Solution, relative_gap
 from onnxmpq.solve.solver import solve
 
 __all__ = [

@@ -10,8 +10,9 @@ from dataclasses import replace
 
 from onnxmpq.errors import InputError
 from onnxmpq.solve.bound import State
-from onnxmpq.solve.problem import Problem, Solution, Status, relative_gap
+from onnxmpq.solve.problem import Problem
 from onnxmpq.solve.reduce import limited, presolve
+from onnxmpq.solve.solution import Solution, Status, relative_gap
 from onnxmpq.solve.solver import PROVEN, Effort, Run
 
 

@@ -14,8 +14,8 @@ import numpy as np
 import scipy.sparse
 
 from onnxmpq.solve import highs
-from onnxmpq.solve.problem import relative_gap
 from onnxmpq.solve.reduce import Floats, Integers, Reduced
+from onnxmpq.solve.solution import relative_gap
 
 CORE = 50  # options that the first core holds beyond the cheapest of each unit, and as many for every row
 GROWTH = 8

@@ -8,8 +8,8 @@ import scipy.sparse
 
 from onnxmpq.solve import highs
 from onnxmpq.solve.linear import solve_linear
-from onnxmpq.solve.problem import Shortfall
 from onnxmpq.solve.reduce import Floats, Integers, Presolved, Reduced, merged
+from onnxmpq.solve.solution import Shortfall
 
 GAP = 1e-4  # of the common share, which is told, not promised
 

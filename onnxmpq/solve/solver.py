@@ -13,10 +13,11 @@ from onnxmpq.solve.branch import Found, Tree, first_plan, prepare
 from onnxmpq.solve.certificate import Certificate
 from onnxmpq.solve.highs import Outcome, assignment, milp, picked, version
 from onnxmpq.solve.linear import solve_linear
-from onnxmpq.solve.problem import Problem, Solution, Status, relative_gap
+from onnxmpq.solve.problem import Problem
 from onnxmpq.solve.reduce import Integers, Presolved, Reduced, presolve
 from onnxmpq.solve.search import Search, Walk
 from onnxmpq.solve.shortfall import shortfall
+from onnxmpq.solve.solution import Solution, Status, relative_gap
 from onnxmpq.solve.threads import one_thread
 
 PROVEN = 1e-4  # relative gap up to which a plan counts as optimal

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from onnxmpq.errors import InfeasibleError, InputError
-from onnxmpq.solve.problem import Budget, Implication, Problem, Shortfall, Solution, relative_gap
+from onnxmpq.solve.problem import Budget, Implication, Problem
+from onnxmpq.solve.solution import Shortfall, Solution, relative_gap
 
 GOOD = Problem(
     units=("a", "b"),
