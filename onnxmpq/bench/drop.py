@@ -18,13 +18,11 @@ from rich.table import Table
 
 from onnxmpq.bench import zoo
 from onnxmpq.bench.accuracy import paired
-from onnxmpq.bench.rounding import EMBEDDED
+from onnxmpq.bench.held_out import EMBEDDED, data_of
 from onnxmpq.compile import quantize
-from onnxmpq.errors import InfeasibleError, OnnxmpqError
+from onnxmpq.errors import InfeasibleError, InputError, OnnxmpqError
 from onnxmpq.measure.settings import Settings
 from onnxmpq.runtime import get_runtime
-
-Feeds = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +45,19 @@ class Row:
 def rows(name: str, methods: Sequence[str], drop: str, samples: int, most: int, effort: str) -> Iterator[Row]:
     """Search one model by every method; ``most`` is of each half of the test data."""
     reference = get_runtime("onnxruntime")
-    path, calibration, splits = _data(name)
-    before = reference.session(path, mode="deployed")
-    split = max(splits, key=lambda split: len(split.truth))
+    data = data_of(name)
+    if data.metric != "top1":
+        raise InputError(f"'{name}' is no classifier: choose others with --models.")
+    before = reference.session(data.path, mode="deployed")
+    split = max(data.splits, key=lambda split: len(split.truth))
     judged, checked = (_half(split, start, most) for start in (0, 1))
     with tempfile.TemporaryDirectory(prefix="onnxmpq-") as place:
         for method in methods:
             began = time.perf_counter()
             try:
                 result = quantize(
-                    path,
-                    calibration,
+                    data.path,
+                    data.calibration,
                     output=Path(place) / f"{method}.onnx",
                     budget=[f"drop={drop}"],
                     method=method,
@@ -78,21 +78,6 @@ def rows(name: str, methods: Sequence[str], drop: str, samples: int, most: int, 
             told = next((note for note in result.notes if note.startswith("The metric falls")), "")
             seconds = time.perf_counter() - began
             yield Row(name, split.name, method, share, told, len(checked.truth), *points, error_points, seconds)
-
-
-def _data(name: str) -> tuple[Path, Feeds, tuple[zoo.Split, ...]]:
-    if name in EMBEDDED:
-        with np.load("models/digits_calibration.npz") as data:
-            calibration = {"image": data["image"]}
-        with np.load("models/digits_evaluation.npz") as data:
-            split = zoo.Split("digits", {"image": data["image"]}, data["labels"])
-        return Path("models") / f"{name}.onnx", calibration, (split,)
-    path = zoo.folder() / "models" / f"{name}.onnx"
-    session = get_runtime("onnxruntime").session(path, mode="deployed")
-    model = zoo.zoo_model(name, session.inputs[0].name)
-    if model.metric != "top1":
-        raise click.ClickException(f"'{name}' is no classifier: choose others with --models.")
-    return path, dict(model.calibration), model.splits
 
 
 def _half(split: zoo.Split, start: int, most: int) -> zoo.Split:

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxmpq.artifacts import FLOAT, Option, Plan, parse_options
-from onnxmpq.bench.rounding import EMBEDDED, data_of, losses
+from onnxmpq.bench.held_out import EMBEDDED, data_of, run_on
 from onnxmpq.bench.zoo import names
 from onnxmpq.budgets import Limit, row, weights
 from onnxmpq.calibrated import Numbers
@@ -42,7 +42,10 @@ SHARES = "0.28,0.32,0.37,0.43,0.5,0.6"
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One method on one model at one size; ``behind`` is its held-out loss less gram's, with its paired error."""
+    """One method on one model at one size; ``behind`` is its held-out loss less gram's, with its paired error.
+
+    ``accuracy`` is that on held-out data less float's, as a share, where the model is a classifier.
+    """
 
     model: str
     share: float
@@ -57,6 +60,8 @@ class Cell:
     behind_error: float
     full_runs: float
     seconds: float
+    accuracy: float | None = None
+    accuracy_error: float | None = None
 
 
 def cells(
@@ -73,10 +78,10 @@ def cells(
     store: Path,
 ) -> Iterator[Cell]:
     """Run every method at every size of one model."""
-    path, calibration, parts = data_of(name, held_out)
-    prepared = prepare(path, target)
+    data = data_of(name, held_out)
+    prepared = prepare(data.path, target)
     reference = get_runtime("onnxruntime")
-    before = reference.session(path, mode="deployed")
+    before = reference.session(data.path, mode="deployed")
     numbers = Numbers.of({"rounding": rounding})
     settings = Settings(samples=samples)
     with ExitStack() as opened:
@@ -85,7 +90,7 @@ def cells(
             blends: opened.enter_context(
                 Engine(
                     prepared,
-                    calibration,
+                    data.calibration,
                     numbers=numbers,
                     settings=replace(settings, blends=blends),
                     store=store.with_suffix(".blends.store") if blends else store,
@@ -108,15 +113,18 @@ def cells(
                 plan = Plan(engine.space.target, method, decision.choices)
                 model = engine.builder.lowered(plan).model
                 session = reference.session(ir.to_proto(model).SerializeToString(), mode="literal")
-                _, values = losses(engine.model, before, [session], parts)
-                base = values[0] if base is None else base
-                difference = values[0] - base
+                outcome = run_on(data.splits, engine.model, before, [session])
+                values, hits = outcome.losses[0], outcome.hits
+                base = values if base is None else base
+                accuracy, error = (None, None) if hits is None else _mean(hits[1].astype(float) - hits[0])
                 yield Cell(
                     *(name, share, method, decision.chosen, decision.loss.value, decision.loss.error),
                     decision.predicted,
-                    *(*_mean(values[0]), *_mean(difference)),
+                    *(*_mean(values), *_mean(values - base)),
                     decision.runs,
                     seconds,
+                    accuracy,
+                    error,
                 )
 
 
@@ -165,10 +173,12 @@ def _apart(cell: Cell, other: Cell) -> float:
 
 def markdown(found: Sequence[Cell]) -> str:
     """Return the tables as Markdown."""
-    lines = ["| model | size | method | plan | measured | held out | less gram's | full runs | s |", "|" + "---|" * 9]
+    columns = ("model", "size", "method", "plan", "measured", "held out", "less gram's", "accuracy", "full runs", "s")
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += [
         f"| {c.model} | {c.share:.2f} | {c.method} | {c.chosen} | {c.loss:.4g} | {c.held_out:.4g} ± "
-        f"{c.held_out_error:.2g} | {c.behind:+.3g} ± {c.behind_error:.2g} | {c.full_runs:.0f} | {c.seconds:.0f} |"
+        f"{c.held_out_error:.2g} | {c.behind:+.3g} ± {c.behind_error:.2g} | {_points(c)} | {c.full_runs:.0f} | "
+        f"{c.seconds:.0f} |"
         for c in found
     ]
     rows = summary(found)
@@ -176,6 +186,13 @@ def markdown(found: Sequence[Cell]) -> str:
         lines += ["", "| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
         lines += ["| " + " | ".join(_text(value) for value in line.values()) + " |" for line in rows]
     return "\n".join(lines) + "\n"
+
+
+def _points(cell: Cell) -> str:
+    """Write the change of accuracy in points."""
+    if cell.accuracy is None or cell.accuracy_error is None:
+        return ""
+    return f"{100 * cell.accuracy:+.2f} ± {100 * cell.accuracy_error:.2f}"
 
 
 def _text(value: float | str) -> str:

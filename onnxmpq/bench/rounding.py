@@ -6,31 +6,26 @@ models, their Q/DQ computed as written, against the float model; differences are
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import click
-import numpy as np
 import onnx_ir as ir
 from rich.console import Console
 from rich.table import Table
 
 from onnxmpq.artifacts import Option
 from onnxmpq.bench import zoo
+from onnxmpq.bench.held_out import EMBEDDED, Data, data_of, run_on
+from onnxmpq.bench.zoo import Feeds
 from onnxmpq.build import scratch
 from onnxmpq.calibrated import Numbers
 from onnxmpq.compile import prepare
 from onnxmpq.errors import OnnxmpqError
-from onnxmpq.measure.heads import find_heads
-from onnxmpq.measure.losses import Array, Loss, mean_and_error
+from onnxmpq.measure.losses import mean_and_error
 from onnxmpq.methods.uniform import uniform
-from onnxmpq.runtime import Session, get_runtime
-
-EMBEDDED = ("digits_cnn", "digits_vit")
-_BATCH = 50
-
-Feeds = Mapping[str, np.ndarray]
+from onnxmpq.runtime import get_runtime
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +52,11 @@ class Row:
 
 
 def measured(
-    name: str, path: Path, calibration: Feeds, held_out: list[Feeds], options: list[str], target: str, numbers: Numbers
+    name: str, data: Data, calibration: Feeds, options: Sequence[str], target: str, numbers: Numbers
 ) -> Iterator[Row]:
     """Measure one model at several options, rounded both ways."""
     reference = get_runtime("onnxruntime")
-    prepared = prepare(path, target)
+    prepared = prepare(data.path, target)
     with scratch(prepared, calibration, replace(numbers, rounding="gptq")) as builder:
         before = reference.session(builder.float_model, mode="deployed")
         for option in options:
@@ -77,12 +72,13 @@ def measured(
                 models.append(calibrated.lower(plan).model)
                 seconds.append(time.perf_counter() - began)
             sessions = [reference.session(ir.to_proto(model).SerializeToString(), mode="literal") for model in models]
-            kind, found = losses(prepared.model, before, sessions, held_out)
+            outcome = run_on(data.splits, prepared.model, before, sessions)
+            found = outcome.losses
             difference, error = mean_and_error(found[1] - found[0])
             yield Row(
                 name,
                 option,
-                kind,
+                outcome.kind,
                 len(builder.samples),
                 len(found[0]),
                 float(found[0].mean()),
@@ -93,46 +89,6 @@ def measured(
                 seconds[1] - seconds[0],
                 builder.calibrated.notes(plan),
             )
-
-
-def losses(model: ir.Model, before: Session, after: list[Session], held_out: list[Feeds]) -> tuple[str, list[Array]]:
-    """Return the kind of loss and, for each session, the loss of every sample."""
-    heads = find_heads(model)
-    outputs: list[list[Array]] = [[] for _ in (before, *after)]
-    classes: dict[str, int] = {}
-    for feeds in held_out:
-        count = len(next(iter(feeds.values())))
-        for start in range(0, count, _BATCH):
-            feed = {key: array[start : start + _BATCH] for key, array in feeds.items()}
-            if "attention_mask" in feed:  # what is behind the longest text has no meaning
-                width = int(feed["attention_mask"].sum(1).max())
-                feed = {key: array[:, :width] for key, array in feed.items()}
-            rows = len(next(iter(feed.values())))
-            for session, parts in zip((before, *after), outputs, strict=True):
-                given = session.run(feed)
-                classes |= {head.name: given[head.name].shape[head.axis] for head in heads}
-                parts.append(np.concatenate([head.features(given[head.name], rows) for head in heads], axis=1))
-    float_outputs, *others = (np.concatenate(parts) for parts in outputs)
-    widths = [float_outputs.shape[1]] if len(heads) == 1 else [classes[head.name] for head in heads]
-    heads = tuple(
-        replace(head, width=width, classes=classes[head.name]) for head, width in zip(heads, widths, strict=True)
-    )
-    loss = Loss(heads, float_outputs)
-    loss = loss.with_powers(loss.signal().mean(0))
-    return "+".join(head.kind for head in heads), [loss.values(values) for values in others]
-
-
-def data_of(name: str, samples: int) -> tuple[Path, Feeds, list[Feeds]]:
-    """Return a model's file, its calibration data and the first samples of each held-out split."""
-    if name in EMBEDDED:
-        folder = Path("models")
-        with np.load(folder / "digits_calibration.npz") as kept, np.load(folder / "digits_evaluation.npz") as other:
-            return folder / f"{name}.onnx", {"image": kept["image"]}, [{"image": other["image"][:samples]}]
-    path = zoo.folder() / "models" / f"{name}.onnx"
-    session = get_runtime("onnxruntime").session(path, mode="deployed")
-    model = zoo.zoo_model(name, session.inputs[0].name)
-    parts: list[Feeds] = [{key: array[:samples] for key, array in split.feeds.items()} for split in model.splits]
-    return path, model.calibration, parts
 
 
 @click.command()
@@ -162,9 +118,9 @@ def rounding(
     rows: list[Row] = []
     try:
         for name in models.split(",") if models else (*EMBEDDED, *zoo.names()):
-            path, kept, held_out = data_of(name, samples)
-            kept = {key: array[: calibration or None] for key, array in kept.items()}
-            for row in measured(name, path, kept, held_out, options.split(","), target, numbers):
+            data = data_of(name, samples)
+            kept = {key: array[: calibration or None] for key, array in data.calibration.items()}
+            for row in measured(name, data, kept, options.split(","), target, numbers):
                 log.print(f"{row.model} {row.option} {row.nearest:.4g} -> {row.gptq:.4g}", highlight=False)
                 rows.append(row)
     except OnnxmpqError as error:

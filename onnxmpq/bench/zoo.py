@@ -19,6 +19,7 @@ from onnxmpq.errors import InputError
 from onnxmpq.runtime import Session
 
 Array = np.ndarray
+Feeds = Mapping[str, Array]
 _BATCH = 50
 
 

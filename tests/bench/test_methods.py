@@ -36,4 +36,5 @@ def test_a_small_run_writes_its_tables(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "cells.json").read_text())
     assert [one["method"] for one in found] == ["gram", "local"]
     assert all(one["held_out"] > 0 for one in found)
+    assert all(-0.2 < one["accuracy"] <= 0.1 and one["accuracy_error"] >= 0 for one in found)
     assert "| digits_cnn | 0.60 | gram |" in (tmp_path / "cells.md").read_text()
