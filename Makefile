@@ -11,7 +11,7 @@ demo: .venv/run ## install, then quantise the embedded examples into out/
 	$(BIN)/onnxmpq demo
 
 test: .venv/test ## install, then run the whole test suite
-	$(BIN)/pytest -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile
 
 check: .venv/lint ## lint and type-check everything
 	$(BIN)/ruff check .

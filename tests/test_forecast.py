@@ -37,10 +37,10 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("method", ["gram", "clado"])
 def test_a_search_takes_no_more_than_was_told_and_its_file_is_between_the_ends(method: str, tmp_path: Path) -> None:
     options = ["w8a8", "w2a8"]
-    told = foresee(MODEL, images(), method=method, budget=["size=25%"], options=options)
+    told = foresee(MODEL, images(6), method=method, budget=["size=25%"], options=options)
     result = quantize(
         MODEL,
-        images(),
+        images(6),
         output=tmp_path / "q.onnx",
         method=method,
         budget=["size=25%"],
@@ -51,7 +51,7 @@ def test_a_search_takes_no_more_than_was_told_and_its_file_is_between_the_ends(m
     assert result.decision is not None
     assert told.full_runs <= result.decision.runs <= 1.05 * told.most_runs
     assert told.least_bytes - 1 <= result.file_bytes <= told.most_bytes
-    assert (told.samples, told.blends) == ((16, 16) if method == "gram" else (16, 0))
+    assert (told.samples, told.blends) == ((6, 6) if method == "gram" else (6, 0))
     assert told.units * 2 == told.variants
 
 

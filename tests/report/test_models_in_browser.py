@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.browser
 MODELS = Path(__file__).parents[2] / "models"
 MOST_BYTES = 3_000_000
+LIGHT, DARK, PHONE = (1200, False), (1200, True), (390, False)
 
 
 def reported(
@@ -45,11 +46,11 @@ def reported(
     return folder / "report.html"
 
 
-def check(browser: "Browser", page: Path, seen: Seen) -> None:
-    """Open a page as its readers do: in light, in dark and on a phone; every figure is drawn, and points answer."""
+def check(browser: "Browser", page: Path, seen: Seen, *readers: tuple[int, bool]) -> None:
+    """Open a page as its readers do, of a width and in light or dark; every figure is drawn, and points answer."""
     numbers = json.loads(page.with_suffix(".json").read_text("utf-8"))
     assert page.stat().st_size < MOST_BYTES
-    for width, dark in ((1200, False), (1200, True), (390, False)):
+    for width, dark in readers:
         opening = opened(browser, page, seen, width=width, dark=dark)
         assert opening.locator(PLANS).count() == len(numbers["plans"])
         assert opening.locator(BARS).count() == len(numbers["units"]) > 0
@@ -70,7 +71,7 @@ def test_embedded_models(
     name: str, browser: "Browser", seen: Seen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = reported(MODELS / f"{name}.onnx", MODELS / "digits_calibration.npz", tmp_path, monkeypatch, "25%")
-    check(browser, page, seen)
+    check(browser, page, seen, LIGHT, DARK, PHONE)
 
 
 @pytest.mark.zoo
@@ -84,4 +85,4 @@ def test_models_with_data_of_their_own(
     only = get_runtime("onnxruntime").session(model, mode="deployed").inputs[0].name
     calibration: dict[str, Any] = {only: zoo.zoo_model(name, only).calibration[only]}
     np.savez(tmp_path / "samples.npz", **calibration)
-    check(browser, reported(model, tmp_path / "samples.npz", tmp_path, monkeypatch, size, "clado-star"), seen)
+    check(browser, reported(model, tmp_path / "samples.npz", tmp_path, monkeypatch, size, "clado-star"), seen, PHONE)
