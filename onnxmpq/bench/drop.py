@@ -72,7 +72,7 @@ def rows(name: str, methods: Sequence[str], drop: str, samples: int, most: int, 
                 yield Row(name, split.name, method, 1.0, "", 0, 0.0, 0.0, 0.0, time.perf_counter() - began, str(error))
                 continue
             after = reference.session(result.path, mode="deployed")
-            first, second = (_hits(session.run(checked.feeds), checked.truth) for session in (before, after))
+            first, second = (data.scores(session, checked) for session in (before, after))
             points, error_points = paired(first, second, checked.truth, "top1")
             share = result.file_bytes / result.float_file_bytes
             told = next((note for note in result.notes if note.startswith("The metric falls")), "")
@@ -84,12 +84,6 @@ def _half(split: zoo.Split, start: int, most: int) -> zoo.Split:
     """Return every other sample, at most so many."""
     feeds = {name: np.ascontiguousarray(array[start::2][:most]) for name, array in split.feeds.items()}
     return zoo.Split(split.name, feeds, split.truth[start::2][:most])
-
-
-def _hits(outputs: dict[str, np.ndarray], truth: np.ndarray) -> np.ndarray:
-    scores = next(iter(outputs.values()))
-    found: np.ndarray = scores.reshape(len(scores), -1).argmax(1) == truth
-    return found
 
 
 @click.command()

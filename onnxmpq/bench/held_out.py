@@ -8,23 +8,13 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmpq.bench import zoo
-from onnxmpq.bench.zoo import Feeds, Split
+from onnxmpq.bench.zoo import Split, ZooModel
 from onnxmpq.measure.heads import find_heads
 from onnxmpq.measure.losses import Array, Loss
 from onnxmpq.runtime import Session, get_runtime
 
 EMBEDDED = ("digits_cnn", "digits_vit")
 _BATCH = 50
-
-
-@dataclass(frozen=True, slots=True)
-class Data:
-    """A model's file, what to calibrate it with, and held-out splits; ``metric`` is ``top1`` or ``spearman``."""
-
-    path: Path
-    calibration: Feeds
-    splits: tuple[Split, ...]
-    metric: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +26,13 @@ class Outcome:
     hits: tuple[np.ndarray, ...] | None
 
 
-def data_of(name: str, most: int | None = None) -> Data:
-    """Return an embedded model's data, or one's of the zoo; ``most`` samples of each split."""
+def data_of(name: str, most: int | None = None) -> ZooModel:
+    """Return an embedded model with its data, or one of the zoo; ``most`` samples of each split."""
     if name in EMBEDDED:
         folder = Path("models")
         with np.load(folder / "digits_calibration.npz") as kept, np.load(folder / "digits_evaluation.npz") as other:
             split = Split("digits", {"image": other["image"][:most]}, other["labels"][:most])
-            return Data(folder / f"{name}.onnx", {"image": kept["image"]}, (split,), "top1")
+            return ZooModel(name, folder / f"{name}.onnx", {"image": kept["image"]}, (split,), "top1")
     path = zoo.folder() / "models" / f"{name}.onnx"
     session = get_runtime("onnxruntime").session(path, mode="deployed")
     model = zoo.zoo_model(name, session.inputs[0].name)
@@ -50,7 +40,7 @@ def data_of(name: str, most: int | None = None) -> Data:
         Split(split.name, {key: array[:most] for key, array in split.feeds.items()}, split.truth[:most])
         for split in model.splits
     )
-    return Data(path, dict(model.calibration), splits, model.metric)
+    return replace(model, splits=splits)
 
 
 def run_on(splits: Sequence[Split], model: ir.Model, before: Session, after: Sequence[Session]) -> Outcome:

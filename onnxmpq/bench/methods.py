@@ -29,6 +29,7 @@ from onnxmpq.compile import prepare
 from onnxmpq.constraints import make_menu
 from onnxmpq.errors import InfeasibleError, InputError, OnnxmpqError
 from onnxmpq.measure.engine import Engine
+from onnxmpq.measure.losses import mean_and_error
 from onnxmpq.measure.settings import Settings
 from onnxmpq.methods.decide import decide
 from onnxmpq.methods.study import Menu, Row, Study, blending, check_effort
@@ -116,11 +117,11 @@ def cells(
                 outcome = run_on(data.splits, engine.model, before, [session])
                 values, hits = outcome.losses[0], outcome.hits
                 base = values if base is None else base
-                accuracy, error = (None, None) if hits is None else _mean(hits[1].astype(float) - hits[0])
+                accuracy, error = (None, None) if hits is None else mean_and_error(hits[1].astype(float) - hits[0])
                 yield Cell(
                     *(name, share, method, decision.chosen, decision.loss.value, decision.loss.error),
                     decision.predicted,
-                    *(*_mean(values), *_mean(values - base)),
+                    *(*mean_and_error(values), *mean_and_error(values - base)),
                     decision.runs,
                     seconds,
                     accuracy,
@@ -133,10 +134,6 @@ def size_row(menu: Menu, share: float) -> Row:
     eight = uniform_choices(menu.units, menu.options, Option(8, 8))
     total = sum(weights("size", unit, eight.get(unit.name, FLOAT)) for unit in menu.units)
     return Row(Limit("size", share, share=True), row("size", menu.units, menu.options), int(total * share))
-
-
-def _mean(values: np.ndarray) -> tuple[float, float]:
-    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def summary(found: Sequence[Cell]) -> list[dict[str, float | str]]:

@@ -17,8 +17,8 @@ from rich.table import Table
 
 from onnxmpq.artifacts import Option
 from onnxmpq.bench import zoo
-from onnxmpq.bench.held_out import EMBEDDED, Data, data_of, run_on
-from onnxmpq.bench.zoo import Feeds
+from onnxmpq.bench.held_out import EMBEDDED, data_of, run_on
+from onnxmpq.bench.zoo import Feeds, ZooModel
 from onnxmpq.build import scratch
 from onnxmpq.calibrated import Numbers
 from onnxmpq.compile import prepare
@@ -52,7 +52,7 @@ class Row:
 
 
 def measured(
-    name: str, data: Data, calibration: Feeds, options: Sequence[str], target: str, numbers: Numbers
+    name: str, data: ZooModel, calibration: Feeds, options: Sequence[str], target: str, numbers: Numbers
 ) -> Iterator[Row]:
     """Measure one model at several options, rounded both ways."""
     reference = get_runtime("onnxruntime")

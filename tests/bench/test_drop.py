@@ -1,6 +1,7 @@
 """The smallest files within a drop: found on one half of the data, checked on the other."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def test_what_is_refused_is_told_as_such(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_what_is_no_classifier_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     data = data_of("digits_cnn", 4)
-    monkeypatch.setattr("onnxmpq.bench.drop.data_of", lambda _: type(data)(data.path, {}, data.splits, "spearman"))
+    monkeypatch.setattr("onnxmpq.bench.drop.data_of", lambda _: replace(data, metric="spearman"))
     ran = CliRunner().invoke(main, ["drop", "--models", "other"])
     assert ran.exit_code == 1
     assert "'other' is no classifier" in ran.output
