@@ -12,20 +12,21 @@ long as the effort lasts. Only measured losses decide. Half of what is measured 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 
 from onnxmpq.artifacts import FLOAT, Option
-from onnxmpq.measure.table import Table, Variant
-from onnxmpq.methods.study import Choices, Draft, Study, pair_runs
+from onnxmpq.measure.table import Table
+from onnxmpq.methods.study import Choices, Draft, Menu, Study, pair_runs
 from onnxmpq.methods.superposition import Part, Superposition
-from onnxmpq.solve import Budget, Problem, Solution, solve_front
+from onnxmpq.solve import Budget, Solution, solve_front
 from onnxmpq.solve.refine import neighbours, refine
 
 ROUNDS = {"quick": 0, "default": 6, "extensive": 12}
 RADII = (0.15, 0.4, 1.0)  # shares of the units that may change around a centre
 PROBES = {"quick": 0, "default": 3, "extensive": 10}
+EXACTLY = 1e-4  # the gap around float, which is what the proof is of
 ROUGHLY = 0.3  # the gap that is left in rounds: they want a good plan soon, and what was measured decides
 PLANS = 12  # about how many are measured before the first round
 PROBED = 8  # neighbours that are measured at a time
@@ -43,6 +44,46 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Models:
+    """What is made of one table, once: the quadratic model, losses alone, and superposition but for sketched outputs.
+
+    Over the menu; the centre's own options, and those that were not measured, have zeros.
+    """
+
+    table: Table
+    near: tuple[tuple[Option, ...], ...]
+    linear: np.ndarray
+    quadratic: np.ndarray
+    alone: np.ndarray
+    superposition: Superposition | None
+
+    @classmethod
+    def of(cls, study: Study, table: Table, near: tuple[tuple[Option, ...], ...]) -> Self:
+        """Read the responses of a table; ``near`` are the options that may be proposed."""
+        places = study.places(table)
+        there = places >= 0
+        gram = np.where(there[:, None] & there, table.gram[np.ix_(places, places)], 0.0)
+        superposition: Superposition | None = None
+        if not table.sketched:
+            owner = np.repeat(np.arange(len(study.menu.units)), [len(options) for options in study.menu.options])
+            parts = (Part(*part) for part in study.engine.responses(table))
+            superposition = Superposition(parts, places, owner)
+        return cls(
+            table,
+            near,
+            linear=np.where(there, table.linear[places], 0.0),
+            quadratic=0.5 * gram,
+            alone=np.where(there, table.loss[places] - table.centre_loss.value, 0.0),
+            superposition=superposition,
+        )
+
+    @property
+    def own(self) -> np.ndarray:
+        """Return the part of the quadratic model that every unit has by itself."""
+        return np.diag(self.quadratic)
+
+
+@dataclass(frozen=True, slots=True)
 class Gram:
     """Responses, Gram matrix, proof, superposition, and re-centring as the effort allows."""
 
@@ -56,9 +97,10 @@ class Gram:
     def propose(self, study: Study) -> Draft:
         """Return measured plans, the best first."""
         near = _worthwhile(study)
-        table = study.table(near=near)
-        problem = study.problem(*_quadratic(study, table))
-        found = [*_candidates(study, table, problem, first=True, near=near), *_robust(study, table, near)]
+        first = Models.of(study, study.table(near=near), near)
+        robust = _robust(study, first)
+        solved = [*_solved(study, first, EXACTLY), _alone(study, first)]
+        found = [*_distinct([*solved, *_refined(study, first, [*solved, *robust])]), *robust]
         rounds, most = 0, _affordable(study)
         centres: list[Choices] = []
         while rounds < ROUNDS[study.effort] and study.runs + _round(study) <= most:
@@ -67,12 +109,13 @@ class Gram:
                 break
             rounds += 1
             centres.append(centre.choices)
-            around = study.table(centre.choices, _near(study, centre.choices))
-            closer = _around(study, around, centre.choices)
-            closer += _probed(study, around, _near(study, around.centre), most, *_best(study, [centre, *closer]))
+            near = _near(study, centre.choices)
+            models = Models.of(study, study.table(centre.choices, near), near)
+            closer = _around(study, models)
+            closer += _probed(study, models, most, *_best(study, [centre, *closer]))
             found = _distinct([*found, *closer])
         if study.effort != "quick" and not rounds:
-            found = _distinct([*found, *_probed(study, table, near, most, *_best(study, found))])
+            found = _distinct([*found, *_probed(study, first, most, *_best(study, found))])
         best, _ = _best(study, found)
         ranked = [best, *(candidate for candidate in found if candidate.choices != best.choices)]
         engine = study.engine
@@ -92,117 +135,92 @@ def front_plans(study: Study, budget: str, limits: Sequence[int]) -> list[tuple[
 
     Every limit has the plan of the quadratic model and the same refined by superposition.
     """
-    table = study.table()
-    linear, quadratic = _quadratic(study, table)
-    problem = study.problem(linear, quadratic, constant=table.centre_loss.value)
-    refined: Superposition | None = None
-    if not table.sketched:
-        refined = _superposition(study, table)
+    models = Models.of(study, study.table(), study.menu.options)
+    problem = study.problem(models.linear, models.quadratic, constant=models.table.centre_loss.value)
     found: list[tuple[Choices, int, float, float, str]] = []
     for limit, solution in zip(limits, solve_front(problem, budget, limits, gap=1e-3, seed=study.seed), strict=True):
         if not solution.choices or solution.status == "infeasible":
             continue
         found.append((study.menu.choices(solution.choices), limit, solution.objective, solution.bound, solution.status))
-        if refined is not None:
+        if models.superposition is not None:
             tight = tuple(replace(b, limit=limit) if b.name == budget else b for b in problem.budgets)
-            choices, value = refine(replace(problem, budgets=tight), refined, solution.choices)
+            choices, value = refine(replace(problem, budgets=tight), models.superposition, solution.choices)
             found.append((study.menu.choices(choices), limit, value, solution.bound, solution.status))
     return found
 
 
-def _superposition(study: Study, table: Table) -> Superposition:
-    owner = np.repeat(np.arange(len(study.menu.units)), [len(options) for options in study.menu.options])
-    return Superposition((Part(*part) for part in study.engine.responses(table)), study.places(table), owner)
+def _solved(study: Study, models: Models, gap: float, extra: Sequence[Budget] = ()) -> list[Candidate]:
+    """Return the best plans of the quadratic model, and of the same with every unit's own part as it was measured.
 
-
-def _quadratic(study: Study, table: Table) -> tuple[np.ndarray, np.ndarray]:
-    """Return linear and quadratic part over the menu; the centre's own options have zeros."""
-    places = study.places(table)
-    there = places >= 0
-    linear = np.where(there, table.linear[places], 0.0)
-    gram = np.where(there[:, None] & there, table.gram[np.ix_(places, places)], 0.0)
-    return linear, 0.5 * gram
-
-
-def _own_measured(study: Study, table: Table) -> tuple[np.ndarray, np.ndarray]:
-    """Return the same with every unit's own part as it was measured: the Gram matrix is left for interactions."""
-    _, quadratic = _quadratic(study, table)
-    places = study.places(table)
-    alone = np.where(places >= 0, table.loss[places] - table.centre_loss.value, 0.0)
-    own = np.diag(quadratic).copy()
-    return alone - own, quadratic
-
-
-def _candidates(
-    study: Study, table: Table, problem: Problem, *, first: bool, near: Sequence[Sequence[Option]] | None = None
-) -> list[Candidate]:
-    """Return what the models around a centre propose under the problem's budgets."""
-    base = table.centre_loss.value
-    extra = problem.budgets[len(study.rows) :]
+    The second leaves the Gram matrix for interactions.
+    """
     found = []
-    for linear, quadratic in (_quadratic(study, table), _own_measured(study, table)):
-        solution = study.solve(
-            study.problem(linear, quadratic, constant=base, near=near, extra=extra),
-            table.centre,
-            gap=1e-4 if first else ROUGHLY,
+    for linear in (models.linear, models.alone - models.own):
+        problem = study.problem(
+            linear, models.quadratic, constant=models.table.centre_loss.value, near=models.near, extra=extra
         )
+        solution = study.solve(problem, models.table.centre, gap=gap)
         found.append(Candidate(study.menu.choices(solution.choices), solution.objective, solution))
-    if first:
-        alone, _ = _own_measured(study, table)
-        linear = alone + np.diag(_quadratic(study, table)[1])
-        solution = study.solve(study.problem(linear, constant=base, near=near, extra=extra))
-        found.append(Candidate(study.menu.choices(solution.choices), solution.objective, solution))
-    if not table.sketched:
-        loss = _superposition(study, table)
-        allowed = study.problem(np.zeros(len(loss.owner)), near=near, extra=extra)
-        starts = [*found, *_robust(study, table, near)] if first else found[:2]
-        for start in list(starts):
-            choices, value = refine(allowed, loss, study.menu.index(start.choices))
-            found.append(Candidate(study.menu.choices(choices), value, None))
-    return _distinct(found)
+    return found
 
 
-def _around(study: Study, table: Table, centre: Choices) -> list[Candidate]:
-    """Return what the models propose within neighbourhoods of a plan, from small to all."""
-    near = _near(study, centre)
+def _alone(study: Study, models: Models) -> Candidate:
+    """Return the best plan where units do not interact."""
+    problem = study.problem(models.alone, constant=models.table.centre_loss.value, near=models.near)
+    solution = study.solve(problem)
+    return Candidate(study.menu.choices(solution.choices), solution.objective, solution)
+
+
+def _refined(
+    study: Study, models: Models, starts: Sequence[Candidate], extra: Sequence[Budget] = ()
+) -> list[Candidate]:
+    """Return where steps from some plans end by the superposed loss."""
+    if models.superposition is None:
+        return []
+    allowed = study.problem(np.zeros(len(models.linear)), near=models.near, extra=extra)
+    found = []
+    for start in starts:
+        choices, value = refine(allowed, models.superposition, study.menu.index(start.choices))
+        found.append(Candidate(study.menu.choices(choices), value, None))
+    return found
+
+
+def _around(study: Study, models: Models) -> list[Candidate]:
+    """Return what the models propose within neighbourhoods of their centre, from small to all."""
     starts = np.cumsum([0, *(len(options) for options in study.menu.options)])[:-1]
-    changes = np.ones(sum(len(options) for options in study.menu.options), dtype=np.int64)
-    changes[starts + np.array(study.menu.index(centre))] = 0
+    changes = np.ones(len(models.linear), dtype=np.int64)
+    changes[starts + np.array(study.menu.index(models.table.centre))] = 0
     found: list[Candidate] = []
     for share in RADII:
-        most = max(2, round(share * len(study.menu.units)))
-        problem = study.problem(changes * 0.0, extra=(Budget("changes", changes, most),), near=near)
-        found += _candidates(study, table, problem, first=False, near=near)
+        extra = (Budget("changes", changes, max(2, round(share * len(study.menu.units)))),)
+        solved = _solved(study, models, ROUGHLY, extra)
+        found += [*solved, *_refined(study, models, solved, extra)]
     return _distinct(found)
 
 
-def _robust(study: Study, table: Table, near: Sequence[Sequence[Option]] | None) -> list[Candidate]:
+def _robust(study: Study, models: Models) -> list[Candidate]:
     """Return plans for the noise of the outputs and for that of every unit's own output.
 
     Few samples decide a divergence where the model is sure of itself, and all of them a noise.
     """
-    places = study.places(table)
-    there = places >= 0
-    noise = (10.0 ** (-table.sqnr_db / 10)).sum(1)
+    places = study.places(models.table)
+    noise = (10.0 ** (-models.table.sqnr_db / 10)).sum(1)
     found = []
-    for figures in (noise, table.local):
-        problem = study.problem(np.where(there, figures[places], 0.0), near=near)
+    for figures in (noise, models.table.local):
+        problem = study.problem(np.where(places >= 0, figures[places], 0.0), near=models.near)
         found.append(Candidate(study.menu.choices(study.solve(problem, gap=1e-3).choices), None, None))
     return found
 
 
-def _probed(
-    study: Study, table: Table, near: Sequence[Sequence[Option]], most: float, best: Candidate, loss: float
-) -> list[Candidate]:
+def _probed(study: Study, models: Models, most: float, best: Candidate, loss: float) -> list[Candidate]:
     """Measure the likeliest flips and exchanges of a plan, as long as one of them helps; return what was measured."""
-    if table.sketched:
+    if models.superposition is None:
         return []
     places = [
         [place for place, option in enumerate(options) if option in allowed]
-        for options, allowed in zip(study.menu.options, near, strict=True)
+        for options, allowed in zip(study.menu.options, models.near, strict=True)
     ]
-    superposed = _superposition(study, table)
-    allowed = study.problem(np.zeros(len(superposed.owner)))
+    allowed = study.problem(np.zeros(len(models.linear)))
     found: list[Candidate] = []
     for _ in range(PROBES[study.effort]):
         begin = study.menu.index(best.choices)
@@ -210,7 +228,7 @@ def _probed(
             break
         if study.runs + PROBED * study.engine.repeats > most:
             break
-        around = neighbours(allowed, superposed, begin, PROBED, near=places)
+        around = neighbours(allowed, models.superposition, begin, PROBED, near=places)
         if not around:
             break
         tried = [Candidate(study.menu.choices(choices), value, None) for choices, value in around]
@@ -230,12 +248,7 @@ def _next_centre(study: Study, found: Sequence[Candidate], used: Sequence[Choice
 
 def _first(study: Study) -> float:
     """Return what the responses around float cost, in runs."""
-    variants = [
-        Variant(unit.name, option)
-        for unit, options in zip(study.menu.units, _worthwhile(study), strict=True)
-        for option in options
-        if option != FLOAT
-    ]
+    variants = Menu(study.menu.units, _worthwhile(study)).variants
     return study.engine.cost(variants).full_runs * study.engine.repeats
 
 
