@@ -72,6 +72,8 @@ class Option:
 FLOAT = Option()
 
 Grouping = Literal["dense", "depthwise", "grouped"]
+Neighbours = Literal["flat", "positions"]
+"""Which products of codes a kernel adds in pairs; see ``onnxmpq.saturation``."""
 
 
 @dataclass(frozen=True, slots=True)

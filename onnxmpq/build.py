@@ -112,6 +112,7 @@ class Builder:
             self.float_model,
             path,
             self.feeds,
+            target=self.prepared.target,
             predicted_bytes=quantised.stored_bytes,
             expected_low_bit=[
                 form.layer.node

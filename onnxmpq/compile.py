@@ -31,7 +31,7 @@ from onnxmpq.runtime import get_runtime
 from onnxmpq.samples import Data, Samples
 from onnxmpq.search import OPTIONS, Search, Wish
 from onnxmpq.space import make_space
-from onnxmpq.target import Target
+from onnxmpq.target import Target, split_isa
 from onnxmpq.target import target as find_target
 from onnxmpq.verify import SLOWER_THAN_FLOAT, Accuracy, accuracy, fall, file_bytes
 
@@ -355,7 +355,9 @@ def checked_plan(plan: Plan, prepared: Prepared) -> Plan:
     if plan.model_sha256 and plan.model_sha256 != prepared.source.sha256:
         faults.append("it was made for another model (the digests differ)")
     if plan.target and plan.target != space.target:
-        faults.append(f"it was made for target '{plan.target}', not '{space.target}'")
+        (base, isa), here = split_isa(plan.target), split_isa(space.target)[0]
+        hint = f": give --isa {isa}" if base == here else ""
+        faults.append(f"it was made for target '{plan.target}', not '{space.target}'{hint}")
     units = {unit.name: unit for unit in space.units}
     for name, option in plan.choices.items():
         if name not in units:

@@ -233,7 +233,9 @@ class Hessians:
     def rounded(self, name: str, weight: Array, quantised: QuantisedWeight, view: View) -> QuantisedWeight:
         """Return ``quantised`` with codes that change the layer's outputs least; its scales stay."""
         scale, zero_point = grid(quantised)
+        orders = quantised.rule.orders if quantised.rule is not None else ()
         identity = f"{name}\0{quantised.bits}\0{quantised.axes}\0{quantised.block}\0".encode()
+        identity += b"".join(order.tobytes() + b"\0" for order in orders)
         file = self._file(identity + np.asarray(quantised.scale).tobytes() + zero_point.tobytes(), "codes")
         if file.is_file():
             return replace(quantised, codes=np.load(file))
@@ -241,7 +243,7 @@ class Hessians:
         limits = code_limits(quantised.bits, signed=quantised.codes.dtype.kind == "i", symmetric=symmetric)
         spread = [view.matrix(np.broadcast_to(each, weight.shape)) for each in (scale, zero_point)]
         hessian = np.load(self._file(name))
-        codes = view.array(round_to_hessian(view.matrix(weight), hessian, spread[0], spread[1], limits))
+        codes = view.array(round_to_hessian(view.matrix(weight), hessian, *spread, limits, orders=orders))
         found = codes.astype(np.int8) if quantised.codes.dtype == np.int8 else codes.astype(np.uint8)
         _write(file, found)
         return replace(quantised, codes=found)

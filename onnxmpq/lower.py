@@ -15,15 +15,16 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from onnxmpq.artifacts import Option, Plan, Space, container_bits
+from onnxmpq.artifacts import Neighbours, Option, Plan, Space, container_bits
 from onnxmpq.errors import InternalError
 from onnxmpq.graph.layers import all_graphs, all_nodes, constant, paddings
 from onnxmpq.graph.opset import raise_opset
 from onnxmpq.placement import Form, Island, Pair, Placement, place
 from onnxmpq.ranges import Affine
+from onnxmpq.saturation import rule
 from onnxmpq.space import stored_bytes
 from onnxmpq.target import Target
-from onnxmpq.weights import Method, QuantisedWeight, code_limits, dequantise, quantise_weight
+from onnxmpq.weights import Method, QuantisedWeight, code_limits, dequantise, held, quantise_weight
 
 _CODES = {
     2: (ir.DataType.INT2, ml_dtypes.int2),
@@ -100,6 +101,7 @@ class _Writer:
         self.values = {value.name: value for graph in all_graphs(model) for value in _values(graph)}
         self.codes: dict[str, tuple[ir.Value, QuantisedWeight]] = {}
         self.floors: dict[str, np.ndarray] = {}
+        self.saturates: dict[str, tuple[Neighbours, ...]] = {}
         self.made: dict[str, ir.Value] = {}
         self.heads = {id(graph): next(iter(graph), None) for graph in all_graphs(model)}
         self.taken = {name for name in self.values if name} | set(self.nodes)
@@ -122,7 +124,12 @@ class _Writer:
     # ---- weights -------------------------------------------------------------------------------------------------
 
     def make_room(self, form: Form, input_scale: float | None) -> None:
-        """Note the least weight scale per channel that lets the bias fit in int32, for all layers that share it."""
+        """Note what all layers that share a weight ask of it.
+
+        Which of its products must not saturate, and the least scale per channel that lets the bias fit in int32.
+        """
+        for name in form.layer.weights:
+            self.saturates[name] = tuple(dict.fromkeys((*self.saturates.get(name, ()), *form.saturates)))
         bias = constant(self.values.get(form.layer.bias)) if form.bias else None
         if bias is None or not input_scale:
             return
@@ -185,7 +192,8 @@ class _Writer:
         option, layer = form.option, form.layer
         weight = np.asarray(tensor.numpy()).astype(np.float32, copy=False)
         inner = next(axis for axis in range(weight.ndim) if axis not in layer.channel_axes)
-        key = (value.name, option.weight_bits, option.block, layer.channel_axes, self.method, self.rounded)
+        saturates = self.saturates.get(value.name or "", ())
+        key = (value.name, option.weight_bits, option.block, layer.channel_axes, self.method, self.rounded, saturates)
         if key not in self.memory:
             quantised = quantise_weight(
                 weight,
@@ -193,6 +201,7 @@ class _Writer:
                 axes=None if option.block else layer.channel_axes,
                 block=(inner, option.block) if option.block else None,
                 method=self.method,
+                rule=rule(saturates, weight.shape, layer.channel_axes),
             )
             self.memory[key] = self.round_weight(value.name or "", weight, quantised)
         found = self.memory[key]
@@ -451,7 +460,7 @@ def _widened(quantised: QuantisedWeight, weight: np.ndarray, floor: np.ndarray) 
     shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
     rounded = np.clip(np.rint(weight / scale.reshape(shape)), *code_limits(quantised.bits)).astype(np.int8)
     codes = np.where((quantised.scale < floor).reshape(shape), rounded, quantised.codes)
-    return replace(quantised, codes=codes, scale=scale)
+    return held(replace(quantised, codes=codes, scale=scale), weight)
 
 
 def _values(graph: ir.Graph) -> list[ir.Value]:

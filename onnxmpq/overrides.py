@@ -20,6 +20,7 @@ own ranges. Where it follows, codes and outputs are the same to the last bit. Wh
 - blocks, scales along several axes and tables that rows are looked up in have no form here: such weights are written
   without scales
 - it quantises the inputs of every layer, also where a plan has weights in few bits and float around them
+- codes of 8 bits are not kept from saturating on processors without VNNI: it does so as a plan for VNNI would
 - biases become int32 as they are: bias correction does not reach them, nor does a rounding of weights other than to the
   nearest code
 - a Relu or Clip in front of unsigned codes is taken out: what the codes can hold stands for its bounds

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnxmpq.artifacts import FLOAT, Layer, Option, Space
+from onnxmpq.artifacts import FLOAT, Layer, Neighbours, Option, Space
 from onnxmpq.graph.layers import constant, dimensions, is_standard, shape_of, sole_use
 from onnxmpq.target import ActivationType, Carrier, FollowerRule, LayerRule, Target
 
@@ -51,13 +51,14 @@ class Island:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How one layer is written."""
+    """How one layer is written; ``saturates`` tells which neighbouring products its weight's codes must keep small."""
 
     layer: Layer
     option: Option
     carrier: Carrier | None
     bias: bool
     zero_point: bool
+    saturates: tuple[Neighbours, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,8 @@ def form_of(layer: Layer, option: Option, target: Target) -> Form:
     rule = target.rule(layer)
     assert rule is not None
     exact = bool(option.weight_bits and option.activation_bits and layer.bias) and rule.bias == "int32"
-    return Form(layer, option, rule.carrier(option), exact, rule.zero_point)
+    saturates = rule.saturates if target.isa == "any" and option.activation_bits == 8 else ()
+    return Form(layer, option, rule.carrier(option), exact, rule.zero_point, saturates)
 
 
 class _Placer:

@@ -16,10 +16,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from onnxmpq.artifacts import Grouping, Layer, Option, container_bits, parse_options
+from onnxmpq.artifacts import Grouping, Layer, Neighbours, Option, container_bits, parse_options
 from onnxmpq.errors import InputError, nearest
 
 Carrier = Literal["dq", "cast8", "castmul", "gather"]
+Isa = Literal["any", "vnni"]
+ISAS: tuple[Isa, ...] = get_args(Isa)
+"""For which processors a file is made: ``any`` is right on all of them, ``vnni`` on x86 with VNNI only."""
 ActivationType = Literal["uint8", "int8", "uint16", "int16"]
 
 WEIGHT_OPSET = {8: 13, 4: 21, 2: 25}
@@ -44,6 +47,8 @@ class LayerRule:
     ``readers = "all"``: once an input is quantised, all readers of that tensor see its DQ; ``"layer"``: only this one.
     ``softmax``: the sign of an operand that a Softmax gives, where it differs; it never is negative.
     ``blocks_not_before`` names operators in front of which the runtime has no kernel for blocked weights.
+    ``saturates``: which neighbouring products kernels without VNNI add in 16 bits (see ``onnxmpq.saturation``); codes of
+    weights are kept so small that no such sum saturates. ``isa = "vnni"``: the rule is for files that need VNNI.
     """
 
     op: str
@@ -61,6 +66,8 @@ class LayerRule:
     weight_only: Mapping[str, Carrier] = field(default_factory=dict)
     blocked: Carrier = "dq"
     blocks_not_before: tuple[str, ...] = ()
+    saturates: tuple[Neighbours, ...] = ()
+    isa: Literal["", "vnni"] = ""
     why: str = ""
 
     def activation_type(self, option: Option, producer: str = "") -> ActivationType:
@@ -99,7 +106,7 @@ class Target:
     """What one runtime executes. See the fields of the rules for the meaning of each key.
 
     ``islands``: a float layer between quantised ones needs protection. ``integer_kernels``: layers with activation bits
-    are promised to run in integers, and an export in which none does is refused.
+    are promised to run in integers, and an export in which none does is refused. ``isa``: for which processors.
     """
 
     name: str
@@ -110,7 +117,18 @@ class Target:
     followers: tuple[FollowerRule, ...] = ()
     islands: bool = False
     integer_kernels: bool = True
+    isa: Isa = "any"
     notes: tuple[str, ...] = ()
+
+    def variant(self, isa: Isa) -> "Target":
+        """Return the target for files that are right on any processor, or for those that need VNNI.
+
+        >>> target("ort-cpu").variant("vnni").name
+        'ort-cpu@vnni'
+        """
+        if isa == "any":
+            return dataclasses.replace(self, layers=tuple(rule for rule in self.layers if not rule.isa))
+        return dataclasses.replace(self, name=f"{self.name}@{isa}", isa=isa)
 
     def rule(self, layer: Layer) -> LayerRule | None:
         """Return the first rule that fits ``layer``."""
@@ -147,7 +165,31 @@ def builtin_names() -> tuple[str, ...]:
 
 
 def target(name: str) -> Target:
-    """Return a built-in target by name, or read one from a ``.toml`` file."""
+    """Return a built-in target by name, or read one from a ``.toml`` file.
+
+    ``@vnni`` behind either asks for files that run on x86 with VNNI only.
+    """
+    base, isa = split_isa(name)
+    return _whole(base).variant(isa)
+
+
+def split_isa(name: str) -> tuple[str, Isa]:
+    """Take ``@vnni`` off the name of a target.
+
+    >>> split_isa("ort-cpu@vnni"), split_isa("ort-cpu")
+    (('ort-cpu', 'vnni'), ('ort-cpu', 'any'))
+    """
+    base, at, told = name.rpartition("@")
+    if not at or told.endswith(".toml"):
+        return name, "any"
+    for isa in ISAS:
+        if isa == told:
+            return base, isa
+    raise InputError(f"A target has no variant '@{told}'. Known: {', '.join(ISAS)}.{nearest(told, ISAS)}")
+
+
+def _whole(name: str) -> Target:
+    """Read a target with the rules of all its variants."""
     if name.endswith(".toml"):
         path = Path(name)
         try:

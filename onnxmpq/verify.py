@@ -2,6 +2,7 @@
 
 loads       the runtime accepts the file
 size        the tensors in the file take the bytes that were predicted
+processors  where its sums are exact: proved on the stored codes, for all inputs and all processors
 simulation  the runtime's default session against Q/DQ computed literally; rounding is a step, and in deep nets one
             flipped code becomes many: how far the simulation moves with its scales is the yardstick there
 kernels     how many kernels compute in few bits, and how many Q/DQ were left over
@@ -16,11 +17,14 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 
+from onnxmpq import processors
 from onnxmpq.artifacts import Check, Verdict
 from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.runtime import Runtime, Session, paired
 from onnxmpq.runtime.base import one_line
+from onnxmpq.target import Target
 
 SIMULATION_DB = 40.0
 SELF_MARGIN_DB = 6.0
@@ -45,17 +49,23 @@ def verify(
     path: Path,
     feeds: Sequence[Feed],
     *,
+    target: Target | None = None,
     predicted_bytes: int | None = None,
     expected_low_bit: Sequence[str] = (),
     speed_budget_s: float = 2.0,
     threads: int = 1,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Verdict:
-    """Load ``path`` in ``runtime`` and compare it with its literal simulation in ``reference`` and with float."""
-    steps = iter(range(1, 6))
+    """Load ``path`` in ``runtime`` and compare it with its literal simulation in ``reference`` and with float.
+
+    ``target`` tells how its kernels add products. A file of which bytes are predicted is one of ours, which must keep
+    the rules of its target.
+    """
+    count = 5 + (target is not None)
+    steps = iter(range(1, count + 1))
 
     def step(name: str) -> None:
-        progress(f"verify: {name}", next(steps), 5)
+        progress(f"verify: {name}", next(steps), count)
 
     step("loading")
     try:
@@ -74,6 +84,9 @@ def verify(
             f"file {file_bytes(path):,} bytes",
         )
     )
+    if target is not None:
+        step("processors")
+        checks.append(processors_check(target, reference, path, feeds, promised=predicted_bytes is not None))
     step("simulation")
     own_floats = runtime.float_type == "f32"
     exact = deployed if own_floats else runtime.session(path, mode="exact", threads=threads)
@@ -110,6 +123,15 @@ def verify(
         before = runtime.session(float_model, mode="exact", threads=threads)
         checks.append(speed_check("speed_f32", "times f32", before, exact, feeds[0], speed_budget_s))
     return Verdict(f"{runtime.name} {runtime.version}", tuple(checks))
+
+
+def processors_check(target: Target, reference: Runtime, path: Path, feeds: Sequence[Feed], *, promised: bool) -> Check:
+    """Say on which processors the file's sums are exact; one that was made for all of them must be on all."""
+    layers = list(processors.find_layers(ir.load(path)))
+    unsafe = processors.measure(processors.examine(layers, target), target, reference, path, feeds)
+    where, detail = processors.told(unsafe, len(layers), target.isa)
+    must = promised and target.isa == "any"
+    return Check("processors", not unsafe if must else None, where, processors.EXACT if must else "", detail)
 
 
 def simulation_check(

@@ -5,17 +5,21 @@ code = clip(round(w / scale) + zero_point)        w ≈ (code - zero_point) * sc
 minmax   the smallest scale that clips nothing
 mse      the scale of least squared error: a grid of ratios to the minmax scale, finer ratios around the best,
          then in turn the best scale for the codes, s = Σ w q / Σ q², and the best codes for the scale
+
+Where sums of two products must not saturate (``onnxmpq.saturation``), both search under that rule.
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from onnxmpq import saturation
 from onnxmpq.errors import InputError, InternalError, nearest
+from onnxmpq.saturation import Order, Rule
 
 Array: TypeAlias = npt.NDArray[Any]
 Single: TypeAlias = npt.NDArray[np.float32]
@@ -29,6 +33,7 @@ _TINY = np.finfo(np.float32).tiny
 _TILE = 1 << 16  # numbers worked on at a time: they stay in the cache
 _SLAB = 1 << 21  # numbers whose scales are searched at a time: bounds the memory
 _RATIOS = np.geomspace(1.0, 0.02, 80)  # steps of 5 %
+_LEAST_PAIRED = 0.25  # 8 bits never gain from cutting off more: a row would need 100,000 weights
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,7 +41,8 @@ class QuantisedWeight:
     """Codes of the weight's shape, with scales and zero points shaped as ONNX wants them.
 
     ``axes`` None: rank 0. One axis: rank 1. Several axes: their lengths. ``block`` (axis, size): the weight's shape
-    with that axis divided by size, rounded up. ``zero_point`` is None for signed symmetric codes.
+    with that axis divided by size, rounded up. ``zero_point`` is None for signed symmetric codes. ``rule`` is what
+    pairs of codes keep, so that no sum saturates.
     """
 
     codes: Codes
@@ -45,6 +51,7 @@ class QuantisedWeight:
     bits: int
     axes: tuple[int, ...] | None = None
     block: tuple[int, int] | None = None
+    rule: Rule | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +128,13 @@ def quantise_weight(
     method: Method = "mse",
     narrow: bool | None = None,
     importance: Array | None = None,
+    rule: Rule | None = None,
 ) -> QuantisedWeight:
     """Quantise ``weight`` to ``bits`` from 2 to 8, with one scale per index of ``axes``, or per block.
 
     ``narrow`` leaves the lowest code of a symmetric type unused; default: above 4 bits, so that -128 never occurs.
     ``importance`` weighs squared errors; it broadcasts over the weight, e.g. with shape (1, inputs, 1, 1).
+    ``rule`` says how signed symmetric codes are paired: pairs of one sign then add up to 128 at most.
     """
     if method not in METHODS:
         raise InputError(
@@ -137,26 +146,53 @@ def quantise_weight(
         raise InputError("The weight has NaN or infinite values. Export the model again.")
     if importance is not None and (not np.isfinite(importance).all() or np.min(importance, initial=0) < 0):
         raise InternalError("The importance of a weight has negative, NaN or infinite values.")
+    if rule is not None and not (signed and symmetric and (block or axes is not None)):
+        raise InternalError("Only signed symmetric codes per channel or per block can be kept from saturating.")
     layout = _Layout.of(weight.shape, axes, block)
     rows = layout.rows(np.asarray(weight, np.float32))
     weigh = None if importance is None else layout.rows(np.broadcast_to(importance, weight.shape).astype(np.float32))
     low, high = code_limits(bits, signed=signed, symmetric=symmetric, narrow=narrow)
+    if 2 * max(-low, high) <= saturation.LIMIT:
+        rule = None  # such codes never add up to more
+    orders: tuple[Order, ...] = ()
+    others: tuple[Order, ...] | None = None
+    if rule is not None:  # what pairs across blocks is held afterwards
+        orders = rule.orders if block is None else (saturation.evened(np.arange(block[1])[None])[0],)
+        rows = saturation.laid_out(rows, orders[0])
+        weigh = None if weigh is None else saturation.laid_out(weigh, orders[0])
+        others = tuple(saturation.behind(orders[0], other) for other in orders[1:])
     codes = np.empty(rows.shape, np.int8 if signed else np.uint8)
     scale, zero_point = np.empty(len(rows), np.float32), np.empty(len(rows), np.float32)
     slab = max(1, min(_SLAB // max(1, rows.shape[1]), _SLAB // 256))
     for start in range(0, len(rows), slab):
         of = slice(start, start + slab)
-        part = _Rows.of(rows[of], None if weigh is None else weigh[of], (low, high), symmetric)
+        part = _Rows.of(rows[of], None if weigh is None else weigh[of], (low, high), symmetric, others)
         scale[of], zero_point[of] = part.place(1.0) if method == "minmax" else part.least_error()
         codes[of] = part.codes(scale[of], zero_point[of])
-    return QuantisedWeight(
+    if orders:
+        codes = saturation.laid_back(codes, orders[0])
+    found = QuantisedWeight(
         codes=layout.array(codes),
         scale=layout.scales(scale),
         zero_point=None if symmetric and signed else layout.scales(zero_point.astype(codes.dtype)),
         bits=bits,
         axes=axes,
         block=block,
+        rule=rule,
     )
+    return found if block is None else held(found, weight)
+
+
+def held(q: QuantisedWeight, weight: Array) -> QuantisedWeight:
+    """Return ``q`` with codes that keep its rule, as near to the weight as they can be."""
+    if q.rule is None:
+        return q
+    layout = _Layout.of(weight.shape, q.rule.axes, None)
+    codes = layout.rows(q.codes.astype(np.float32))
+    wanted = layout.rows(np.asarray(weight, np.float32) / grid(q)[0])
+    for order in q.rule.orders:
+        saturation.hold(codes, wanted, order)
+    return replace(q, codes=layout.array(codes).astype(q.codes.dtype))
 
 
 def code_limits(
@@ -186,28 +222,43 @@ def dequantise(q: QuantisedWeight) -> Single:
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """A weight as a matrix with a scale per row, how much each squared error counts, and the codes there are."""
+    """A weight as a matrix with a scale per row, how much each squared error counts, and the codes there are.
+
+    Unless ``orders`` are None, neighbouring columns (0, 1), (2, 3) ... and those that they pair keep from saturating.
+    """
 
     w: Single
     importance: Single | None
     low: int
     high: int
     symmetric: bool
+    orders: tuple[Order, ...] | None
     least: Floats  # of each row, widened to hold zero
     most: Floats
+    paired: Floats  # the scale that pairs ask for
 
     @staticmethod
-    def of(w: Single, importance: Single | None, codes: tuple[int, int], symmetric: bool) -> "_Rows":
+    def of(
+        w: Single,
+        importance: Single | None,
+        codes: tuple[int, int],
+        symmetric: bool,
+        orders: tuple[Order, ...] | None,
+    ) -> "_Rows":
         """Find the range of each row."""
         least, most = (end(w, axis=1, initial=0.0).astype(np.float64) for end in (np.min, np.max))
-        return _Rows(w, importance, *codes, symmetric, least, most)
+        paired = np.zeros(len(w))
+        for order in () if orders is None else (np.arange(w.shape[1]), *orders):
+            paired = np.maximum(paired, saturation.least_scale(w, order))
+        return _Rows(w, importance, *codes, symmetric, orders, least, most, paired)
 
     def place(self, ratio: float | Floats) -> Choice:
         """Scales that cover this share of each row's range, and zero points."""
         least, most = self.least * ratio, self.most * ratio
         if self.symmetric:
             middle = 0 if self.low < 0 else (self.high + 1) // 2
-            scale = _positive(np.maximum(most / (self.high - middle), least / (self.low - middle)))
+            scale = np.maximum(most / (self.high - middle), least / (self.low - middle))
+            scale = _positive(np.maximum(scale, self.paired * ratio))
             return scale, np.full(scale.shape, middle, np.float32)
         scale = _positive((most - least) / (self.high - self.low))
         return scale, np.clip(self.low - np.rint(least / scale), self.low, self.high).astype(np.float32)
@@ -228,8 +279,9 @@ class _Rows:
             best = scales[taken, every], zero_points[taken, every]
             return taken
 
-        taken = keep([self.place(float(r)) for r in _RATIOS])
-        ratio = _RATIOS[taken - 1]
+        ratios = _RATIOS if self.orders is None else _RATIOS[_RATIOS > _LEAST_PAIRED]
+        taken = keep([self.place(float(r)) for r in ratios])
+        ratio = ratios[taken - 1]
         for step in (1.025, 1.0125, 1.00625):
             tries = np.stack([ratio, np.minimum(ratio * step, 1.0), ratio / step])
             ratio = tries[keep([self.place(tries[1]), self.place(tries[2])]), np.arange(len(ratio))]
@@ -246,7 +298,7 @@ class _Rows:
         """Squared error of each row for each choice; single precision within a tile."""
         errors = np.zeros((len(choices), len(self.w)))
         inverse = [(1 / scale, self.low - zero, self.high - zero) for scale, zero in choices]
-        for tile, of in _tiles(self.w.shape):
+        for tile, of in self._tiles():
             w = self.w[tile]
             u, q = np.empty_like(w), np.empty_like(w)
             for k, (factor, low, high) in enumerate(inverse):
@@ -254,6 +306,7 @@ class _Rows:
                 np.rint(u, out=q)
                 np.maximum(q, low[of, None], out=q)
                 np.minimum(q, high[of, None], out=q)
+                self._hold(q, u, tile)
                 u -= q
                 weighed = u if self.importance is None else u * self.importance[tile]
                 errors[k, of] += np.einsum("ij,ij->i", u, weighed)
@@ -262,7 +315,7 @@ class _Rows:
     def best_scale(self, choice: Choice) -> Single:
         """Fit the scale to the codes: s = Σ w q / Σ q²."""
         wq, qq = np.zeros(len(self.w)), np.zeros(len(self.w))
-        for tile, of in _tiles(self.w.shape):
+        for tile, of in self._tiles():
             q = self._rounded(tile, of, choice)
             weighed = q if self.importance is None else q * self.importance[tile]
             wq[of] += np.einsum("ij,ij->i", self.w[tile], weighed)
@@ -272,7 +325,7 @@ class _Rows:
     def exact_error(self, choice: Choice) -> Floats:
         """Squared error of each row as dequantising gives it, in double precision."""
         error = np.zeros(len(self.w))
-        for tile, of in _tiles(self.w.shape):
+        for tile, of in self._tiles():
             lost = self._rounded(tile, of, choice) * choice[0][of, None] - self.w[tile].astype(np.float64)
             weighed = lost if self.importance is None else lost * self.importance[tile]
             error[of] += np.einsum("ij,ij->i", lost, weighed)
@@ -281,15 +334,26 @@ class _Rows:
     def codes(self, scale: Single, zero_point: Single) -> Single:
         """Give the codes as QuantizeLinear does: divide, round half to even, clip."""
         codes = np.empty_like(self.w)
-        for tile, of in _tiles(self.w.shape):
+        for tile, of in self._tiles():
             codes[tile] = self._rounded(tile, of, (scale, zero_point)) + zero_point[of, None]
         return codes
 
     def _rounded(self, tile: tuple[slice, slice], of: slice, choice: Choice) -> Single:
         """Give codes less their zero point for one tile."""
         scale, zero_point = choice[0][of, None], choice[1][of, None]
-        codes: Single = np.clip(np.rint(self.w[tile] / scale), self.low - zero_point, self.high - zero_point)
+        wanted = self.w[tile] / scale
+        codes: Single = np.clip(np.rint(wanted), self.low - zero_point, self.high - zero_point)
+        self._hold(codes, wanted, tile)
         return codes
+
+    def _hold(self, codes: Single, wanted: Single, tile: tuple[slice, slice]) -> None:
+        """Keep pairs of codes from saturating, in place."""
+        for order in () if self.orders is None else (None, *self.orders):
+            saturation.hold(codes, wanted, order, None if self.importance is None else self.importance[tile])
+
+    def _tiles(self) -> Iterator[tuple[tuple[slice, slice], slice]]:
+        """Cut the matrix into tiles; a tile has whole rows where places of a row are paired."""
+        return _tiles(self.w.shape, _TILE if self.orders is None else max(_TILE, self.w.shape[1]))
 
 
 def _positive(scale: Floats) -> Single:
@@ -297,9 +361,9 @@ def _positive(scale: Floats) -> Single:
     return np.where(scale > 0, np.maximum(scale, _TINY), 1.0).astype(np.float32)
 
 
-def _tiles(shape: tuple[int, ...]) -> Iterator[tuple[tuple[slice, slice], slice]]:
-    """Cut a matrix into tiles that fit the cache; with each come its rows."""
-    height = max(1, min(shape[0], _TILE // max(1, shape[1])))
+def _tiles(shape: tuple[int, ...], size: int) -> Iterator[tuple[tuple[slice, slice], slice]]:
+    """Cut a matrix into tiles of ``size`` numbers; with each come its rows."""
+    height = max(1, min(shape[0], size // max(1, shape[1])))
     for i in range(0, shape[0], height):
-        for j in range(0, shape[1], _TILE):
-            yield (slice(i, i + height), slice(j, j + _TILE)), slice(i, i + height)
+        for j in range(0, shape[1], size):
+            yield (slice(i, i + height), slice(j, j + size)), slice(i, i + height)

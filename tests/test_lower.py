@@ -131,7 +131,7 @@ def test_what_was_replaced_is_gone() -> None:
     assert {name.split("_")[0] for name in after} == before | {"x", "r", "y"}
 
 
-@pytest.mark.parametrize("target", ["ort-cpu", "openvino", "generic"])
+@pytest.mark.parametrize("target", ["ort-cpu", "openvino@vnni", "generic"])
 def test_scales_of_activations_have_rank_zero(target: str) -> None:
     for op in ("Conv", "Gemm", "MatMul", "MatMul:product"):
         model = normal(layer_chain(op))

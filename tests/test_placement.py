@@ -131,7 +131,7 @@ def test_pairs_stand_where_onnxruntime_fuses_them(name: str) -> None:
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_pairs_stand_only_at_inputs_of_layers_for_openvino(name: str) -> None:
-    placement = placed(name, find_target("openvino"))
+    placement = placed(name, find_target("openvino@vnni"))
     assert sorted(map(shown, placement.pairs)) == sorted(OPENVINO[name])
     assert not placement.islands
 

@@ -14,14 +14,38 @@ from onnxmpq.errors import InputError
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 model_argument = click.argument("model", type=click.Path(path_type=Path))
-target_option = click.option(
-    "--target",
-    "-t",
-    default="ort-cpu",
-    show_default=True,
-    shell_complete=words.complete_target,
-    help="A built-in target, or the path of a .toml file.",
-)
+
+
+def target_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that name a target, and give them to the command as ``target``."""
+
+    @functools.wraps(command)
+    def with_target(*arguments: Any, target: str, isa: str, **rest: Any) -> Any:
+        return command(*arguments, target=target if isa == words.ISAS[0] else f"{target}@{isa}", **rest)
+
+    return decorated(
+        with_target,
+        [
+            click.option(
+                "--target",
+                "-t",
+                default="ort-cpu",
+                show_default=True,
+                shell_complete=words.complete_target,
+                help="A built-in target, or the path of a .toml file.",
+            ),
+            click.option(
+                "--isa",
+                type=click.Choice(words.ISAS),
+                default=words.ISAS[0],
+                show_default=True,
+                help="Where the file will run: on any processor, or only on x86 with VNNI, whose sums of 8-bit codes "
+                "never saturate: weights need not be kept from it there.",
+            ),
+        ],
+    )
+
+
 calibration_option = click.option(
     "--calibration",
     "-c",

@@ -69,12 +69,18 @@ def verify_command(
     source = load(float_model)  # says better than a runtime what is wrong with it
     with show.progress(quiet) as report:
         reference = get_runtime("onnxruntime")
-        runtime = get_runtime(find_target(target).runtime)
+        found_target = find_target(target)
+        runtime = get_runtime(found_target.runtime)
         inputs = reference.session(float_model, mode="deployed").inputs
         samples = open_samples(calibration, inputs)
         judged = open_samples(evaluation, inputs) if evaluation is not None else samples
         feeds = list(islice(samples, VERIFY_SAMPLES))
-        verdict = verify(runtime, reference, float_model, quantised, feeds, threads=threads, progress=report)
+        verdict = verify(
+            *(runtime, reference, float_model, quantised, feeds),
+            target=found_target,
+            threads=threads,
+            progress=report,
+        )
         report("requirements", 0, 0)
         found = hold(requirements, verdict, source, quantised, runtime, reference, judged)
     ok = verdict.ok and all(finding.ok for finding in found)

@@ -18,6 +18,7 @@ from onnxmpq.methods import METHODS
 RANGES = ("mse", "minmax", "percentile", "entropy")
 WEIGHT_RANGES = ("mse", "minmax")
 ROUNDINGS = ("nearest", "gptq")
+ISAS = ("any", "vnni")
 EFFORTS = ("quick", "default", "extensive")
 BUDGETS = ("size", "bits", "bops", "memory", "drop")
 OVER = ("size", "bits", "bops", "memory")

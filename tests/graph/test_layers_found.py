@@ -52,7 +52,7 @@ def test_a_convolution_keeps_a_scale_per_output_channel() -> None:
     [
         ((8, 8, 3, 3), 1, "dense"),
         ((8, 1, 3, 3), 8, "depthwise"),
-        ((16, 1, 3, 3), 8, "depthwise"),
+        ((16, 1, 3, 3), 8, "grouped"),
         ((8, 2, 3, 3), 4, "grouped"),
     ],
 )
