@@ -241,9 +241,9 @@ class Hessians:
             return replace(quantised, codes=np.load(file))
         symmetric = quantised.zero_point is None
         limits = code_limits(quantised.bits, signed=quantised.codes.dtype.kind == "i", symmetric=symmetric)
-        spread = [view.matrix(np.broadcast_to(each, weight.shape)) for each in (scale, zero_point)]
+        steps, zeros = (view.matrix(np.broadcast_to(each, weight.shape)) for each in (scale, zero_point))
         hessian = np.load(self._file(name))
-        codes = view.array(round_to_hessian(view.matrix(weight), hessian, *spread, limits, orders=orders))
+        codes = view.array(round_to_hessian(view.matrix(weight), hessian, steps, zeros, limits, orders=orders))
         found = codes.astype(np.int8) if quantised.codes.dtype == np.int8 else codes.astype(np.uint8)
         _write(file, found)
         return replace(quantised, codes=found)

@@ -2,8 +2,8 @@
 
     code of an activation (0 to 255)  x  code of a weight (-127 to 127)      two neighbours -> one sum of 16 bits
 
-The instruction (``vpmaddubsw``) clips the sum of two neighbouring products to 16 bits; everything behind it is summed in
-32. Which two products are neighbours lies in how a kernel lays out the contraction:
+The instruction (``vpmaddubsw``) clips the sum of two neighbouring products to 16 bits; everything behind it is summed
+in 32. Which two products are neighbours lies in how a kernel lays out the contraction:
 
 flat        (2j, 2j + 1) along kernel positions, then input channels: a matrix product of unfolded inputs
 positions   (2j, 2j + 1) among the input channels of one kernel position, each filled up to an even number

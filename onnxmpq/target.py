@@ -47,8 +47,8 @@ class LayerRule:
     ``readers = "all"``: once an input is quantised, all readers of that tensor see its DQ; ``"layer"``: only this one.
     ``softmax``: the sign of an operand that a Softmax gives, where it differs; it never is negative.
     ``blocks_not_before`` names operators in front of which the runtime has no kernel for blocked weights.
-    ``saturates``: which neighbouring products kernels without VNNI add in 16 bits (see ``onnxmpq.saturation``); codes of
-    weights are kept so small that no such sum saturates. ``isa = "vnni"``: the rule is for files that need VNNI.
+    ``saturates``: which neighbouring products kernels without VNNI add in 16 bits (see ``onnxmpq.saturation``); codes
+    of weights are kept so small that no such sum saturates. ``isa = "vnni"``: the rule is for files that need VNNI.
     """
 
     op: str

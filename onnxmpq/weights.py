@@ -192,7 +192,7 @@ def held(q: QuantisedWeight, weight: Array) -> QuantisedWeight:
     wanted = layout.rows(np.asarray(weight, np.float32) / grid(q)[0])
     for order in q.rule.orders:
         saturation.hold(codes, wanted, order)
-    return replace(q, codes=layout.array(codes).astype(q.codes.dtype))
+    return replace(q, codes=layout.array(codes).astype(np.int8))  # only symmetric codes have a rule
 
 
 def code_limits(

@@ -54,9 +54,9 @@ def network() -> ir.Model:
         "w5": positive(6, 12),
     }
     return from_text(
-        f"g (float[n, 3, {WIDE}, {WIDE}] x) => (float[n, 6] y) {{ a = Conv(x, w1) r = Relu(a) b = Conv<group = 16>(r, w2) "
-        "s = Relu(b) c = Conv(s, w3) t = Relu(c) p = GlobalAveragePool(t) f = Flatten(p) d = MatMul(f, w4) "
-        "u = Relu(d) y = Gemm<transB = 1>(u, w5) }",
+        f"g (float[n, 3, {WIDE}, {WIDE}] x) => (float[n, 6] y) {{ a = Conv(x, w1) r = Relu(a) "
+        "b = Conv<group = 16>(r, w2) s = Relu(b) c = Conv(s, w3) t = Relu(c) p = GlobalAveragePool(t) "
+        "f = Flatten(p) d = MatMul(f, w4) u = Relu(d) y = Gemm<transB = 1>(u, w5) }",
         weights,
     )
 
@@ -131,7 +131,7 @@ def test_a_file_for_vnni_says_so(tmp_path: Path) -> None:
 
 def test_a_plan_for_vnni_is_applied_where_vnni_is_asked_for(tmp_path: Path) -> None:
     plan = exported(tmp_path, "ort-cpu@vnni").plan_path
-    given = {"speed_budget_s": 0.0, "plan": plan}
+    given: dict[str, Any] = {"speed_budget_s": 0.0, "plan": plan}
     with pytest.raises(InputError, match="made for target 'ort-cpu@vnni', not 'ort-cpu': give --isa vnni"):
         onnxmpq.quantize(ir.to_proto(network()), {"x": samples()}, output=tmp_path / "a.onnx", **given)
     found = onnxmpq.quantize(
@@ -169,9 +169,14 @@ def test_a_file_of_another_tool_is_told_where_it_saturates(
     assert "its sums without VNNI: " in check.detail
 
 
+def scalar(value: float, kind: type[np.generic], name: str) -> onnx.TensorProto:
+    """Return a constant without axes."""
+    return numpy_helper.from_array(np.array(value, kind), name)
+
+
 def test_the_lowest_code_is_told() -> None:
     codes = np.array([[-128, 0], [5, 3]], np.int8)
-    scale, zero = numpy_helper.from_array(np.float32(0.1), "s"), numpy_helper.from_array(np.uint8(3), "z")
+    scale, zero = scalar(0.1, np.float32, "s"), scalar(3, np.uint8, "z")
     graph = helper.make_graph(
         [
             helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
@@ -206,7 +211,7 @@ def test_products_of_two_activations_depend_on_the_processor() -> None:
         "g",
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, [4, 4]) for name in ("a", "b")],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [4, 4])],
-        [numpy_helper.from_array(np.float32(0.1), "s"), numpy_helper.from_array(np.int8(0), "z")],
+        [scalar(0.1, np.float32, "s"), scalar(0, np.int8, "z")],
     )
     model = ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]))
     (found,) = examine(find_layers(model), openvino)
@@ -235,10 +240,11 @@ def integer_network(op: str, folder: Path) -> Path:
     """Write one integer operator whose sums, or codes of them, are its outputs; its weights break the rule."""
     g = rng(7)
     conv = op == "QLinearConv"
-    shape, size = ((4, 3, 3, 3), ["n", 3, NARROW, NARROW]) if conv else ((20, 6), ["n", 20])
+    shape = (4, 3, 3, 3) if conv else (20, 6)
+    size: list[str | int | None] = ["n", 3, NARROW, NARROW] if conv else ["n", 20]
     codes = np.where(g.random(shape) < 0.7, g.integers(60, 128, shape), g.integers(-127, 0, shape)).astype(np.int8)
-    scales = [numpy_helper.from_array(np.float32(value), name) for name, value in (("one", 1.0), ("step", STEP))]
-    zeros = [numpy_helper.from_array(kind(0), name) for name, kind in (("z", np.uint8), ("s", np.int8))]
+    scales = [scalar(1.0, np.float32, "one"), scalar(STEP, np.float32, "step")]
+    zeros = [scalar(0, np.uint8, "z"), scalar(0, np.int8, "s")]
     inputs = ["x", "one", "z", "w", "one", "s", "step", "z"] if conv else ["x", "w"]
     graph = helper.make_graph(
         [helper.make_node(op, inputs, ["y"], "layer")],

@@ -157,7 +157,7 @@ def _layer(node: ir.Node, in_body: bool) -> Layer | None:
         groups = node.attributes.get_int("group", 1)
         channels = math.prod(shape[1:2]) * groups if op == "Conv" else math.prod(shape[:1])
         # several outputs for each input run in the kernels of grouped convolutions
-        single = groups == channels and (op == "ConvTranspose" or shape[0] == groups)
+        single = groups == channels and (op == "ConvTranspose" or shape[:1] == (groups,))
         grouping = "dense" if groups == 1 else "depthwise" if single else "grouped"
     dtype = constants[weights[0]].dtype if weights else (node.inputs[0].dtype if node.inputs[0] else None)
     return Layer(

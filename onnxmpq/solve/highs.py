@@ -10,6 +10,7 @@ a broken model with a status rather than an exception, and returns binaries that
 """
 
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -203,11 +204,24 @@ def picked(reduced: Reduced, values: Floats) -> Integers:
     )
 
 
+@cache
+def _silent() -> type["Highs"]:
+    """Return HiGHS as a class that is silent from the start: 1.16 prints a banner once callbacks are set."""
+    from highspy import Highs
+
+    class Silent(Highs):
+        def enableCallbacks(self) -> None:  # the constructor calls it
+            self.setOptionValue("output_flag", False)
+            super().enableCallbacks()  # type: ignore[no-untyped-call]  # its stub says nothing
+
+    return Silent
+
+
 def _configured(**options: Option) -> "Highs":
     """Return a silent HiGHS on one thread; refuse an option that it does not take."""
-    from highspy import Highs, HighsStatus
+    from highspy import HighsStatus
 
-    highs = Highs()  # type: ignore[no-untyped-call]  # its stub says nothing
+    highs = _silent()()
     # HiGHS drops smaller entries of a matrix than that: a byte of some gigabytes must count.
     silent = {"output_flag": False, "threads": 1, "small_matrix_value": 1e-12}
     for name, value in {**silent, **options}.items():
