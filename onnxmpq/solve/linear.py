@@ -3,7 +3,8 @@
 The multipliers of the linear relaxation give every option a price: no choice that takes the option is better than
 the Lagrangian bound plus that price. HiGHS solves the problem over the cheap options, the core. What is left out is
 bounded by its prices; where that does not prove the core's answer, the core grows to all the options that an answer
-better than the best known could take.
+better than the best known could take. Where the tolerances of HiGHS are all that is missing, those options are a
+problem of smaller costs, which is solved in turn.
 """
 
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ import numpy as np
 import scipy.sparse
 
 from onnxmpq.solve import highs
-from onnxmpq.solve.reduce import Floats, Integers, Reduced
+from onnxmpq.solve.reduce import Floats, Integers, Mask, Reduced
 from onnxmpq.solve.solution import relative_gap
 
 CORE = 50  # options that the first core holds beyond the cheapest of each unit, and as many for every row
@@ -76,7 +77,24 @@ def solve_linear(reduced: Reduced, time_limit: float, gap: float, seed: int, sta
             break
     if best.bound == inf:
         return INFEASIBLE
+    if best.picked is not None and not best.proves(gap):
+        best = _sharpened(reduced, prices <= best.objective - floor, best, deadline, gap, seed)
     return replace(best, status="optimal" if best.proves(gap) else "time")
+
+
+def _sharpened(reduced: Reduced, keep: Mask, best: Decision, deadline: float, gap: float, seed: int) -> Decision:
+    """Solve again over what a better choice could take, where costs are smaller and tolerances of HiGHS count less."""
+    assert best.picked is not None
+    keep[best.picked] = True
+    core = reduced.restrict(keep)
+    if _spread(core) >= _spread(reduced) or perf_counter() >= deadline:
+        return best
+    start = np.flatnonzero(np.isin(core.identity, best.picked))
+    found = solve_linear(core, deadline - perf_counter(), gap, seed, start)
+    if found.picked is None:
+        return best
+    picked = np.sort(np.concatenate([core.identity[found.picked], core.fixed]))
+    return settled(reduced, picked, max(best.bound, found.bound), _spread(core))
 
 
 def settled(reduced: Reduced, picked: Integers, bound: float, scale: float) -> Decision:
