@@ -7,8 +7,10 @@ from onnxmpq.bench.deploy import deploy
 from onnxmpq.bench.drop import drop
 from onnxmpq.bench.measure import measure
 from onnxmpq.bench.methods import methods
+from onnxmpq.bench.pairs import pairs
 from onnxmpq.bench.rounding import rounding
 from onnxmpq.bench.solve import solve
+from onnxmpq.bench.worst import worst
 
 
 @click.group()
@@ -22,6 +24,8 @@ main.add_command(measure)
 main.add_command(methods)
 main.add_command(drop)
 main.add_command(rounding)
+main.add_command(pairs)
+main.add_command(worst)
 main.add_command(solve)
 
 if __name__ == "__main__":

@@ -51,10 +51,7 @@ def run_on(splits: Sequence[Split], model: ir.Model, before: Session, after: Seq
     for split in splits:
         count = len(next(iter(split.feeds.values())))
         for start in range(0, count, _BATCH):
-            feed = {key: array[start : start + _BATCH] for key, array in split.feeds.items()}
-            if "attention_mask" in feed:  # what is behind the longest text has no meaning
-                width = int(feed["attention_mask"].sum(1).max())
-                feed = {key: array[:, :width] for key, array in feed.items()}
+            feed = zoo.cut({key: array[start : start + _BATCH] for key, array in split.feeds.items()})
             rows = len(next(iter(feed.values())))
             for session, parts in zip((before, *after), outputs, strict=True):
                 given = session.run(feed)

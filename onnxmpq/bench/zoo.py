@@ -52,10 +52,7 @@ class ZooModel:
         count = len(next(iter(split.feeds.values())))
         parts = []
         for start in range(0, count, _BATCH):
-            feed = {name: array[start : start + _BATCH] for name, array in split.feeds.items()}
-            if self.metric == "spearman":
-                width = int(feed["attention_mask"].sum(1).max())
-                feed = {name: array[:, :width] for name, array in feed.items()}
+            feed = cut({name: array[start : start + _BATCH] for name, array in split.feeds.items()})
             parts.append(next(iter(session.run(feed).values())))
         outputs = np.concatenate([part.reshape(len(part), -1) for part in parts])
         if self.metric == "spearman":
@@ -63,6 +60,14 @@ class ZooModel:
             return cosines
         hits: Array = outputs.argmax(1) == split.truth
         return hits
+
+
+def cut(feed: Feeds) -> Feeds:
+    """Take off what is behind the longest text: it has no meaning."""
+    if "attention_mask" not in feed:
+        return feed
+    width = int(feed["attention_mask"].sum(1).max())
+    return {name: array[:, :width] for name, array in feed.items()}
 
 
 def names() -> list[str]:

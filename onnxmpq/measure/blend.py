@@ -40,8 +40,10 @@ class Blended:
         plain = self.plain
         rest = sorted(set(range(self.count)) - set(plain))
         firsts = [*rest, *plain][: len(plain)]
-        half = len(plain) // 2
-        return list(zip(firsts, [*plain[half:], *plain[:half]], strict=True))
+        turn = len(plain) // 2
+        if turn + len(rest) == len(plain):  # samples that stay would be blended with themselves
+            turn += 1
+        return list(zip(firsts, [*plain[turn:], *plain[:turn]], strict=True))
 
     def feeds(self, samples: Iterable[Feed]) -> Iterator[Feed]:
         """Yield the samples that stay, and the blends; ``samples`` is read several times."""
