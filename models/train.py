@@ -13,6 +13,7 @@ import copy
 import hashlib
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -399,6 +400,7 @@ def describe_file(path: Path) -> dict[str, Any]:
 
 def describe_model(recipe: Recipe, proto: onnx.ModelProto, evaluation: Split) -> dict[str, Any]:
     """Return the entry of a written model, with its accuracy as onnxruntime measures it."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime as ort
 
     session = ort.InferenceSession(recipe.path, providers=["CPUExecutionProvider"])

@@ -10,6 +10,7 @@ Names are loaded when they are first used, so that the import is fast.
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
     from onnxmpq.images import Images
     from onnxmpq.registry import method
     from onnxmpq.report import Measured, write_report
-    from onnxmpq.target import Target, target
+    from onnxmpq.targets import Target, target
+
+# onnxruntime reports its use from its import on; who wants that sets the variable to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 
@@ -36,7 +40,7 @@ _HOMES = {
     "images": ("Images",),
     "registry": ("method",),
     "report": ("Measured", "write_report"),
-    "target": ("Target", "target"),
+    "targets": ("Target", "target"),
 }
 
 __all__ = [

@@ -24,7 +24,7 @@ from onnxmpq.hessians import TOGETHER_BYTES, Hessians, Reading, Run, count, pass
 from onnxmpq.lower import Quantised
 from onnxmpq.runtime import Runtime, get_runtime
 from onnxmpq.samples import Data, Samples, open_samples
-from onnxmpq.target import Target
+from onnxmpq.targets import Target
 from onnxmpq.verify import verify
 
 Progress = Callable[[str, int, int], None]
@@ -42,7 +42,6 @@ class Prepared:
     model: ir.Model
     target: Target
     space: Space
-    target_name: str = ""
     passes: tuple[str, ...] = ()
 
 

@@ -14,7 +14,7 @@ from onnxmpq.hessians import Hessians, Reading, find_readings, told
 from onnxmpq.lower import Quantised, lower, pair_key
 from onnxmpq.placement import Pair, Placement, place
 from onnxmpq.ranges import METHODS, Affine, Histogram, Method, QuantisedType, choose_range, quantiser
-from onnxmpq.target import Target
+from onnxmpq.targets import Target
 from onnxmpq.weights import METHODS as WEIGHT_METHODS
 from onnxmpq.weights import Method as WeightMethod
 from onnxmpq.weights import QuantisedWeight

@@ -31,8 +31,8 @@ from onnxmpq.runtime import get_runtime
 from onnxmpq.samples import Data, Samples
 from onnxmpq.search import OPTIONS, Search, Wish
 from onnxmpq.space import make_space
-from onnxmpq.target import Target, split_isa
-from onnxmpq.target import target as find_target
+from onnxmpq.targets import Target, split_isa
+from onnxmpq.targets import target as find_target
 from onnxmpq.verify import SLOWER_THAN_FLOAT, Accuracy, accuracy, fall, file_bytes
 
 Model = str | os.PathLike[str] | onnx.ModelProto | ir.Model
@@ -83,7 +83,7 @@ def prepare(model: Model, target: str, progress: Progress = silent, *, extra_pas
     )
     _check_limits(normal.model, found)
     space = make_space(normal.model, found)
-    return Prepared(source, normal.model, found, space, target, tuple(extra_passes))
+    return Prepared(source, normal.model, found, space, tuple(extra_passes))
 
 
 def inspect(model: Model, target: str = "ort-cpu", progress: Progress = silent) -> Space:

@@ -23,7 +23,7 @@ from onnxmpq.placement import Form, Island, Pair, Placement, place
 from onnxmpq.ranges import Affine
 from onnxmpq.saturation import rule
 from onnxmpq.space import stored_bytes
-from onnxmpq.target import Target
+from onnxmpq.targets import Target
 from onnxmpq.weights import Method, QuantisedWeight, code_limits, dequantise, held, quantise_weight
 
 _CODES = {

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from onnxmpq.artifacts import FLOAT, Layer, Neighbours, Option, Space
 from onnxmpq.graph.layers import constant, dimensions, is_standard, shape_of, sole_use
-from onnxmpq.target import ActivationType, Carrier, FollowerRule, LayerRule, Target
+from onnxmpq.targets import ActivationType, Carrier, FollowerRule, LayerRule, Target
 
 _ISLAND_AXES = {"Conv": 1, "ConvTranspose": 1, "Gemm": -1, "MatMul": -1}
 _SEVERAL_INPUTS = frozenset({"Add", "Mul", "Concat"})
@@ -96,6 +96,7 @@ class _Placer:
         self.nodes = {node.name or "": node for node in model.graph}
         self.demand: dict[tuple[ir.Value, ActivationType, int], dict[tuple[str, int], None]] = {}
         self.group: dict[ir.Value, dict[ir.Value, None]] = {}
+        self.own: dict[tuple[ir.Value, tuple[str, int]], tuple[ActivationType, int]] = {}
         self.joined: set[str] = set()
 
     def run(self, forms: tuple[Form, ...]) -> Placement:
@@ -105,11 +106,41 @@ class _Placer:
         kinds: list[tuple[ActivationType, int]] = list(dict.fromkeys((kind, bits) for _, kind, bits in self.demand))
         while any([self.join(node, rule, *kind) for node, rule in self.open_followers() for kind in kinds]):
             pass
+        self.settle()
         return Placement(forms, self.pairs(), self.islands(forms))
 
     def need(self, value: ir.Value, kind: ActivationType, bits: int, readers: Iterable[tuple[str, int]]) -> None:
         """Ask that ``readers`` see ``value`` through Q/DQ."""
         self.demand.setdefault((value, kind, bits), {}).update(dict.fromkeys(readers))
+
+    def need_itself(self, value: ir.Value, kind: ActivationType, bits: int, reader: tuple[str, int]) -> None:
+        """Ask that one reader, which computes on these codes, sees ``value`` through Q/DQ."""
+        self.need(value, kind, bits, [reader])
+        self.own[value, reader] = (kind, bits)
+
+    def settle(self) -> None:
+        """Let every reader of a tensor that was asked for in several types see one: its own, else the widest.
+
+        A demand that nobody sees goes.
+        """
+        kinds: dict[ir.Value, list[tuple[ActivationType, int]]] = {}
+        for value, kind, bits in self.demand:
+            kinds.setdefault(value, []).append((kind, bits))
+        for value, several in kinds.items():
+            if len(several) == 1:
+                continue
+            readers = {reader for kind, bits in several for reader in self.demand[value, kind, bits]}
+            widest = max(several, key=lambda each: each[1])
+            seen = {reader: self.own.get((value, reader), widest) for reader in readers}
+            for kind, bits in several:
+                before = self.demand[value, kind, bits]
+                left = dict.fromkeys(reader for reader in before if seen[reader] == (kind, bits))
+                if (kind, bits) == widest:
+                    left |= dict.fromkeys(reader for reader in all_readers(value) if seen.get(reader) == widest)
+                if left:
+                    self.demand[value, kind, bits] = left
+                else:
+                    del self.demand[value, kind, bits]
 
     def ask_for_layer(self, form: Form) -> None:
         """Ask for the quantised inputs, and the quantised output, of an integer layer."""
@@ -122,7 +153,9 @@ class _Placer:
             assert value is not None
             producer = value.producer()
             kind = rule.activation_type(form.option, producer.op_type if producer is not None else "")
-            self.need(value, kind, bits, all_readers(value) if rule.readers == "all" else [(layer.node, index)])
+            if rule.readers == "all":
+                self.need(value, kind, bits, all_readers(value))
+            self.need_itself(value, kind, bits, (layer.node, index))
         if rule.output == "quantised":
             end = end_of(node.outputs[0], rule)
             self.need(end, rule.activation_type(form.option), bits, all_readers(end))
@@ -148,7 +181,7 @@ class _Placer:
         for index, value in inputs:
             if (value, kind, bits) not in self.demand:  # pulled: its producer will run on codes, all readers see that
                 self.need(value, kind, bits, all_readers(value))
-            self.need(value, kind, bits, [(name, index)])
+            self.need_itself(value, kind, bits, (name, index))
         self.need(end, kind, bits, all_readers(end))
         if rule.same_scale:
             self.tie([*(value for _, value in inputs), end])

@@ -26,7 +26,7 @@ from onnxmpq.graph.layers import all_nodes, constant
 from onnxmpq.hessians import Reading, View
 from onnxmpq.runtime import Runtime
 from onnxmpq.saturation import TOP_CODE, Order, excess, lost, rule
-from onnxmpq.target import Target
+from onnxmpq.targets import Target
 
 Array: TypeAlias = npt.NDArray[Any]
 Feed = Mapping[str, Array]

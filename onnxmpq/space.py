@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnxmpq.artifacts import FLOAT, Cost, Layer, Leftover, Option, Space, Unit, container_bits
 from onnxmpq.graph.layers import all_graphs, all_nodes, constant, find_layers, is_standard, shape_of
 from onnxmpq.placement import Form, Placement, form_of
-from onnxmpq.target import LayerRule, Target
+from onnxmpq.targets import LayerRule, Target
 
 _WORTH_NAMING_BYTES = 4096
 

@@ -24,7 +24,7 @@ from onnxmpq.artifacts import Check, Verdict
 from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.runtime import Runtime, Session, paired
 from onnxmpq.runtime.base import one_line
-from onnxmpq.target import Target
+from onnxmpq.targets import Target
 
 SIMULATION_DB = 40.0
 SELF_MARGIN_DB = 6.0

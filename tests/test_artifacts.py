@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from onnxmpq.artifacts import FLOAT, Check, Option, Plan, Verdict, container_bits, parse_options
 from onnxmpq.errors import InputError
-from onnxmpq.target import builtin_names, target
+from onnxmpq.targets import builtin_names, target
 
 BITS = st.integers(2, 16)
 OPTIONS = st.just(FLOAT) | st.builds(

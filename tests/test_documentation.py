@@ -16,7 +16,7 @@ from onnxmpq.budgets import KINDS as BUDGETS
 from onnxmpq.cli import COMMANDS, cli
 from onnxmpq.methods import METHODS
 from onnxmpq.requirements import KINDS as REQUIREMENTS
-from onnxmpq.target import Carrier, LayerRule, builtin_names, parse_target
+from onnxmpq.targets import Carrier, LayerRule, builtin_names, parse_target
 from tests.documented import PAGES, ROOT, Block, Desk, blocks, install, options_of, prose
 
 README = ROOT / "README.md"

@@ -11,7 +11,7 @@ from onnxmpq.executors import open_executor
 from onnxmpq.ranges import METHODS
 from onnxmpq.registry import make_pass, method
 from onnxmpq.runtime import get_runtime
-from onnxmpq.target import target
+from onnxmpq.targets import target
 
 UNIT = Unit("stage1/conv", (), 8, 8, (Cost(FLOAT, 32, 0), Cost(Option(8), 8, 0)), "")
 SPACE = Space("ort-cpu", (UNIT,), (), 32)

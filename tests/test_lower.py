@@ -18,8 +18,8 @@ from onnxmpq.placement import place
 from onnxmpq.ranges import Affine
 from onnxmpq.runtime import get_runtime
 from onnxmpq.space import make_space
-from onnxmpq.target import parse_target
-from onnxmpq.target import target as find_target
+from onnxmpq.targets import parse_target
+from onnxmpq.targets import target as find_target
 from onnxmpq.verify import worst_sqnr
 from tests.graphs import Array, feeds_for, from_text, layer_chain, normal, rng
 

@@ -26,7 +26,7 @@ from onnxmpq.placement import place
 from onnxmpq.ranges import Affine
 from onnxmpq.runtime import get_runtime
 from onnxmpq.space import make_space
-from onnxmpq.target import parse_target, target
+from onnxmpq.targets import parse_target, target
 from tests.graphs import Array, from_text, layer_chain, normal, rng
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -245,7 +245,7 @@ def built(folder: Path, choices: tuple[str, ...], numbers: Numbers) -> tuple[Qua
     """
     source = load(MODELS / "digits_cnn.onnx")
     model, found = normalise(source).model, target("ort-cpu@vnni")
-    prepared = Prepared(source, model, found, make_space(model, found), found.name)
+    prepared = Prepared(source, model, found, make_space(model, found))
     images = np.load(MODELS / "digits_calibration.npz")["image"]
     runtime = get_runtime("onnxruntime")
     builder = Builder(

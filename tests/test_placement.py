@@ -1,13 +1,15 @@
 """Placement: exactly which tensors get Q/DQ, who reads them, what shares a scale, and who is protected."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from onnxmpq.artifacts import FLOAT, Option, Plan
 from onnxmpq.placement import Island, Pair, Placement, place
 from onnxmpq.space import make_space
-from onnxmpq.target import Target, parse_target
-from onnxmpq.target import target as find_target
+from onnxmpq.targets import Target, parse_target
+from onnxmpq.targets import target as find_target
 from tests.graphs import Array, from_text, normal
 
 IMAGE = "float[n, 4, 8, 8]"
@@ -231,3 +233,49 @@ def test_an_island_has_a_scale_for_each_channel_it_reads(
     one, other = space.units
     (island,) = place(model, space, target, {one.name: W8A8}).islands
     assert island == Island(other.layers[0].node, 0, "x", "uint8", axis, channels)
+
+
+TWO_WIDTHS = """
+schema = 1
+name = "two"
+title = "two widths of activations"
+runtime = "onnxruntime"
+integer_kernels = false
+[limits]
+lowest_opset = 21
+highest_opset = 22
+highest_ir = 10
+[[layers]]
+op = "MatMul"
+options = ["w8a8", "w8a16"]
+readers = "all"
+output = "{output}"
+fuses = ["Relu"]
+[[followers]]
+op = "Add"
+pull = true
+"""
+
+
+@pytest.mark.parametrize("output", ["free", "quantised"])
+def test_two_widths_on_one_tensor_are_two_pairs(output: str) -> None:
+    graph = from_text(
+        "g (float[n, 8] x) => (float[n, 8] y, float[n, 8] r) { h = MatMul(x, a) r = Relu(h) p = MatMul(r, b) "
+        "q = MatMul(r, c) s = Add(p, q) t = Add(s, r) y = MatMul(t, d) }",
+        {name: weight(8, 8) for name in "abcd"},
+    )
+    model = normal(graph)
+    found = parse_target(TWO_WIDTHS.format(output=output), "two.toml")
+    space = make_space(model, found)
+    names = [unit.name for unit in space.units]
+    assert len(names) == 4
+    for drawn in itertools.product(("w8a8", "w8a16", "float"), repeat=len(names)):
+        choices = {name: Option.parse(text) for name, text in zip(names, drawn, strict=True)}
+        placement = place(model, space, found, choices)
+        seen = [(pair.tensor, reader) for pair in placement.pairs for reader in pair.readers]
+        assert len(seen) == len(set(seen))  # nobody sees a tensor in two types
+        assert all(pair.readers or pair.public for pair in placement.pairs)
+        assert len([pair for pair in placement.pairs if pair.public and pair.tensor == "r"]) <= 1
+        bits = {reader: pair.bits for pair in placement.pairs for reader in pair.readers}
+        for form in placement.forms:
+            assert bits[form.layer.node, 0] == form.option.activation_bits

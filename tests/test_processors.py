@@ -20,7 +20,7 @@ import onnxmpq
 from onnxmpq.errors import InputError
 from onnxmpq.processors import EXACT, examine, find_layers, measure, sums
 from onnxmpq.runtime import get_runtime
-from onnxmpq.target import target
+from onnxmpq.targets import target
 from onnxmpq.verify import processors_check
 from tests.graphs import from_text, rng
 

@@ -16,8 +16,8 @@ from onnxmpq.normalise import normalise
 from onnxmpq.placement import place
 from onnxmpq.ranges import Affine
 from onnxmpq.space import make_space, stored_bytes
-from onnxmpq.target import Target, builtin_names, parse_target
-from onnxmpq.target import target as find_target
+from onnxmpq.targets import Target, builtin_names, parse_target
+from onnxmpq.targets import target as find_target
 from onnxmpq.verify import file_tensor_bytes
 from tests.graphs import Array, from_text, layer_chain, normal, rng
 

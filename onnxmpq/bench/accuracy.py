@@ -17,7 +17,7 @@ from onnxmpq.compile import quantize
 from onnxmpq.errors import OnnxmpqError
 from onnxmpq.ranges import METHODS, Method
 from onnxmpq.runtime import get_runtime
-from onnxmpq.target import target as find_target
+from onnxmpq.targets import target as find_target
 
 _RESAMPLES = 400
 

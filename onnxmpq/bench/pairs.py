@@ -26,7 +26,7 @@ from onnxmpq.compile import prepare
 from onnxmpq.errors import OnnxmpqError
 from onnxmpq.methods.uniform import uniform
 from onnxmpq.runtime import Session, get_runtime
-from onnxmpq.target import target as find_target
+from onnxmpq.targets import target as find_target
 
 FORMS = ("any codes", "pair-safe", "7 bits")
 _BATCH = 20

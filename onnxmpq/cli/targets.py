@@ -9,8 +9,8 @@ from rich.table import Table
 
 from onnxmpq.cli import show, words
 from onnxmpq.cli.options import json_option
-from onnxmpq.target import Carrier, LayerRule, Target, builtin_names
-from onnxmpq.target import target as find_target
+from onnxmpq.targets import Carrier, LayerRule, Target, builtin_names
+from onnxmpq.targets import target as find_target
 
 
 @click.command("targets")

@@ -17,7 +17,7 @@ from onnxmpq.graph.load import load
 from onnxmpq.requirements import MEASURED, Finding, hold, parse_requirements
 from onnxmpq.runtime import get_runtime
 from onnxmpq.samples import open_samples
-from onnxmpq.target import target as find_target
+from onnxmpq.targets import target as find_target
 from onnxmpq.verify import verify
 
 

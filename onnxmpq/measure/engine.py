@@ -150,7 +150,7 @@ class Engine:
         self.batches = self._lay_out(feeds, labels)
         recipe = Recipe(
             str(self.folder),
-            prepared.target_name,
+            self.target,
             numbers,
             self.heads,
             self.settings.threads,

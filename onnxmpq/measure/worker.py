@@ -5,7 +5,7 @@ same job gives the same bits in any worker.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from onnxmpq.measure.segments import Piece, first_change
 from onnxmpq.ranges import Ranges
 from onnxmpq.runtime import get_runtime
 from onnxmpq.space import make_space
-from onnxmpq.target import target as find_target
+from onnxmpq.targets import Target
 
 Choice = tuple[str, str]
 Results = dict[str, npt.NDArray[Any]]
@@ -36,7 +36,7 @@ class Recipe:
     """What all jobs of a run share: where its files are, and how they are used."""
 
     folder: str
-    target: str
+    target: Target = field(hash=False)
     numbers: Numbers
     heads: tuple[Head, ...]
     threads: int
@@ -145,7 +145,7 @@ class Bench:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.folder = recipe, Path(recipe.folder)
         model = ir.load(self.folder / "model.onnx")
-        target = replace(find_target(recipe.target), islands=False)
+        target = replace(recipe.target, islands=False)
         ranges = Ranges.from_json((self.folder / "ranges.json").read_text(encoding="utf-8"))
         space = make_space(model, target)
         calibrated = Calibrated(

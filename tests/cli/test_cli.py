@@ -14,7 +14,7 @@ from click.testing import Result
 from onnxmpq.artifacts import Plan
 from onnxmpq.cli import COMMANDS, cli
 from onnxmpq.cli.demo import BUILDS
-from onnxmpq.target import builtin_names
+from onnxmpq.targets import builtin_names
 from tests.cli.running import ROOT, run
 from tests.graphs import layer_chain
 

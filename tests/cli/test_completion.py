@@ -16,7 +16,7 @@ from onnxmpq.measure.heads import LOSSES
 from onnxmpq.methods.study import EFFORTS
 from onnxmpq.ranges import METHODS as RANGES
 from onnxmpq.search import OPTIONS
-from onnxmpq.target import builtin_names
+from onnxmpq.targets import builtin_names
 from onnxmpq.weights import METHODS as WEIGHT_RANGES
 from tests.cli.running import ROOT, run
 

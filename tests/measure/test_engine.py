@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
+from importlib import resources
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -580,3 +581,15 @@ def test_options_that_no_unit_has_are_refused() -> None:
     model = layer_chain("Gemm")
     with engine_of(model, feeds_for(model)) as engine, pytest.raises(InputError, match="No unit has any"):
         engine.table((Option(5, 5),))
+
+
+def test_a_target_is_read_once_wherever_workers_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (resources.files("onnxmpq") / "targets" / "ort-cpu.toml").read_text("utf-8")
+    (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    prepared = prepare(str(MODELS / "digits_cnn.onnx"), "mine.toml")
+    monkeypatch.chdir(tmp_path.parent)
+    (tmp_path / "mine.toml").unlink()
+    with open_executor("processes:1") as pool, Engine(prepared, digits(4), executor=pool) as engine:
+        table = engine.table(OPTIONS[:1])
+    assert table.target == "ort-cpu"

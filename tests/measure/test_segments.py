@@ -30,8 +30,8 @@ from onnxmpq.placement import place
 from onnxmpq.ranges import Affine
 from onnxmpq.runtime import get_runtime
 from onnxmpq.space import make_space
-from onnxmpq.target import Target
-from onnxmpq.target import target as find_target
+from onnxmpq.targets import Target
+from onnxmpq.targets import target as find_target
 from onnxmpq.verify import worst_sqnr
 from tests.graphs import Array, from_text, normal, rng
 

@@ -14,7 +14,7 @@ from onnxmpq.measure.table import Variant
 from onnxmpq.methods.lampq import Lampq, layer_types
 from onnxmpq.methods.study import Choices, Study
 from onnxmpq.space import make_space
-from onnxmpq.target import target
+from onnxmpq.targets import target
 from tests.graphs import from_text, rng
 from tests.methods.fakes import W2, W4, W8, FakeEngine, drawn, study_of, unit_of
 

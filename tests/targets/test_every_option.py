@@ -7,8 +7,8 @@ import pytest
 
 from onnxmpq.artifacts import Option
 from onnxmpq.compile import quantize
-from onnxmpq.target import LayerRule, builtin_names
-from onnxmpq.target import target as find_target
+from onnxmpq.targets import LayerRule, builtin_names
+from onnxmpq.targets import target as find_target
 from tests.graphs import feeds_for, layer_chain
 
 

@@ -11,8 +11,8 @@ from onnxmpq.cli import cli
 from onnxmpq.cli.show import options
 from onnxmpq.compile import quantize
 from onnxmpq.errors import InputError
-from onnxmpq.target import builtin_names, opset_of, parse_target
-from onnxmpq.target import target as find_target
+from onnxmpq.targets import builtin_names, opset_of, parse_target
+from onnxmpq.targets import target as find_target
 from tests.graphs import feeds_for, layer_chain
 
 GOOD = """\
@@ -62,6 +62,21 @@ REFUSED = [
     ('op = "MatMul:product"\n', "", 17, r"'op' is missing in layers\[1\]"),
     ("highest_ir = 10\n", "", 7, "'highest_ir' is missing in limits"),
     ("lowest_opset = 13", "lowest_opset = 30", 8, "opsets 30 to 22 are not a range"),
+    ('op = "Gemm"', 'op = "Gem"', 13, "'op' has 'Gem'. Known: Conv, ConvTranspose, Gemm, .* Did you mean 'Gemm'"),
+    (
+        'options = ["a8"]',
+        'options = ["a8"]\nfuses = ["Relo"]',
+        20,
+        "'fuses' has 'Relo'. ONNX has no such operator. Did",
+    ),
+    ("pull = true", 'fuses = ["Swishy"]', 23, "'fuses' has 'Swishy'. ONNX has no such operator"),
+    ('op = "Add"', 'op = "Addd"', 22, "'op' has 'Addd'. ONNX has no such operator. Did you mean 'Add'"),
+    (
+        'options = ["a8"]',
+        'options = ["a8"]\nblocks_not_before = ["Clipp"]',
+        20,
+        "'blocks_not_before' has 'Clipp'. ONNX has no such operator. Did you mean 'Clip'",
+    ),
     ('options = ["a8"]', 'options = ["w2a8"]', 19, "'w2a8' needs opset 25, above highest_opset 22"),
     ('options = ["a8"]', 'options = ["w8a8"]', 19, "'w8a8' cannot be had: a product of two activations has no weight"),
     ('options = ["a8"]', 'options = ["a4"]', 19, "'a4' cannot be written: weights have 2 to 8 bits, activations 8 or"),

@@ -9,12 +9,14 @@ and which model files the runtime loads. ``onnxmpq targets NAME`` explains one. 
 import dataclasses
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import onnx
 
 from onnxmpq.artifacts import Grouping, Layer, Neighbours, Option, container_bits, parse_options
 from onnxmpq.errors import InputError, nearest
@@ -25,6 +27,8 @@ ISAS: tuple[Isa, ...] = get_args(Isa)
 """For which processors a file is made: ``any`` is right on all of them, ``vnni`` on x86 with VNNI only."""
 ActivationType = Literal["uint8", "int8", "uint16", "int16"]
 
+LAYER_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "MatMul:product", "Gather", "LSTM", "GRU")
+"""What a rule of layers may be for."""
 WEIGHT_OPSET = {8: 13, 4: 21, 2: 25}
 """Opset that first has a weight type of so many bits, for the main ONNX domain."""
 
@@ -308,10 +312,29 @@ class _Reader:
                 "lowest_opset", "limits", f"opsets {low} to {high} are not a range that starts at 10 or later."
             )
         for index, rule in enumerate(result.layers):
+            self.known("op", (rule.op,), LAYER_OPS, f"layers[{index}]")
+            for key in ("fuses", "blocks_not_before"):
+                self.known(key, getattr(rule, key), _operators(), f"layers[{index}]")
             for option in rule.options:
                 key, why = _obstacle(rule, option, high)
                 if why:
                     raise self.fault(key, f"layers[{index}]", f"'{option}' {why}")
+        for index, follower in enumerate(result.followers):
+            self.known("op", (follower.op,), _operators(), f"followers[{index}]")
+            self.known("fuses", follower.fuses, _operators(), f"followers[{index}]")
+
+    def known(self, key: str, names: Sequence[str], known: Collection[str], table: str) -> None:
+        """Refuse names of operators that there are not."""
+        for name in names:
+            if name not in known:
+                few = f" Known: {', '.join(known)}." if len(known) <= len(LAYER_OPS) else " ONNX has no such operator."
+                raise self.fault(key, table, f"'{key}' has '{name}'.{few}{nearest(name, known)}")
+
+
+@cache
+def _operators() -> frozenset[str]:
+    """Return the names of all operators that ONNX has."""
+    return frozenset(schema.name for schema in onnx.defs.get_all_schemas())
 
 
 def _obstacle(rule: LayerRule, option: Option, highest_opset: int) -> tuple[str, str]:
