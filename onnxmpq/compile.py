@@ -15,7 +15,7 @@ from onnxmpq.artifacts import FLOAT, Option, Plan, Space, Verdict, parse_options
 from onnxmpq.budgets import Limit, parse_limits
 from onnxmpq.build import Builder, Export, Prepared, Progress
 from onnxmpq.calibrated import Numbers
-from onnxmpq.constraints import Constraints
+from onnxmpq.constraints import Constraints, decided, first_choices, uniform_by_hand
 from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.graph.load import load
 from onnxmpq.measure.settings import Settings
@@ -23,7 +23,7 @@ from onnxmpq.measure.table import Table
 from onnxmpq.methods.decide import Decision
 from onnxmpq.methods.decide import to_json as decision_json
 from onnxmpq.methods.study import Method, check_effort
-from onnxmpq.methods.uniform import nearest, uniform
+from onnxmpq.methods.uniform import nearest
 from onnxmpq.normalise import normalise
 from onnxmpq.publish import checked_output, publish, workshop
 from onnxmpq.registry import method as find_method
@@ -178,8 +178,9 @@ def quantize(
 
     With ``plan`` that plan is applied as it is, and so are its ranges where no ``numbers`` are given. With ``budget``
     (``{"size": "30%"}``, ``["bops=25%", "drop=1%"]``) ``method`` (``gram`` unless named) searches a plan among
-    ``options`` and the uniform ones, decided on measured loss; ``keep``, ``exclude`` and ``ties`` are decisions by
-    hand, and weights are rounded by GPTQ unless ``numbers`` say otherwise. Without either every unit gets ``option``.
+    ``options`` and the uniform ones, decided on measured loss, and weights are rounded by GPTQ unless ``numbers`` say
+    otherwise. Without either every unit gets ``option``, or the nearest finer one that it has. ``keep``, ``exclude``
+    and ``ties`` are decisions by hand, for both.
 
     Unless ``allow_slower`` a plan gives way to the same weights on float kernels where its integer kernels run slower
     than float. Nothing is left behind when anything fails: InputError is for what the caller can mend,
@@ -201,12 +202,13 @@ def quantize(
     path = checked_output(Path(output), overwrite)
     limits = parse_limits(budget)
     given = plan if isinstance(plan, Plan) or plan is None else Plan.read(Path(plan))
+    by_hand = Constraints(tuple(keep), tuple(exclude), tuple(ties))
     wish: Wish | None = None
     if given is None and (limits or method not in (None, "uniform")):
         wish = Wish(
             find_method(method or "gram") if isinstance(method, str | None) else method,
             parsed(options),
-            Constraints(tuple(keep), tuple(exclude), tuple(ties)),
+            by_hand,
             check_effort(effort),
             seed,
             settings or Settings(threads=threads),
@@ -218,8 +220,8 @@ def quantize(
             raise InputError("A search needs a budget: size=30%, bits=4, bops=25%, memory=40MB or drop=1%.")
     elif given is not None and limits:
         raise InputError("A plan is applied as it is, whatever it takes: leave out the budget, or the plan.")
-    elif keep or exclude or ties:
-        raise InputError("Decisions by hand (keep, exclude, ties) belong to a search: give a budget too.")
+    elif given is not None and by_hand != Constraints():
+        raise InputError("A plan is applied as it is: leave out keep, exclude and ties, or the plan.")
     wanted = option if isinstance(option, Option) else Option.parse(option)
     prepared = prepare(model, target, progress, extra_passes=extra_passes or (given.passes if given else ()))
     numbers = numbers or Numbers.of(given.ranges if given else {"rounding": "gptq"} if wish else {})
@@ -227,7 +229,7 @@ def quantize(
     if given:
         chosen = checked_plan(given, prepared)
     elif wish is None:
-        chosen = uniform(prepared.space, wanted)
+        chosen = uniform_by_hand(prepared.space, wanted, by_hand)
     chosen = replace(
         chosen,
         model_sha256=prepared.source.sha256,
@@ -254,7 +256,7 @@ def quantize(
             chosen, decision = _searched(builder, chosen, wish, limits, graded, notes, stack)
         export = builder.build(chosen, path.name)
         if given is None and not allow_slower:
-            export = _faster(builder, export, path.name, notes, limits)
+            export = _faster(builder, export, path.name, notes, limits, by_hand)
         _refuse_failure(export)
         notes += builder.calibrated.notes(export.plan)
         grade = None
@@ -370,18 +372,23 @@ def checked_plan(plan: Plan, prepared: Prepared) -> Plan:
     return plan
 
 
-def _faster(builder: Builder, export: Export, name: str, notes: list[str], limits: Sequence[Limit]) -> Export:
+def _faster(
+    builder: Builder, export: Export, name: str, notes: list[str], limits: Sequence[Limit], by_hand: Constraints
+) -> Export:
     """Return ``export``, or float kernels with the same weights where its integer kernels are slower than float.
 
-    Within budgets a file must not grow for it, and where bit operations are limited float is none of the options.
+    Within budgets a file must not grow for it, and where bit operations are limited float is none of the options. What
+    was decided by hand stays.
     """
-    space = builder.prepared.space
-    choices = {
-        unit: nearest(space.unit(unit), replace(option, activation_bits=0)) if option.weight_bits else FLOAT
-        for unit, option in export.plan.choices.items()
-    }
+    space, taken = builder.prepared.space, export.plan.choices
+    offered: dict[str, tuple[Option, ...]] = {unit.name: (FLOAT,) for unit in space.units}
+    for unit, option in taken.items():
+        plain = nearest(space.unit(unit), replace(option, activation_bits=0)) if option.weight_bits else FLOAT
+        offered[unit] = (plain, option)
+    found = first_choices(decided(space, offered, by_hand))
+    choices = {unit: found[unit] for unit in taken}
     counted = any(limit.kind == "bops" for limit in limits)
-    if export.speed >= SLOWER_THAN_FLOAT or choices == export.plan.choices or counted:
+    if export.speed >= SLOWER_THAN_FLOAT or choices == taken or counted:
         return export
     other = builder.build(replace(export.plan, choices=choices), name)
     if other.speed <= export.speed or not other.verdict.ok:

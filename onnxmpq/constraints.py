@@ -5,18 +5,19 @@
     ties     NODE,NODE,...    these units take one option together
 
 NODE is the name of a unit or of one of its nodes, a regular expression that matches such a name from end to end, or
-``op:Conv`` for all units of an operator.
+``op:Conv`` for all units of an operator. A search takes its plans from the menu that decisions leave; a uniform plan
+takes of every unit's menu the first.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxmpq import errors
-from onnxmpq.artifacts import FLOAT, Option, Space, Unit
+from onnxmpq.artifacts import FLOAT, Option, Plan, Space, Unit
 from onnxmpq.errors import InputError
 from onnxmpq.methods.study import Menu
-from onnxmpq.methods.uniform import nearest
+from onnxmpq.methods.uniform import nearest, no_coarser, uniform
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,26 @@ def make_menu(space: Space, options: Sequence[Option], constraints: Constraints 
             f"No unit of this model takes any of {', '.join(map(str, options))} on target '{space.target}'. "
             f"Options there: {', '.join(known)}." + errors.nearest(str(options[0]) if options else "", known)
         )
+    return decided(space, menu, constraints)
+
+
+def uniform_by_hand(space: Space, option: Option, constraints: Constraints) -> Plan:
+    """Make the plan that puts every unit at ``option``, or the nearest finer one that it has and decisions allow."""
+    if not option.is_float or constraints == Constraints():
+        uniform(space, option)  # refuses a model, or an option, of which nothing comes
+    menu = {unit.name: no_coarser(unit, option) for unit in space.units}
+    choices = first_choices(decided(space, menu, constraints))
+    if all(choice.is_float for choice in choices.values()):
+        raise InputError(
+            f"With option '{option}' and these decisions by hand every unit stays float. Exclude fewer units, or keep "
+            "some at an option: --keep op:Conv=w8a8."
+        )
+    return Plan(target=space.target, method="uniform", choices=choices)
+
+
+def decided(space: Space, offered: Mapping[str, tuple[Option, ...]], constraints: Constraints) -> Menu:
+    """Return of what units are offered, by their names, what decisions leave; refuse ties with nothing in common."""
+    menu = dict(offered)
     for text in constraints.exclude:
         menu |= {unit.name: (FLOAT,) for unit in matching(space, text)}
     for text in constraints.keep:
@@ -78,22 +99,40 @@ def make_menu(space: Space, options: Sequence[Option], constraints: Constraints 
         tuple(sorted({order.index(unit.name) for part in text.split(",") for unit in matching(space, part.strip())}))
         for text in constraints.ties
     )
+    found = Menu(space.units, tuple(menu[name] for name in order), ties)
     for tie in ties:
-        shared = set.intersection(*(set(menu[order[unit]]) for unit in tie))
-        if not shared:
-            told_units = "; ".join(f"'{order[unit]}' takes {', '.join(map(str, menu[order[unit]]))}" for unit in tie)
-            raise InputError(f"Tied units have no option in common: {told_units}.")
-    return Menu(space.units, tuple(menu[name] for name in order), ties)
+        _shared(found, tie)
+    return found
+
+
+def first_choices(menu: Menu) -> dict[str, Option]:
+    """Return the first option of every unit, float ones too; tied units take the first that all of them have."""
+    chosen = [options[0] for options in menu.options]
+    for tie in _joined(menu.ties):
+        shared = _shared(menu, tie)
+        for unit in tie:
+            chosen[unit] = shared[0]
+    return {unit.name: option for unit, option in zip(menu.units, chosen, strict=True)}
+
+
+def _shared(menu: Menu, tie: Sequence[int]) -> list[Option]:
+    """Return the options that all tied units have, in the order of the first one; refuse where there are none."""
+    shared = [option for option in menu.options[tie[0]] if all(option in menu.options[unit] for unit in tie)]
+    if not shared:
+        told = "; ".join(f"'{menu.units[unit].name}' takes {', '.join(map(str, menu.options[unit]))}" for unit in tie)
+        raise InputError(f"Tied units have no option in common: {told}.")
+    return shared
+
+
+def _joined(ties: Iterable[Sequence[int]]) -> list[tuple[int, ...]]:
+    """Join ties that have a unit in common."""
+    joined: list[tuple[int, ...]] = []
+    for tie in ties:
+        met = [other for other in joined if set(other) & set(tie)]
+        joined = [other for other in joined if other not in met]
+        joined.append(tuple(sorted({*tie, *(unit for other in met for unit in other)})))
+    return joined
 
 
 def _offered(unit: Unit, options: Iterable[Option]) -> tuple[Option, ...]:
-    found = []
-    for option in options:
-        if option == FLOAT:
-            found.append(FLOAT)
-        elif unit.parameters:
-            found.append(nearest(unit, option))
-        else:
-            products = Option(0, option.activation_bits)
-            found.append(products if products in unit.options else FLOAT)
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(nearest(unit, option) for option in options))

@@ -3,7 +3,7 @@
 import errno
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import onnx_ir as ir
 import pytest
 
 from onnxmpq import build, compile
-from onnxmpq.artifacts import Check, Option, Plan, Verdict
+from onnxmpq.artifacts import FLOAT, Check, Option, Plan, Verdict
 from onnxmpq.calibrated import Numbers
 from onnxmpq.compile import inspect, quantize
 from onnxmpq.errors import InputError, OnnxmpqError, VerifyError
@@ -378,6 +378,38 @@ def test_weight_only_plans_are_not_built_twice(desk: Desk, speeds: dict[str, flo
     seen: list[str] = []
     desk.quantize(option="w4", allow_slower=False, progress=lambda what, *_: seen.append(what))
     assert seen.count("lower") == 1
+
+
+def test_decisions_by_hand_stay_where_float_kernels_are_faster(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*_: object, expected_low_bit: Sequence[str] = (), **__: object) -> Verdict:
+        return Verdict("fake", (Check("speed", None, 0.9 - 0.2 * len(expected_low_bit), "times float"),))
+
+    monkeypatch.setattr(build, "verify", slow)
+    result = desk.quantize(option="w4a8", keep=["Conv_1=w8a8"], allow_slower=False)
+    assert result.plan.choices == {"Conv_0": Option(4), "Conv_1": Option(8, 8)}
+    tied = desk.quantize(option="w4a8", keep=["Conv_1=w8a8"], ties=["op:Conv"], allow_slower=False)
+    assert set(tied.plan.choices.values()) == {Option(8, 8)}
+    assert tied.notes == ()
+
+
+# ---- decisions by hand -----------------------------------------------------------------------------------------------
+
+
+def test_decisions_by_hand_hold_in_a_uniform_plan_and_in_its_file(desk: Desk) -> None:
+    result = desk.quantize(option="w4a8", keep=["Conv_1=w8a8"])
+    assert result.plan.choices == {"Conv_0": Option(4, 8), "Conv_1": Option(8, 8)}
+    assert Plan.read(result.plan_path) == result.plan
+    excluded = desk.quantize(exclude=["Conv_0"])
+    assert Plan.read(excluded.plan_path).choices == {"Conv_0": FLOAT, "Conv_1": Option(8, 8)}
+    nodes = onnx.load(str(excluded.path)).graph.node
+    stored = {tensor.name for tensor in onnx.load(str(excluded.path)).graph.initializer}
+    (first,) = [node for node in nodes if node.name == "Conv_0"]
+    assert first.input[1] in stored, "a weight that is excluded is stored as it was"
+
+
+def test_decisions_by_hand_do_not_go_with_a_plan(desk: Desk) -> None:
+    with pytest.raises(InputError, match="A plan is applied as it is: leave out keep, exclude and ties, or the plan"):
+        desk.quantize(plan=Plan("ort-cpu", "", {"Conv_0": Option(8, 8)}), exclude=["Conv_1"])
 
 
 # ---- notes and accuracy ----------------------------------------------------------------------------------------------

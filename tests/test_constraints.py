@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 
 from onnxmpq.artifacts import FLOAT, Option, Space, Unit
-from onnxmpq.constraints import Constraints, make_menu, matching
+from onnxmpq.constraints import Constraints, make_menu, matching, uniform_by_hand
 from onnxmpq.errors import InputError
 from tests.methods.fakes import unit_of
 
 W8, W4, W2 = Option(8), Option(4), Option(2)
+W8A8, W4A8, A8 = Option(8, 8), Option(4, 8), Option(0, 8)
 
 
 def named(name: str, op: str, *, node: str = "", options: tuple[Option, ...] = (W8, W4, W2)) -> Unit:
@@ -135,3 +136,94 @@ def test_ties_are_the_positions_of_their_units() -> None:
     assert menu.ties == ((0, 3), (0, 1))
     assert menu.contains({"block1/conv": W4, "block2/conv": W4, "head": W8, "attention": W4})
     assert not menu.contains({"block1/conv": W8, "block2/conv": W4, "head": W8, "attention": W8})
+
+
+# ---- uniform plans ---------------------------------------------------------------------------------------------------
+
+PRODUCT = replace(named("product", "MatMul", options=(A8,)), parameters=0)
+PLAIN = Space(
+    "fake",
+    (
+        named("stem", "Conv", options=(W8A8, W4A8, W8, W4)),
+        named("body", "Conv", options=(W8A8, W4A8, W8)),
+        named("head", "Gemm", options=(W8A8, W8)),
+        named("table", "Gather", options=(W8, W4)),
+        PRODUCT,
+    ),
+    (),
+    0,
+)
+
+
+def uniform_of(constraints: Constraints, option: Option = W4A8) -> dict[str, Option]:
+    """Return the choices of a uniform plan."""
+    plan = uniform_by_hand(PLAIN, option, constraints)
+    assert plan.method == "uniform"
+    return dict(plan.choices)
+
+
+FREE = {"stem": W4A8, "body": W4A8, "head": W8A8, "table": W4, "product": A8}
+
+
+@pytest.mark.parametrize(
+    ("constraints", "changed"),
+    [
+        (Constraints(), {}),
+        (Constraints(exclude=("op:Conv",)), {"stem": FLOAT, "body": FLOAT}),
+        (Constraints(keep=("head=w8", "stem=w8a8")), {"head": W8, "stem": W8A8}),
+        (Constraints(keep=("head=float",)), {"head": FLOAT}),
+        (Constraints(keep=("stem=w8a8",), exclude=("op:Conv",)), {"stem": W8A8, "body": FLOAT}),
+        (Constraints(ties=("stem, body",)), {}),
+        (Constraints(ties=("stem,head",)), {"stem": W8A8}),
+        (Constraints(ties=("stem,table",)), {"stem": W4}),
+        (Constraints(ties=("head,table",)), {"head": W8, "table": W8}),
+        (Constraints(ties=("stem,body", "body,head")), {"stem": W8A8, "body": W8A8}),
+        (
+            Constraints(ties=("stem,table", "body,head", "table,body")),
+            dict.fromkeys(("stem", "body", "head", "table"), W8),
+        ),
+        (Constraints(keep=("stem=w8",), ties=("stem,body",)), {"stem": W8, "body": W8}),
+        (Constraints(exclude=("stem",), ties=("stem,body",)), {"stem": FLOAT, "body": FLOAT}),
+        (Constraints(ties=("table,product",)), {"table": FLOAT, "product": FLOAT}),
+    ],
+)
+def test_a_uniform_plan_is_as_decided_and_else_at_the_option_or_the_next_finer(
+    constraints: Constraints, changed: dict[str, Option]
+) -> None:
+    assert uniform_of(constraints) == FREE | changed
+
+
+def test_only_kept_units_of_a_plan_at_float_are_quantised() -> None:
+    assert uniform_of(Constraints(keep=("op:Conv=w4a8",)), FLOAT) == {
+        **dict.fromkeys(FREE, FLOAT),
+        "stem": W4A8,
+        "body": W4A8,
+    }
+
+
+@pytest.mark.parametrize(
+    ("constraints", "option", "message"),
+    [
+        (Constraints(exclude=(".*",)), W4A8, "With option 'w4a8' and these decisions by hand every unit stays float."),
+        (Constraints(exclude=("stem",)), FLOAT, "With option 'float' and these decisions by hand every unit stays"),
+        (Constraints(), FLOAT, "No unit of this model takes 'float' on target 'fake'"),
+        (Constraints(keep=("stem=w8",)), Option(16), "No unit of this model takes 'w16' on target 'fake'"),
+        (Constraints(exclude=("haed",)), W4A8, "No unit is called 'haed', nor matches it. Did you mean 'head'?"),
+        (Constraints(keep=("table=w8a8",)), W4A8, "Unit 'table' has no option 'w8a8' on this target"),
+        (
+            Constraints(keep=("stem=w8", "head=w8a8"), ties=("stem,body", "body,head")),
+            W4A8,
+            "Tied units have no option in common: 'stem' takes w8; 'body' takes w4a8, w8a8, w8, float; 'head' takes",
+        ),
+        (
+            Constraints(keep=("stem=w4",), ties=("stem,head",)),
+            W8A8,
+            "Tied units have no option in common: 'stem' takes w4; 'head' takes w8a8, w8, float.",
+        ),
+    ],
+)
+def test_a_uniform_plan_that_decisions_make_impossible_is_refused(
+    constraints: Constraints, option: Option, message: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        uniform_of(constraints, option)

@@ -12,21 +12,31 @@ from onnxmpq.errors import InputError
 
 def nearest(unit: Unit, option: Option) -> Option:
     """Return the option of ``unit`` that comes nearest to ``option`` without being less precise."""
-    if option in unit.options:
-        return option
+    return no_coarser(unit, option)[0]
 
-    def distance(have: Option) -> tuple[bool, int, bool]:
+
+def no_coarser(unit: Unit, option: Option) -> tuple[Option, ...]:
+    """Return the options of ``unit`` that are no less precise than ``option``: the nearest first, float last.
+
+    Of a product of two activations only the activation bits count.
+    """
+    if not unit.parameters:
+        products = Option(0, option.activation_bits)
+        return tuple(dict.fromkeys([products, FLOAT] if products in unit.options else [FLOAT]))
+
+    def fits(have: Option) -> bool:
+        return (
+            have.weight_bits >= option.weight_bits > 0
+            and (not have.activation_bits or have.activation_bits >= option.activation_bits > 0)
+            and (not have.block or have.block == option.block)
+        )
+
+    def distance(have: Option) -> tuple[bool, bool, int, bool]:
         loses_activation = bool(option.activation_bits) and not have.activation_bits
-        return (have.weight_bits != option.weight_bits, have.weight_bits, loses_activation)
+        return (have != option, have.weight_bits != option.weight_bits, have.weight_bits, loses_activation)
 
-    finer = [
-        have
-        for have in unit.options
-        if have.weight_bits >= option.weight_bits > 0
-        and (not have.activation_bits or have.activation_bits >= option.activation_bits > 0)
-        and (not have.block or have.block == option.block)
-    ]
-    return min(finer, key=distance, default=FLOAT)
+    finer = [have for have in unit.options if have != FLOAT and (have == option or fits(have))]
+    return (*sorted(finer, key=distance), FLOAT)
 
 
 def uniform(space: Space, option: Option) -> Plan:
@@ -38,11 +48,7 @@ def uniform(space: Space, option: Option) -> Plan:
             + (reasons or "it has no layer with a constant weight")
             + ". `onnxmpq inspect` lists every layer."
         )
-    products = Option(0, option.activation_bits)
-    choices = {
-        unit.name: nearest(unit, option) if unit.parameters else products if products in unit.options else FLOAT
-        for unit in space.units
-    }
+    choices = {unit.name: nearest(unit, option) for unit in space.units}
     if all(choice.is_float for choice in choices.values()):
         names = ", ".join(str(known) for known in dict.fromkeys(o for unit in space.units for o in unit.options))
         raise InputError(f"No unit of this model takes '{option}' on target '{space.target}'. Options there: {names}.")

@@ -58,6 +58,15 @@ def test_decisions_by_hand_and_the_menu_hold(desk: Path) -> None:
     assert len({option for unit, option in choices.items() if unit.startswith("stage")}) == 1
 
 
+def test_decisions_by_hand_hold_without_a_budget(desk: Path) -> None:
+    decisions = ("--keep", "op:Gemm=w8", "--exclude", "stem.*", "--tie", "stage.*", "--option", "w4a8")
+    choices = json.loads(run(*SEARCH, *decisions, "--json").stdout)["plan"]["choices"]
+    assert choices["head/Gemm"] == "w8"
+    assert choices["stem.conv/Conv"] == "float"
+    assert {option for unit, option in choices.items() if unit.startswith("stage")} == {"w4a8"}
+    assert Plan.read(desk / "q.plan.json").to_json()["choices"] == choices
+
+
 def test_options_of_a_method_are_given(desk: Path) -> None:
     arguments = (*SEARCH, *FAST, "-b", "size=27%", "--json", "--method")
     for method, option in (("sqnr", "search=sequential"), ("local", "")):
@@ -97,7 +106,8 @@ def test_an_impossible_budget_ends_with_3_and_the_least(desk: Path) -> None:
         (("-b", "size=30%", "--memory", "lots"), "'lots' is no amount of memory"),
         (("--method", "gram"), "A search needs a budget"),
         (("--effort", "quick"), "--effort belongs to a search: give a budget too"),
-        (("--tie", "a,b"), "--tie belongs to a search"),
+        (("--tie", "a,b"), "No unit is called 'a', nor matches it."),
+        (("--plan", "q.plan.json", "--tie", "stage.*"), "leave out keep, exclude and ties, or the plan"),
         (("-m", "psd=no"), "--method-option belongs to a search"),
         (("--point", "1", "--plan", "q.plan.json"), "is one plan and no front"),
     ],
