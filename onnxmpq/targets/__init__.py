@@ -16,8 +16,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-import onnx
-
 from onnxmpq.artifacts import Grouping, Layer, Neighbours, Option, container_bits, parse_options
 from onnxmpq.errors import InputError, nearest
 
@@ -333,7 +331,9 @@ class _Reader:
 
 @cache
 def _operators() -> frozenset[str]:
-    """Return the names of all operators that ONNX has."""
+    """Return the names of all operators that ONNX has; help and completion do not wait for onnx."""
+    import onnx
+
     return frozenset(schema.name for schema in onnx.defs.get_all_schemas())
 
 
