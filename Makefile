@@ -2,16 +2,21 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test check bench wheel clean
+.PHONY: help demo test test-lowest check bench wheel clean
 
 help: ## show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 demo: .venv/run ## install, then quantise the embedded examples into out/
 	$(BIN)/onnxmpq demo
 
 test: .venv/test ## install, then run the whole test suite
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile
+
+test-lowest: ## run the suite with the lowest releases that pyproject.toml allows, in .venv-lowest
+	$(PYTHON) -m venv --clear .venv-lowest
+	.venv-lowest/bin/pip install -q -e ".[cpu,openvino,dask,images,test]" -c requirements/lowest.txt
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 .venv-lowest/bin/pytest -q -n 2 --dist loadfile
 
 check: .venv/lint ## lint and type-check everything
 	$(BIN)/ruff check .
@@ -27,7 +32,7 @@ wheel: .venv/lint ## build the wheel and the source distribution into dist/
 	$(BIN)/python -m build
 
 clean: ## remove everything that was made here
-	rm -rf .venv out dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-lowest out dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 .venv/bin/pip:
 	$(PYTHON) -m venv .venv

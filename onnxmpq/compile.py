@@ -18,6 +18,7 @@ from onnxmpq.calibrated import Numbers
 from onnxmpq.constraints import Constraints, decided, first_choices, uniform_by_hand
 from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.graph.load import load
+from onnxmpq.machine import processor
 from onnxmpq.measure.settings import Settings
 from onnxmpq.measure.table import Table
 from onnxmpq.methods.decide import Decision
@@ -378,7 +379,7 @@ def _faster(
     """Return ``export``, or float kernels with the same weights where its integer kernels are slower than float.
 
     Within budgets a file must not grow for it, and where bit operations are limited float is none of the options. What
-    was decided by hand stays.
+    was decided by hand stays. So does everything on a target that promises no integer kernels: others run its files.
     """
     space, taken = builder.prepared.space, export.plan.choices
     offered: dict[str, tuple[Option, ...]] = {unit.name: (FLOAT,) for unit in space.units}
@@ -388,7 +389,8 @@ def _faster(
     found = first_choices(decided(space, offered, by_hand))
     choices = {unit: found[unit] for unit in taken}
     counted = any(limit.kind == "bops" for limit in limits)
-    if export.speed >= SLOWER_THAN_FLOAT or choices == taken or counted:
+    promised = builder.prepared.target.integer_kernels
+    if not promised or export.speed >= SLOWER_THAN_FLOAT or choices == taken or counted:
         return export
     other = builder.build(replace(export.plan, choices=choices), name)
     if other.speed <= export.speed or not other.verdict.ok:
@@ -396,9 +398,10 @@ def _faster(
     if limits and file_bytes(other.path) > file_bytes(export.path):
         return export
     notes.append(
-        f"Integer kernels do not pay for this model here: they ran at {export.speed:.2f} of float speed. The weights "
-        f"are stored in few bits and computed in float instead, at {other.speed:.2f}; --allow-slower keeps the integer "
-        "kernels." + (" The loss told here was measured with them." if limits else "")
+        f"Integer kernels do not pay for this model here ({processor().brand}): they ran at {export.speed:.2f} of "
+        "float speed. The weights are stored in few bits and computed in float instead, at "
+        f"{other.speed:.2f}; --allow-slower keeps the integer kernels, for other machines."
+        + (" The loss told here was measured with them." if limits else "")
     )
     return other
 

@@ -344,7 +344,7 @@ def test_integer_kernels_that_are_slower_give_way_to_float_ones(desk: Desk, spee
     assert Plan.read(result.plan_path) == result.plan
     (note,) = result.notes
     assert "they ran at 0.50 of float speed" in note
-    assert "computed in float instead, at 1.00; --allow-slower keeps the integer kernels" in note
+    assert "computed in float instead, at 1.00; --allow-slower keeps the integer kernels, for other machines." in note
 
 
 @pytest.mark.parametrize(
@@ -357,6 +357,13 @@ def test_integer_kernels_that_are_no_slower_stay(
 ) -> None:
     speeds |= {"integer": integer, "float": plain}
     result = desk.quantize(allow_slower=False)
+    assert set(result.plan.choices.values()) == {Option(8, 8)}
+    assert result.notes == ()
+
+
+def test_a_target_without_a_promise_of_integer_kernels_never_gives_way(desk: Desk, speeds: dict[str, float]) -> None:
+    speeds |= SLOW
+    result = desk.quantize(target="generic", allow_slower=False)
     assert set(result.plan.choices.values()) == {Option(8, 8)}
     assert result.notes == ()
 
