@@ -105,7 +105,19 @@ class Builder:
         path = Path(tempfile.mkdtemp(dir=self.folder)) / name
         forget_inferred(quantised.model, self.prepared.source.model)
         save(quantised.model, path)
-        verdict = verify(
+        return Export(plan, path, self._verified(quantised, path, self.budget))
+
+    def tried(self, plan: Plan) -> Verdict:
+        """Verify a plan with the nearest codes, which are quick to find; its file is gone afterwards."""
+        quantised = self._quick(plan).lower(plan)
+        forget_inferred(quantised.model, self.prepared.source.model)
+        with tempfile.TemporaryDirectory(dir=self.folder) as place:
+            path = Path(place) / "tried.onnx"
+            save(quantised.model, path)
+            return self._verified(quantised, path, 0.0)
+
+    def _verified(self, quantised: Quantised, path: Path, speed_budget_s: float) -> Verdict:
+        return verify(
             self.runtime,
             self.reference,
             self.float_model,
@@ -118,11 +130,10 @@ class Builder:
                 for form in quantised.placement.forms
                 if form.option.activation_bits and form.layer.weights and self.prepared.target.integer_kernels
             ],
-            speed_budget_s=self.budget,
+            speed_budget_s=speed_budget_s,
             threads=self.threads,
             progress=self.progress,
         )
-        return Export(plan, path, verdict)
 
     def written(self, plan: Plan, name: str) -> Path:
         """Lower a plan and write it as ``name`` into a folder of its own."""
@@ -134,13 +145,17 @@ class Builder:
 
     def size(self, plan: Plan) -> int:
         """Return the bytes of the file that a plan leads to: the same whatever scales and codes weights get."""
-        known = self.calibrated
-        quick = replace(known, numbers=replace(known.numbers, weights="minmax", rounding="nearest"))
-        self.calibrate(quick.needs(plan))
-        model = quick.lower(plan).model
+        model = self._quick(plan).lower(plan).model
         forget_inferred(model, self.prepared.source.model)
         with tempfile.TemporaryDirectory(dir=self.folder) as place:
             return save(model, Path(place) / "sized.onnx")
+
+    def _quick(self, plan: Plan) -> Calibrated:
+        """Return what lowers a plan with the nearest codes, after calibrating what it needs."""
+        known = self.calibrated
+        quick = replace(known, numbers=replace(known.numbers, weights="minmax", rounding="nearest"))
+        self.calibrate(quick.needs(plan))
+        return quick
 
     def lowered(self, plan: Plan) -> Quantised:
         """Lower a plan, after calibrating what it needs and is not known yet."""

@@ -1,7 +1,7 @@
 """The whole way, from a model and samples to a file that its runtime executes: the stages in order."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -28,6 +28,7 @@ from onnxmpq.methods.uniform import nearest
 from onnxmpq.normalise import normalise
 from onnxmpq.publish import checked_output, publish, workshop
 from onnxmpq.registry import method as find_method
+from onnxmpq.rescue import Rescue
 from onnxmpq.runtime import get_runtime
 from onnxmpq.samples import Data, Samples
 from onnxmpq.search import OPTIONS, Search, Wish
@@ -184,8 +185,9 @@ def quantize(
     and ``ties`` are decisions by hand, for both.
 
     Unless ``allow_slower`` a plan gives way to the same weights on float kernels where its integer kernels run slower
-    than float. Nothing is left behind when anything fails: InputError is for what the caller can mend,
-    InfeasibleError for budgets that nothing meets, VerifyError for an export that does not hold.
+    than float. No half-written model is left when anything fails: InputError is for what the caller can mend,
+    InfeasibleError for budgets that nothing meets, VerifyError for an export that does not hold. What a search has
+    found by then, its plan and its measurements, is kept beside ``output``, and a note of the error says where.
 
     >>> import numpy as np, onnx, tempfile
     >>> model = onnx.parser.parse_model(
@@ -254,7 +256,10 @@ def quantize(
         )
         graded = builder.open(evaluation, "evaluation") if evaluation is not None else None
         if wish is not None:
+            kept = stack.enter_context(Rescue(path, wish.store, folder))
+            wish = replace(wish, store=kept.store)
             chosen, decision = _searched(builder, chosen, wish, limits, graded, notes, stack)
+            kept.plan = chosen
         export = builder.build(chosen, path.name)
         if given is None and not allow_slower:
             export = _faster(builder, export, path.name, notes, limits, by_hand)
@@ -324,6 +329,7 @@ def _searched(
         )
     )
     share_calibration(search, builder)
+    _rehearse(builder, search, plan_of, notes)
     classes = search.engine.heads[0].kind != "power"
 
     def metric(choices: Mapping[str, Option]) -> tuple[float, float]:
@@ -406,11 +412,35 @@ def _faster(
     return other
 
 
+def _rehearse(
+    builder: Builder, search: Search, plan_of: Callable[[Mapping[str, Option]], Plan], notes: list[str]
+) -> None:
+    """Build the smallest plan on offer before anything is searched: what does not hold here is told at once.
+
+    Where few bits are what it fails at, the largest plan still shows whether the target's kernels do what they should.
+    """
+    smallest, largest = search.ends()
+    told = failures(builder.tried(plan_of(smallest)))
+    if not told:
+        return
+    if failures(builder.tried(plan_of(largest))):
+        raise VerifyError(
+            f"Before the search was begun the smallest file was tried, and it does not hold in {builder.runtime.name}: "
+            f"{told}. Neither does the largest. No model was written. Give other --options, or another --target."
+        )
+    notes.append(f"The smallest file that was on offer does not hold in {builder.runtime.name}: {told}.")
+
+
+def failures(verdict: Verdict) -> str:
+    """Say which checks failed; nothing where all hold."""
+    return "; ".join(
+        f"{check.name} is {check.value} (expected {check.expected}; {check.detail})"
+        for check in verdict.checks
+        if check.ok is False
+    )
+
+
 def _refuse_failure(export: Export) -> None:
     """Raise VerifyError if a check failed."""
-    failed = [check for check in export.verdict.checks if check.ok is False]
-    if failed:
-        told = "; ".join(
-            f"{check.name} is {check.value} (expected {check.expected}; {check.detail})" for check in failed
-        )
-        raise VerifyError(f"The export does not hold in {export.verdict.runtime}: {told}. Nothing was written.")
+    if told := failures(export.verdict):
+        raise VerifyError(f"The export does not hold in {export.verdict.runtime}: {told}. No model was written.")

@@ -28,7 +28,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any, ParamSpec, TypeVar
 
-from onnxmpq.errors import InputError, InternalError, RuntimeMissingError, nearest
+from onnxmpq.errors import InputError, InternalError, OnnxmpqError, RuntimeMissingError, nearest
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -259,7 +259,8 @@ def _done(message: bytes) -> bytes:
         return pickle.dumps((True, function(*args, **kwargs)), protocol=5)
     except BaseException as error:
         text = traceback.format_exc()
-        error.add_note(f"In a worker process:\n{text}")
+        if not isinstance(error, OnnxmpqError):  # what was raised on purpose says all there is to say
+            error.add_note(f"In a worker process:\n{text}")
         try:
             told = pickle.dumps((False, error))
             pickle.loads(told)  # some exceptions can be written and not read

@@ -300,14 +300,19 @@ class Search:
 
     def extremes(self) -> tuple[int, int]:
         """Return the bytes of the files with every unit at its fewest and at its most bits."""
-        ends = []
+        least, most = (self.size(choices) for choices in self.ends())
+        return least + 1, most + 1
+
+    def ends(self) -> tuple[Choices, Choices]:
+        """Return the plans with every unit at its fewest and at its most bits."""
+        found = []
         for place in (0, -1):
             choices = {
                 unit.name: sorted(options, key=lambda o: weights("size", unit, o))[place]
                 for unit, options in zip(self.menu.units, self.menu.options, strict=True)
             }
-            ends.append(self.size({unit: option for unit, option in choices.items() if option != FLOAT}))
-        return ends[0] + 1, ends[1] + 1
+            found.append({unit: option for unit, option in choices.items() if option != FLOAT})
+        return found[0], found[1]
 
 
 def _surely(fall: float, error: float) -> float:

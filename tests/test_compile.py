@@ -243,7 +243,7 @@ def test_an_export_that_does_not_hold_is_not_written(desk: Desk, monkeypatch: py
     before = desk.there()
     monkeypatch.setattr(build, "verify", verdict_of({}, size=False))
     with pytest.raises(
-        VerifyError, match=r"does not hold in fake: size is 3 \(expected 4; off\)\. Nothing was written"
+        VerifyError, match=r"does not hold in fake: size is 3 \(expected 4; off\)\. No model was written"
     ):
         desk.quantize()
     assert desk.there() == before

@@ -45,6 +45,7 @@ ORDER = {  # what stages may import besides one another, from the bottom up
     "requirements": ("budgets", "measure", "runtime", "samples", *FOUNDATIONS),
     "constraints": FOUNDATIONS,
     "publish": ("build", *FOUNDATIONS),
+    "rescue": ("measure", *FOUNDATIONS),
     "search": ("budgets", "build", "calibrated", "constraints", "measure", "samples", "solve", *FOUNDATIONS),
     "front": (
         *("budgets", "build", "calibrated", "compile", "constraints", "measure", "registry", "runtime", "samples"),

@@ -63,11 +63,13 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         code = error.exit_code
-    except click.Abort:
-        _tell("Interrupted: nothing was written.")
+    except click.Abort as error:
+        _tell("Interrupted: no model was written.")
+        _tell_notes(error.__cause__ or error.__context__)
         code = 130
     except OnnxmpqError as error:
         _tell(f"[bold red]Error:[/] {_literal(str(error))}")
+        _tell_notes(error)
         if error.exit_code == 70:
             _tell("This is a fault of onnxmpq. Please report it with this message and the output of `onnxmpq doctor`.")
         code = error.exit_code
@@ -79,6 +81,12 @@ def _tell(text: str) -> None:
     from rich.console import Console
 
     Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+
+
+def _tell_notes(error: BaseException | None) -> None:
+    """Print what was kept of the work, which stands in the notes of an error."""
+    for note in getattr(error, "__notes__", ()):
+        _tell(_literal(note))
 
 
 def _literal(text: str) -> str:

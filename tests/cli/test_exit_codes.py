@@ -40,7 +40,7 @@ def test_an_error_ends_with_its_code_and_one_line(
     assert code_of(monkeypatch, "inspect", "m.onnx") == code
     shown = capsys.readouterr()
     assert shown.out == ""
-    expected = [f"Error: {error}" if code != 130 else "Interrupted: nothing was written."]
+    expected = [f"Error: {error}" if code != 130 else "Interrupted: no model was written."]
     if code == 70:
         expected.append(
             "This is a fault of onnxmpq. Please report it with this message and the output of `onnxmpq doctor`."
@@ -136,7 +136,7 @@ def test_an_interrupted_process_ends_with_130(desk: Path) -> None:
         check=False,
     )
     assert (ended.returncode, ended.stdout) == (130, "")
-    assert "Interrupted: nothing was written." in ended.stderr
+    assert "Interrupted: no model was written." in ended.stderr
 
 
 def test_help_version_and_no_command_at_all(

@@ -1,0 +1,96 @@
+"""Keeping what a search has found when something after it, or within it, fails.
+
+    with workshop(output) as folder, Rescue(output, given_store, folder) as kept:
+        Search(..., store=kept.store)      results go to a store, also where none was asked for
+        kept.plan = plan                   as soon as there is one
+
+On any error, an interrupt too, the store and the plan are moved beside the output, and the error says in a note where
+they are and how to go on from there. Without an error nothing is left.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from onnxmpq.artifacts import Plan
+from onnxmpq.errors import OnnxmpqError
+from onnxmpq.measure.store import Store
+
+
+class Rescue:
+    """What is kept of a run that fails. Use it as a context manager, opened before the search and closed after it."""
+
+    def __init__(self, output: Path, given: Path | None, folder: Path) -> None:
+        """Measure into ``given``, or into a store in ``folder``, which is on the disk of the output."""
+        self.output, self.given = output, given
+        self.store = given or folder / "results.store"
+        self.plan: Plan | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            return
+        try:
+            notes = [*self._kept_results(), *self._kept_plan()]
+        except OSError as fault:
+            notes = [f"What was measured could not be kept beside '{self.output}': {fault.strerror}."]
+        for note in notes:
+            error.add_note(note)
+
+    def _kept_results(self) -> list[str]:
+        """Move the store beside the output if it holds anything; say where it is."""
+        count = _results(self.store)
+        if not count:
+            return []
+        place = self.given
+        if place is None:
+            place = free_name(self.output.with_name(f"{self.output.stem}.store"))
+            shutil.move(self.store, place)
+        return [f"What was measured, {count} results, is in '{place}': the same command with --store {place} goes on."]
+
+    def _kept_plan(self) -> list[str]:
+        """Write the plan beside the output; say how to use it."""
+        if self.plan is None:
+            return []
+        place = free_name(self.output.with_name(f"{self.output.stem}.unverified.plan.json"))
+        draft = self.store.parent / f".{place.name}" if self.given is None else place.with_name(f".{place.name}")
+        try:
+            draft.write_text(json.dumps(self.plan.to_json(), indent=2) + "\n", encoding="utf-8")
+            os.replace(draft, place)
+        finally:
+            draft.unlink(missing_ok=True)
+        return [
+            f"The plan that was found is in '{place}': `onnxmpq apply MODEL {place} -c SAMPLES -o {self.output}` tries "
+            "it again, here or on another machine."
+        ]
+
+
+def free_name(path: Path) -> Path:
+    """Return ``path``, or the next name with a number that no file has.
+
+    >>> free_name(Path("/nowhere/model.store")).name
+    'model.store'
+    """
+    found, number = path, 2
+    while found.exists():
+        found = path.with_name(f"{path.stem}.{number}{path.suffix}")
+        number += 1
+    return found
+
+
+def _results(store: Path) -> int:
+    """Return how many results a store holds; none where it cannot be read."""
+    if not store.exists():
+        return 0
+    try:
+        with Store.open(store, None) as opened:
+            return opened.count
+    except OnnxmpqError:
+        return 0
