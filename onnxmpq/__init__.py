@@ -5,7 +5,7 @@
 'w4a8'
 
 ``quantize`` goes the whole way from a model and samples to a verified file, ``pareto`` to a front of plans over one
-budget; ``inspect`` shows what could be quantised.
+budget; ``inspect`` shows what could be quantised, ``measure`` what it costs.
 Names are loaded when they are first used, so that the import is fast.
 """
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onnxmpq.artifacts import Option, Plan, Space, Verdict
     from onnxmpq.calibrated import Numbers
-    from onnxmpq.compile import Result, inspect, quantize
+    from onnxmpq.compile import Result, inspect, measure, quantize
     from onnxmpq.errors import InfeasibleError, InputError, InternalError, OnnxmpqError, VerifyError
     from onnxmpq.forecast import Forecast, foresee
     from onnxmpq.front import Front, pareto
@@ -33,7 +33,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "artifacts": ("Option", "Plan", "Space", "Verdict"),
     "calibrated": ("Numbers",),
-    "compile": ("Result", "inspect", "quantize"),
+    "compile": ("Result", "inspect", "measure", "quantize"),
     "errors": ("InfeasibleError", "InputError", "InternalError", "OnnxmpqError", "VerifyError"),
     "forecast": ("Forecast", "foresee"),
     "front": ("Front", "pareto"),
@@ -63,6 +63,7 @@ __all__ = [
     "__version__",
     "foresee",
     "inspect",
+    "measure",
     "method",
     "pareto",
     "quantize",

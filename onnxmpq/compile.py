@@ -19,8 +19,6 @@ from onnxmpq.constraints import Constraints, decided, first_choices, uniform_by_
 from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.graph.load import load
 from onnxmpq.machine import processor
-from onnxmpq.measure.settings import Settings
-from onnxmpq.measure.table import Table
 from onnxmpq.methods.decide import Decision
 from onnxmpq.methods.decide import to_json as decision_json
 from onnxmpq.methods.study import Method, check_effort
@@ -32,6 +30,8 @@ from onnxmpq.rescue import Rescue
 from onnxmpq.runtime import get_runtime
 from onnxmpq.samples import Data, Samples
 from onnxmpq.search import OPTIONS, Search, Wish
+from onnxmpq.sensitivity.settings import Settings
+from onnxmpq.sensitivity.table import Table
 from onnxmpq.space import make_space
 from onnxmpq.targets import Target, split_isa
 from onnxmpq.targets import target as find_target
@@ -127,7 +127,7 @@ def measure(
     ``pairs`` adds the exact loss of every pair. With ``store`` every finished job is kept in that file: a run that was
     killed goes on where it was. ``executor`` is any ``concurrent.futures.Executor``; results do not depend on it.
     """
-    from onnxmpq.measure.engine import Engine
+    from onnxmpq.sensitivity.engine import Engine
 
     found = [option if isinstance(option, Option) else Option.parse(option) for option in options]
     prepared = prepare(model, target, progress, extra_passes=extra_passes)

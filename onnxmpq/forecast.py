@@ -12,11 +12,11 @@ from onnxmpq.build import Progress, scratch
 from onnxmpq.calibrated import Numbers
 from onnxmpq.compile import Model, parsed, prepare, silent
 from onnxmpq.constraints import Constraints
-from onnxmpq.measure.settings import Settings
 from onnxmpq.methods.study import Method, check_effort
 from onnxmpq.registry import method as find_method
 from onnxmpq.samples import Data
 from onnxmpq.search import OPTIONS, Search, Wish
+from onnxmpq.sensitivity.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,12 @@ from onnxmpq.calibrated import Numbers
 from onnxmpq.compile import Model, parsed, prepare, share_calibration, silent
 from onnxmpq.constraints import Constraints
 from onnxmpq.errors import InputError
-from onnxmpq.measure.settings import Settings
-from onnxmpq.measure.table import Table
 from onnxmpq.registry import method as find_method
 from onnxmpq.samples import Data
 from onnxmpq.search import OPTIONS, Point, Search, Wish
 from onnxmpq.search import as_json as point_json
+from onnxmpq.sensitivity.settings import Settings
+from onnxmpq.sensitivity.table import Table
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,11 +24,11 @@ from onnxmpq.artifacts import Verdict
 from onnxmpq.budgets import Limit
 from onnxmpq.errors import InputError, nearest
 from onnxmpq.graph.load import Source
-from onnxmpq.measure.heads import find_heads
-from onnxmpq.measure.losses import Head, Loss, mean_and_error
 from onnxmpq.normalise import normalise
 from onnxmpq.runtime import Runtime
 from onnxmpq.samples import Samples
+from onnxmpq.sensitivity.heads import find_heads
+from onnxmpq.sensitivity.losses import Head, Loss, mean_and_error
 from onnxmpq.verify import fall, file_bytes
 
 Kind = Literal["size", "drop", "loss", "sqnr", "agreement", "speed"]

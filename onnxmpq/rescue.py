@@ -17,7 +17,7 @@ from typing import Self
 
 from onnxmpq.artifacts import Plan
 from onnxmpq.errors import OnnxmpqError
-from onnxmpq.measure.store import Store
+from onnxmpq.sensitivity.store import Store
 
 
 class Rescue:

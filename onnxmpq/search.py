@@ -25,15 +25,15 @@ from onnxmpq.build import Prepared, Progress
 from onnxmpq.calibrated import Numbers
 from onnxmpq.constraints import Constraints, make_menu
 from onnxmpq.errors import InfeasibleError, InputError
-from onnxmpq.measure.engine import Engine
-from onnxmpq.measure.settings import Settings
-from onnxmpq.measure.table import Estimate, Table
 from onnxmpq.methods.agreement import Agreement
 from onnxmpq.methods.decide import Decision, decide
 from onnxmpq.methods.gram import front_plans
 from onnxmpq.methods.study import EFFORTS, Choices, Effort, Menu, Method, Study, blending, make_rows
 from onnxmpq.methods.uniform import uniform_choices
 from onnxmpq.samples import Data
+from onnxmpq.sensitivity.engine import Engine
+from onnxmpq.sensitivity.settings import Settings
+from onnxmpq.sensitivity.table import Estimate, Table
 from onnxmpq.solve import relative_gap
 
 OPTIONS = ("w8a8", "w4a8", "w2a8")

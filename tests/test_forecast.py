@@ -30,8 +30,8 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: Any, what: str, *__: Any) -> None:
         raise AssertionError(f"{what} was measured")
 
-    monkeypatch.setattr("onnxmpq.measure.engine.Engine.table", refuse)
-    monkeypatch.setattr("onnxmpq.measure.engine.Engine.losses", refuse)
+    monkeypatch.setattr("onnxmpq.sensitivity.engine.Engine.table", refuse)
+    monkeypatch.setattr("onnxmpq.sensitivity.engine.Engine.losses", refuse)
 
 
 @pytest.mark.parametrize("method", ["gram", "clado"])

@@ -14,8 +14,8 @@ from onnxmpq.artifacts import Plan
 from onnxmpq.compile import quantize
 from onnxmpq.errors import InputError
 from onnxmpq.front import Front, pareto
-from onnxmpq.measure.settings import Settings
-from onnxmpq.measure.store import Store
+from onnxmpq.sensitivity.settings import Settings
+from onnxmpq.sensitivity.store import Store
 
 MODELS = Path(__file__).parents[1] / "models"
 MODEL = MODELS / "digits_cnn.onnx"

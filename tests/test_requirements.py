@@ -12,11 +12,11 @@ from onnxmpq.calibrated import Numbers
 from onnxmpq.compile import prepare, quantize
 from onnxmpq.errors import InputError
 from onnxmpq.graph.load import load
-from onnxmpq.measure.engine import Engine
-from onnxmpq.measure.losses import Head
 from onnxmpq.requirements import KINDS, Finding, Requirement, hold, mean_loss, parse_requirements
 from onnxmpq.runtime import get_runtime
 from onnxmpq.samples import open_samples
+from onnxmpq.sensitivity.engine import Engine
+from onnxmpq.sensitivity.losses import Head
 
 MODELS = Path(__file__).parents[1] / "models"
 FLOAT, CALIBRATION = MODELS / "digits_cnn.onnx", MODELS / "digits_calibration.npz"

@@ -18,8 +18,8 @@ from onnxmpq.artifacts import Check, Option, Plan, Verdict
 from onnxmpq.compile import quantize
 from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.executors import ProcessExecutor, run_jobs
-from onnxmpq.measure.store import Store
-from onnxmpq.measure.worker import Job
+from onnxmpq.sensitivity.store import Store
+from onnxmpq.sensitivity.worker import Job
 from onnxmpq.verify import verify as verify_file
 from tests.graphs import feeds_for, layer_chain
 
@@ -89,7 +89,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
         ran.extend(todo)
         return run_jobs(work, todo, *rest, **more)
 
-    monkeypatch.setattr("onnxmpq.measure.engine.run_jobs", counting)
+    monkeypatch.setattr("onnxmpq.sensitivity.engine.run_jobs", counting)
     return ran
 
 

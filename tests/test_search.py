@@ -12,8 +12,8 @@ from onnxmpq.artifacts import FLOAT, Plan
 from onnxmpq.compile import Result, inspect, quantize
 from onnxmpq.errors import InfeasibleError, InputError
 from onnxmpq.executors import run_jobs
-from onnxmpq.measure.settings import Settings
-from onnxmpq.measure.worker import run_job
+from onnxmpq.sensitivity.settings import Settings
+from onnxmpq.sensitivity.worker import run_job
 
 MODELS = Path(__file__).parents[1] / "models"
 MODEL = MODELS / "digits_cnn.onnx"
@@ -72,7 +72,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         ran.extend(todo)
         return run_jobs(work, todo, *rest, **more)
 
-    monkeypatch.setattr("onnxmpq.measure.engine.run_jobs", counting)
+    monkeypatch.setattr("onnxmpq.sensitivity.engine.run_jobs", counting)
     return ran
 
 
@@ -219,11 +219,11 @@ def test_the_same_search_again_runs_no_job(desk: Desk, jobs: list[Any]) -> None:
 
 def test_an_interrupted_search_goes_on_and_runs_no_job_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[Any] = []
-    monkeypatch.setattr("onnxmpq.measure.engine.run_job", partial(_recorded, ran, 12))
+    monkeypatch.setattr("onnxmpq.sensitivity.engine.run_job", partial(_recorded, ran, 12))
     with pytest.raises(KeyboardInterrupt):
         Desk(tmp_path).search("size=24%", keep=FEW)
     assert not (tmp_path / "q.onnx").exists()
-    monkeypatch.setattr("onnxmpq.measure.engine.run_job", partial(_recorded, ran, 0))
+    monkeypatch.setattr("onnxmpq.sensitivity.engine.run_job", partial(_recorded, ran, 0))
     resumed = Desk(tmp_path).search("size=24%", keep=FEW)
     assert len(ran) == len(set(ran))
     assert resumed.decision is not None

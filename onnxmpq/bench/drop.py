@@ -21,8 +21,8 @@ from onnxmpq.bench.accuracy import paired
 from onnxmpq.bench.held_out import EMBEDDED, data_of
 from onnxmpq.compile import quantize
 from onnxmpq.errors import InfeasibleError, InputError, OnnxmpqError
-from onnxmpq.measure.settings import Settings
 from onnxmpq.runtime import get_runtime
+from onnxmpq.sensitivity.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ import onnx_ir as ir
 
 from onnxmpq.bench import zoo
 from onnxmpq.bench.zoo import Split, ZooModel
-from onnxmpq.measure.heads import find_heads
-from onnxmpq.measure.losses import Array, Loss
 from onnxmpq.runtime import Session, get_runtime
+from onnxmpq.sensitivity.heads import find_heads
+from onnxmpq.sensitivity.losses import Array, Loss
 
 EMBEDDED = ("digits_cnn", "digits_vit")
 _BATCH = 50

@@ -16,9 +16,9 @@ import numpy as np
 from onnxmpq.artifacts import FLOAT, Option, Space
 from onnxmpq.compile import prepare
 from onnxmpq.errors import InputError
-from onnxmpq.measure.engine import Engine
-from onnxmpq.measure.settings import Settings
-from onnxmpq.measure.table import Table, Variant
+from onnxmpq.sensitivity.engine import Engine
+from onnxmpq.sensitivity.settings import Settings
+from onnxmpq.sensitivity.table import Table, Variant
 from onnxmpq.solve.problem import Budget, Implication, Problem
 from onnxmpq.solve.reduce import Floats, Integers
 

@@ -26,10 +26,10 @@ from onnxmpq.bench.peers import Peer, quantise
 from onnxmpq.compile import prepare
 from onnxmpq.errors import OnnxmpqError
 from onnxmpq.executors import open_executor
-from onnxmpq.measure.engine import Engine
-from onnxmpq.measure.settings import Settings
-from onnxmpq.measure.table import Table, Variant
 from onnxmpq.runtime import Mode, get_runtime
+from onnxmpq.sensitivity.engine import Engine
+from onnxmpq.sensitivity.settings import Settings
+from onnxmpq.sensitivity.table import Table, Variant
 
 MODES: tuple[Mode, Mode] = ("unoptimised", "literal")
 

@@ -28,14 +28,14 @@ from onnxmpq.calibrated import Numbers
 from onnxmpq.compile import prepare
 from onnxmpq.constraints import make_menu
 from onnxmpq.errors import InfeasibleError, InputError, OnnxmpqError
-from onnxmpq.measure.engine import Engine
-from onnxmpq.measure.losses import mean_and_error
-from onnxmpq.measure.settings import Settings
 from onnxmpq.methods.decide import decide
 from onnxmpq.methods.study import Menu, Row, Study, blending, check_effort
 from onnxmpq.methods.uniform import uniform_choices
 from onnxmpq.registry import method as find_method
 from onnxmpq.runtime import get_runtime
+from onnxmpq.sensitivity.engine import Engine
+from onnxmpq.sensitivity.losses import mean_and_error
+from onnxmpq.sensitivity.settings import Settings
 
 METHODS = ("gram", "clado", "clado-star", "sqnr", "lampq", "local", "uniform")
 SHARES = "0.28,0.32,0.37,0.43,0.5,0.6"

@@ -23,9 +23,9 @@ from onnxmpq.build import scratch
 from onnxmpq.calibrated import Numbers
 from onnxmpq.compile import prepare
 from onnxmpq.errors import OnnxmpqError
-from onnxmpq.measure.losses import mean_and_error
 from onnxmpq.methods.uniform import uniform
 from onnxmpq.runtime import get_runtime
+from onnxmpq.sensitivity.losses import mean_and_error
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,8 @@ from onnxmpq.cli.options import (
 
 if TYPE_CHECKING:
     from onnxmpq.calibrated import Numbers
-    from onnxmpq.measure.engine import Cost
-    from onnxmpq.measure.table import Table
+    from onnxmpq.sensitivity.engine import Cost
+    from onnxmpq.sensitivity.table import Table
 
 _SHOWN = 12
 
@@ -74,7 +74,7 @@ def measure_command(
     onnxmpq measure model.onnx -c samples.npz --options w8a8,w4a8 --executor processes:4
     """
     from onnxmpq.compile import prepare
-    from onnxmpq.measure.engine import Engine
+    from onnxmpq.sensitivity.engine import Engine
 
     wanted = menu(options)
     checked_output(output, overwrite)

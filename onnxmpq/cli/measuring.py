@@ -17,7 +17,7 @@ from onnxmpq.cli.options import decorated
 from onnxmpq.executors import open_executor
 
 if TYPE_CHECKING:
-    from onnxmpq.measure.settings import Settings
+    from onnxmpq.sensitivity.settings import Settings
 
 threads_option = click.option(
     "--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Threads of each process."
@@ -79,7 +79,7 @@ def measuring_options(command: Callable[..., Any]) -> Callable[..., Any]:
         blends: bool | None,
         **rest: Any,
     ) -> Any:
-        from onnxmpq.measure.settings import Settings, parse_bytes
+        from onnxmpq.sensitivity.settings import Settings, parse_bytes
 
         settings = Settings(
             loss=loss,
@@ -153,7 +153,7 @@ def resumable(store: Path | None) -> Iterator[None]:
     except KeyboardInterrupt:
         if store is None or not store.exists():
             raise
-        from onnxmpq.measure.store import Store
+        from onnxmpq.sensitivity.store import Store
 
         with Store.open(store, None) as kept:
             count = kept.count

@@ -12,7 +12,7 @@ from onnxmpq.cli.options import json_option
 from onnxmpq.errors import InputError, VerifyError
 
 if TYPE_CHECKING:
-    from onnxmpq.measure.store import Report, Store
+    from onnxmpq.sensitivity.store import Report, Store
 
 
 @click.group("store", cls=NearestGroup)
@@ -57,7 +57,7 @@ def compact_command(path: Path) -> None:
 
 
 def _opened(path: Path) -> "Store":
-    from onnxmpq.measure.store import Store
+    from onnxmpq.sensitivity.store import Store
 
     if not path.is_file():
         raise InputError(f"There is no store '{path}'. `onnxmpq measure --store` makes one.")

@@ -17,8 +17,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from onnxmpq.measure.table import Table, Variant
 from onnxmpq.methods.study import Draft, Study, pair_runs
+from onnxmpq.sensitivity.table import Table, Variant
 
 
 @dataclass(frozen=True, slots=True)

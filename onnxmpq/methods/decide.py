@@ -9,10 +9,10 @@ from time import perf_counter
 from typing import Any
 
 from onnxmpq.artifacts import FLOAT
-from onnxmpq.measure.table import Estimate, Table
 from onnxmpq.methods.agreement import Agreement
 from onnxmpq.methods.study import Choices, Method, Study
 from onnxmpq.methods.uniform import uniform_choices
+from onnxmpq.sensitivity.table import Estimate, Table
 from onnxmpq.solve import Solution
 
 

@@ -17,9 +17,9 @@ from typing import ClassVar, Self
 import numpy as np
 
 from onnxmpq.artifacts import FLOAT, Option
-from onnxmpq.measure.table import Table
 from onnxmpq.methods.study import Choices, Draft, Menu, Study, pair_runs
 from onnxmpq.methods.superposition import Part, Superposition
+from onnxmpq.sensitivity.table import Table
 from onnxmpq.solve import Budget, Solution, solve_front
 from onnxmpq.solve.refine import neighbours, refine
 

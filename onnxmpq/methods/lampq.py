@@ -25,9 +25,9 @@ import onnx_ir as ir
 from onnxmpq.artifacts import FLOAT, Layer, Option, Space
 from onnxmpq.errors import InputError
 from onnxmpq.graph.layers import constant, find_layers
-from onnxmpq.measure.table import Table, Variant
 from onnxmpq.methods.study import Choices, Draft, Study
 from onnxmpq.methods.walk import Bundles, Picked, bundles_of, precision
+from onnxmpq.sensitivity.table import Table, Variant
 
 LayerType = Literal["attention-qkv", "attention-proj", "mlp-in", "mlp-out", "conv", "other"]
 _SIZES = ("Shape", "Size")  # what reads a size reads no values

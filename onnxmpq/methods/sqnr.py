@@ -19,9 +19,9 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from onnxmpq.errors import InputError, nearest
-from onnxmpq.measure.table import Table, Variant
 from onnxmpq.methods.study import Choices, Draft, Study
 from onnxmpq.methods.walk import Bundles, Picked, bundles_of, finish
+from onnxmpq.sensitivity.table import Table, Variant
 
 SearchName = Literal["sequential", "binary", "interpolation"]
 SEARCHES: tuple[SearchName, ...] = ("sequential", "binary", "interpolation")

@@ -11,9 +11,9 @@ import numpy as np
 from onnxmpq.artifacts import FLOAT, Option, Space, Unit
 from onnxmpq.budgets import ROWS, Limit, row
 from onnxmpq.errors import InfeasibleError, InputError, nearest
-from onnxmpq.measure.engine import Engine
-from onnxmpq.measure.table import Estimate, Table, Variant
 from onnxmpq.methods.agreement import Agreement, agreement
+from onnxmpq.sensitivity.engine import Engine
+from onnxmpq.sensitivity.table import Estimate, Table, Variant
 from onnxmpq.solve import Budget, Problem, Shortfall, Solution, solve
 
 Choices = Mapping[str, Option]

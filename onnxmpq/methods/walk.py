@@ -7,8 +7,8 @@ import numpy as np
 
 from onnxmpq.artifacts import FLOAT, Option
 from onnxmpq.errors import InputError
-from onnxmpq.measure.table import Variant
 from onnxmpq.methods.study import Choices, Menu, Study
+from onnxmpq.sensitivity.table import Variant
 
 Picked = tuple[int, ...]
 """One position in its options for every bundle."""

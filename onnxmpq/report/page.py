@@ -11,8 +11,8 @@ from importlib.resources import files
 from string import Template
 
 from onnxmpq.artifacts import Check
-from onnxmpq.measure.table import Estimate
 from onnxmpq.report.view import Pair, Proof, Summary, View
+from onnxmpq.sensitivity.table import Estimate
 
 LIBRARY = ("d3.min.js", "plot.umd.min.js")
 _PLANS = '<label>plan shown <select class="plans"></select></label>'

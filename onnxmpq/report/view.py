@@ -18,8 +18,8 @@ from onnxmpq.artifacts import FLOAT, Check, Option, Space, Unit
 from onnxmpq.compile import Result
 from onnxmpq.errors import InputError
 from onnxmpq.front import Front
-from onnxmpq.measure.table import Array, Estimate, Table, Variant
 from onnxmpq.methods.decide import Decision
+from onnxmpq.sensitivity.table import Array, Estimate, Table, Variant
 from onnxmpq.verify import Accuracy
 
 STRONGEST = 20  # pairs that are named

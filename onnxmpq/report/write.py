@@ -10,9 +10,9 @@ from onnxmpq.artifacts import Space
 from onnxmpq.compile import Result
 from onnxmpq.errors import InputError
 from onnxmpq.front import Front
-from onnxmpq.measure.table import Table
 from onnxmpq.report.page import make_page
 from onnxmpq.report.view import Measured, make_view
+from onnxmpq.sensitivity.table import Table
 
 
 @dataclass(frozen=True, slots=True)

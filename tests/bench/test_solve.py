@@ -14,7 +14,7 @@ from onnxmpq.bench.__main__ import main
 from onnxmpq.bench.instances import BITS, Kind, generated, limit_at, of_table
 from onnxmpq.bench.solve import PLAIN, Line, Row, compared, parse_suites, summarised
 from onnxmpq.errors import InputError
-from onnxmpq.measure.table import Estimate, Table, Variant
+from onnxmpq.sensitivity.table import Estimate, Table, Variant
 from onnxmpq.solve import Problem, solve
 
 

@@ -12,10 +12,10 @@ from onnxmpq import registry
 from onnxmpq.budgets import KINDS, ROWS
 from onnxmpq.calibrated import ROUNDINGS
 from onnxmpq.cli import COMMANDS, cli, words
-from onnxmpq.measure.heads import LOSSES
 from onnxmpq.methods.study import EFFORTS
 from onnxmpq.ranges import METHODS as RANGES
 from onnxmpq.search import OPTIONS
+from onnxmpq.sensitivity.heads import LOSSES
 from onnxmpq.targets import builtin_names
 from onnxmpq.weights import METHODS as WEIGHT_RANGES
 from tests.cli.running import ROOT, run

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from onnxmpq.cli.pareto import bend
-from onnxmpq.measure.worker import Job, Recipe, ResponseJob, Results, run_job
+from onnxmpq.sensitivity.worker import Job, Recipe, ResponseJob, Results, run_job
 from tests.cli.running import MODEL, run
 
 SEARCH = ("--tie", "stage.*", "--store", "e.store", "--effort", "quick", "-b", "size=30%")
@@ -48,7 +48,7 @@ def test_measure_ends_with_a_search_that_measures_nothing_twice(desk: Path, monk
         assert not isinstance(job, ResponseJob)
         return run_job(recipe, job)
 
-    monkeypatch.setattr("onnxmpq.measure.engine.run_job", again)
+    monkeypatch.setattr("onnxmpq.sensitivity.engine.run_job", again)
     shown = run(*arguments, "--effort", "quick", "-q").stdout
     assert "plan " in shown
     assert (desk / "digits_cnn.small.onnx").is_file()

@@ -15,8 +15,8 @@ from click.testing import CliRunner, Result
 
 from onnxmpq.cli import cli
 from onnxmpq.errors import InputError, VerifyError
-from onnxmpq.measure.store import Store
-from onnxmpq.measure.table import Table
+from onnxmpq.sensitivity.store import Store
+from onnxmpq.sensitivity.table import Table
 from tests.cli.running import MODEL, ROOT, refused, run
 
 ZOO = Path(os.environ.get("ONNXMPQ_ZOO") or ROOT / ".." / "shared" / "zoo") / "models"

@@ -9,8 +9,8 @@ from click.testing import CliRunner
 from onnxmpq.artifacts import Plan
 from onnxmpq.cli import cli
 from onnxmpq.errors import InfeasibleError
-from onnxmpq.measure.store import Store
-from onnxmpq.measure.worker import Job, Recipe, Results, run_job
+from onnxmpq.sensitivity.store import Store
+from onnxmpq.sensitivity.worker import Job, Recipe, Results, run_job
 from tests.cli.running import MODEL, MODELS, refused, run
 
 SEARCH = ("quantize", MODEL, "-c", "s.npz", "-o", "q.onnx", "--allow-slower", "--overwrite", "-q")
@@ -128,7 +128,7 @@ def test_an_interrupt_says_what_the_store_has(desk: Path, monkeypatch: pytest.Mo
         ran.append(job)
         return run_job(recipe, job)
 
-    monkeypatch.setattr("onnxmpq.measure.engine.run_job", some)
+    monkeypatch.setattr("onnxmpq.sensitivity.engine.run_job", some)
     done = CliRunner().invoke(cli, [*SEARCH, "-b", "size=27%", "--store", "other.store"])
     assert done.exit_code == 130
     with Store.open(desk / "other.store", None) as store:

@@ -11,10 +11,10 @@ import onnx_ir as ir
 from onnxmpq.artifacts import FLOAT, Cost, Layer, Option, Space, Unit
 from onnxmpq.budgets import Kind, Limit
 from onnxmpq.budgets import row as row_of
-from onnxmpq.measure.engine import Cost as RunCost
-from onnxmpq.measure.engine import Engine
-from onnxmpq.measure.table import Estimate, Table, Variant
 from onnxmpq.methods.study import Choices, Menu, Row, Study
+from onnxmpq.sensitivity.engine import Cost as RunCost
+from onnxmpq.sensitivity.engine import Engine
+from onnxmpq.sensitivity.table import Estimate, Table, Variant
 
 W8, W4, W2 = Option(8), Option(4), Option(2)
 

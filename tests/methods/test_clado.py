@@ -7,9 +7,9 @@ import pytest
 
 from onnxmpq.artifacts import Option
 from onnxmpq.errors import InfeasibleError
-from onnxmpq.measure.table import Variant
 from onnxmpq.methods.clado import Clado, CladoStar, clipped, interactions
 from onnxmpq.methods.study import Choices, Study
+from onnxmpq.sensitivity.table import Variant
 from tests.methods.fakes import W2, W4, FakeEngine, drawn, study_of, unit_of
 
 

@@ -10,9 +10,9 @@ from onnxmpq import registry
 from onnxmpq.artifacts import FLOAT, Option
 from onnxmpq.compile import prepare
 from onnxmpq.errors import InfeasibleError, InputError
-from onnxmpq.measure.table import Variant
 from onnxmpq.methods.lampq import Lampq, layer_types
 from onnxmpq.methods.study import Choices, Study
+from onnxmpq.sensitivity.table import Variant
 from onnxmpq.space import make_space
 from onnxmpq.targets import target
 from tests.graphs import from_text, rng

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from onnxmpq.errors import InfeasibleError, InputError
-from onnxmpq.measure.table import Variant
 from onnxmpq.methods.local import Local
+from onnxmpq.sensitivity.table import Variant
 from tests.methods.fakes import W2, W4, W8, FakeEngine, drawn, study_of, unit_of
 
 

@@ -13,12 +13,12 @@ from onnxmpq.artifacts import Option
 from onnxmpq.budgets import parse_limits
 from onnxmpq.compile import prepare
 from onnxmpq.errors import InputError, InternalError
-from onnxmpq.measure.engine import Engine
-from onnxmpq.measure.settings import Settings
 from onnxmpq.methods import METHODS
 from onnxmpq.methods.clado import Clado
 from onnxmpq.methods.sqnr import Sqnr
 from onnxmpq.methods.study import Menu, Study, make_rows
+from onnxmpq.sensitivity.engine import Engine
+from onnxmpq.sensitivity.settings import Settings
 
 MODELS = Path(__file__).parents[2] / "models"
 OPTIONS = (Option(8, 8), Option(2, 8))

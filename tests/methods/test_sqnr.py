@@ -5,9 +5,9 @@ import pytest
 
 from onnxmpq.artifacts import FLOAT, Option
 from onnxmpq.errors import InfeasibleError, InputError
-from onnxmpq.measure.table import Variant
 from onnxmpq.methods.sqnr import SEARCHES, SearchName, Sqnr, Target, find_last
 from onnxmpq.methods.study import Choices
+from onnxmpq.sensitivity.table import Variant
 from tests.methods.fakes import W2, W4, W8, FakeEngine, drawn, study_of, unit_of
 
 

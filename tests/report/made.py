@@ -7,9 +7,9 @@ import numpy as np
 from onnxmpq.artifacts import FLOAT, Check, Cost, Layer, Leftover, Option, Plan, Space, Unit, Verdict
 from onnxmpq.compile import Result
 from onnxmpq.front import Front
-from onnxmpq.measure.table import Estimate, Table, Variant
 from onnxmpq.methods.decide import Decision
 from onnxmpq.search import Point
+from onnxmpq.sensitivity.table import Estimate, Table, Variant
 from onnxmpq.solve import Solution
 from onnxmpq.verify import Accuracy
 from tests.graphs import rng

@@ -8,8 +8,8 @@ import pytest
 
 from onnxmpq.artifacts import FLOAT, Option
 from onnxmpq.errors import InputError
-from onnxmpq.measure.table import Estimate, Variant
 from onnxmpq.report.view import LARGEST_MAP, Measured, clustered, correlations, make_view
+from onnxmpq.sensitivity.table import Estimate, Variant
 from tests.report import made
 
 SPACE = made.space(12)

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from onnxmpq.artifacts import Option
 from onnxmpq.compile import prepare
 from onnxmpq.errors import InputError
-from onnxmpq.measure.blend import FEW, FIRST, Blended, blend, may_blend
-from onnxmpq.measure.engine import Engine
-from onnxmpq.measure.settings import Settings
 from onnxmpq.runtime import get_runtime
+from onnxmpq.sensitivity.blend import FEW, FIRST, Blended, blend, may_blend
+from onnxmpq.sensitivity.engine import Engine
+from onnxmpq.sensitivity.settings import Settings
 
 MODELS = Path(__file__).parents[2] / "models"
 

@@ -36,15 +36,18 @@ from onnxmpq.executors import InlineExecutor, run_jobs
 from onnxmpq.graph.opset import raise_opset
 from onnxmpq.graph.save import save
 from onnxmpq.hessians import TOGETHER_BYTES
-from onnxmpq.measure.blend import Blended, may_blend
-from onnxmpq.measure.chain import RECENT_BYTES
-from onnxmpq.measure.heads import find_heads
-from onnxmpq.measure.losses import Loss, LossFunction, mean_and_error
-from onnxmpq.measure.segments import cut
-from onnxmpq.measure.settings import Settings
-from onnxmpq.measure.store import Store, job_json, key
-from onnxmpq.measure.table import Estimate, Table, Variant
-from onnxmpq.measure.worker import (
+from onnxmpq.ranges import Ranges
+from onnxmpq.runtime import get_runtime
+from onnxmpq.samples import Data
+from onnxmpq.sensitivity.blend import Blended, may_blend
+from onnxmpq.sensitivity.chain import RECENT_BYTES
+from onnxmpq.sensitivity.heads import find_heads
+from onnxmpq.sensitivity.losses import Loss, LossFunction, mean_and_error
+from onnxmpq.sensitivity.segments import cut
+from onnxmpq.sensitivity.settings import Settings
+from onnxmpq.sensitivity.store import Store, job_json, key
+from onnxmpq.sensitivity.table import Estimate, Table, Variant
+from onnxmpq.sensitivity.worker import (
     CentreJob,
     Job,
     PairsJob,
@@ -58,9 +61,6 @@ from onnxmpq.measure.worker import (
     rounded,
     run_job,
 )
-from onnxmpq.ranges import Ranges
-from onnxmpq.runtime import get_runtime
-from onnxmpq.samples import Data
 from onnxmpq.space import make_space
 
 Array = npt.NDArray[np.float64]

@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from onnxmpq.errors import InputError, nearest
 from onnxmpq.graph.layers import FLOAT_TYPES, constant, dimensions, is_standard
-from onnxmpq.measure.losses import Head, Kind
+from onnxmpq.sensitivity.losses import Head, Kind
 
 _SHAPING = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Cast"})
 LOSSES = ("auto", "kl", "ce", "power")

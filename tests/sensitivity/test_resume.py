@@ -20,10 +20,10 @@ from onnxmpq.calibrated import Numbers
 from onnxmpq.compile import measure, prepare
 from onnxmpq.errors import InputError
 from onnxmpq.executors import open_executor
-from onnxmpq.measure.engine import Engine
-from onnxmpq.measure.settings import Settings
-from onnxmpq.measure.store import Store
-from onnxmpq.measure.table import Table
+from onnxmpq.sensitivity.engine import Engine
+from onnxmpq.sensitivity.settings import Settings
+from onnxmpq.sensitivity.store import Store
+from onnxmpq.sensitivity.table import Table
 from tests.graphs import rng
 
 ROOT = Path(__file__).parents[2]

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from onnxmpq.errors import InputError
-from onnxmpq.measure.losses import LossFunction
+from onnxmpq.sensitivity.losses import LossFunction
 
 _UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 

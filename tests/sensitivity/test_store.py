@@ -22,8 +22,8 @@ from hypothesis import given, settings
 from hypothesis.extra import numpy as arrays_of
 
 from onnxmpq.errors import InputError, InternalError
-from onnxmpq.measure import store as module
-from onnxmpq.measure.store import Store, job_json, key
+from onnxmpq.sensitivity import store as module
+from onnxmpq.sensitivity.store import Store, job_json, key
 
 ROOT = Path(__file__).parents[2]
 IDENTITY = {"model": "a" * 64, "samples": "b" * 64, "engine": "1"}
@@ -190,8 +190,8 @@ def test_a_job_is_a_frozen_data_class(job: object) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from onnxmpq.measure.store import Store
-from tests.measure.test_store import IDENTITY, drawn
+from onnxmpq.sensitivity.store import Store
+from tests.sensitivity.test_store import IDENTITY, drawn
 
 with Store.open(Path(sys.argv[1]), IDENTITY) as store:
     for number in range(int(sys.argv[2]), int(sys.argv[3])):

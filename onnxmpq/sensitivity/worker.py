@@ -17,11 +17,11 @@ import onnx_ir as ir
 from onnxmpq.artifacts import FLOAT, Option
 from onnxmpq.calibrated import Calibrated, Numbers
 from onnxmpq.hessians import Hessians
-from onnxmpq.measure.chain import Arrays, Chain, local_error, merged_with
-from onnxmpq.measure.losses import Array, Head, Loss, LossFunction, log_softmax
-from onnxmpq.measure.segments import Piece, first_change
 from onnxmpq.ranges import Ranges
 from onnxmpq.runtime import get_runtime
+from onnxmpq.sensitivity.chain import Arrays, Chain, local_error, merged_with
+from onnxmpq.sensitivity.losses import Array, Head, Loss, LossFunction, log_softmax
+from onnxmpq.sensitivity.segments import Piece, first_change
 from onnxmpq.space import make_space
 from onnxmpq.targets import Target
 

@@ -19,12 +19,12 @@ from onnxmpq.calibrated import ROUNDINGS, Calibrated, Numbers
 from onnxmpq.compile import prepare, quantize
 from onnxmpq.errors import InputError
 from onnxmpq.executors import open_executor
-from onnxmpq.measure.engine import Engine, _relative_error
-from onnxmpq.measure.losses import Loss, log_softmax
-from onnxmpq.measure.settings import Settings
-from onnxmpq.measure.table import Table, Variant
-from onnxmpq.measure.worker import SKETCH, CentreJob, ResponseJob, as_choices, sketch
 from onnxmpq.runtime import get_runtime
+from onnxmpq.sensitivity.engine import Engine, _relative_error
+from onnxmpq.sensitivity.losses import Loss, log_softmax
+from onnxmpq.sensitivity.settings import Settings
+from onnxmpq.sensitivity.table import Table, Variant
+from onnxmpq.sensitivity.worker import SKETCH, CentreJob, ResponseJob, as_choices, sketch
 from onnxmpq.space import make_space
 from tests.graphs import feeds_for, from_text, layer_chain, rng
 

@@ -8,7 +8,7 @@ import pytest
 
 from onnxmpq.artifacts import Option
 from onnxmpq.compile import prepare
-from onnxmpq.measure.engine import Engine
+from onnxmpq.sensitivity.engine import Engine
 
 MODELS = Path(__file__).parents[2] / "models"
 

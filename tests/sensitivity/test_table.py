@@ -8,7 +8,7 @@ import pytest
 
 from onnxmpq.artifacts import FLOAT, Option
 from onnxmpq.errors import InputError
-from onnxmpq.measure.table import Estimate, Table, Variant
+from onnxmpq.sensitivity.table import Estimate, Table, Variant
 from tests.graphs import rng
 
 A4, A8, B4 = Variant("a", Option(4, 8)), Variant("a", Option(8, 8)), Variant("b", Option(4, 8))

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from onnxmpq.artifacts import Option, Plan
 from onnxmpq.calibrated import Calibrated
-from onnxmpq.measure.segments import Piece, Splitter, cut
 from onnxmpq.placement import Pair, place
 from onnxmpq.runtime import Runtime, Session
+from onnxmpq.sensitivity.segments import Piece, Splitter, cut
 
 Arrays = dict[str, npt.NDArray[Any]]
 Choices = Mapping[str, Option]

@@ -24,11 +24,11 @@ from onnxmpq.graph.layers import all_nodes
 from onnxmpq.graph.load import load
 from onnxmpq.graph.opset import raise_opset
 from onnxmpq.lower import lower, pair_key
-from onnxmpq.measure.segments import Cuts, Piece, Segment, Splitter, cut, differing, first_change, split
 from onnxmpq.normalise import normalise
 from onnxmpq.placement import place
 from onnxmpq.ranges import Affine
 from onnxmpq.runtime import get_runtime
+from onnxmpq.sensitivity.segments import Cuts, Piece, Segment, Splitter, cut, differing, first_change, split
 from onnxmpq.space import make_space
 from onnxmpq.targets import Target
 from onnxmpq.targets import target as find_target
@@ -556,7 +556,7 @@ def test_what_did_not_change_is_not_written_again() -> None:
 
 def test_digests_are_the_same_in_every_process() -> None:
     code = (
-        "from tests.measure.test_segments import *\n"
+        "from tests.sensitivity.test_segments import *\n"
         "for name in GRAPHS:\n"
         "    model = graph(name)\n"
         "    cuts = cut(model, space_of(model), chain_cost=0)\n"
