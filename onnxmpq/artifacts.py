@@ -170,6 +170,8 @@ class Space:
 class Plan:
     """One option per unit; units that are not named stay float. ``passes`` ran on the model besides the usual ones.
 
+    ``keep_metadata``: the file carries doc strings, metadata and inferred types, which no runtime reads.
+
     >>> plan = Plan("ort-cpu", "by hand", {"first": Option(8, 8), "last": Option(4)})
     >>> plan.to_json()["choices"]
     {'first': 'w8a8', 'last': 'w4'}
@@ -184,6 +186,7 @@ class Plan:
     model_sha256: str = ""
     ranges: Mapping[str, str] = field(default_factory=dict)
     passes: tuple[str, ...] = ()
+    keep_metadata: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as plain JSON data."""
@@ -194,6 +197,7 @@ class Plan:
             "model_sha256": self.model_sha256,
             "ranges": dict(self.ranges),
             "passes": list(self.passes),
+            "keep_metadata": self.keep_metadata,
             "choices": {unit: str(option) for unit, option in self.choices.items()},
         }
 
@@ -225,6 +229,7 @@ class Plan:
             model_sha256=str(data.get("model_sha256", "")),
             ranges={k: str(v) for k, v in ranges.items()},
             passes=tuple(map(str, data.get("passes", ()))),
+            keep_metadata=data.get("keep_metadata") is True,
         )
 
     @classmethod

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 
@@ -17,9 +18,9 @@ from onnxmpq.artifacts import Plan, Space, Verdict
 from onnxmpq.calibrate import calibrate
 from onnxmpq.calibrated import Calibrated, Needs, Numbers
 from onnxmpq.errors import InputError, VerifyError
-from onnxmpq.graph.layers import all_nodes, is_standard
 from onnxmpq.graph.load import Source
 from onnxmpq.graph.save import save
+from onnxmpq.graph.text import drop_text, forget_inferred, needed_types
 from onnxmpq.hessians import TOGETHER_BYTES, Hessians, Reading, Run, count, passes
 from onnxmpq.lower import Quantised
 from onnxmpq.runtime import Runtime, get_runtime
@@ -103,17 +104,15 @@ class Builder:
         """Lower a plan, write it as ``name`` into a folder of its own and verify it."""
         quantised = self.lowered(plan)
         path = Path(tempfile.mkdtemp(dir=self.folder)) / name
-        forget_inferred(quantised.model, self.prepared.source.model)
-        save(quantised.model, path)
+        self._save(quantised.model, path, plan)
         return Export(plan, path, self._verified(quantised, path, self.budget))
 
     def tried(self, plan: Plan) -> Verdict:
         """Verify a plan with the nearest codes, which are quick to find; its file is gone afterwards."""
         quantised = self._quick(plan).lower(plan)
-        forget_inferred(quantised.model, self.prepared.source.model)
         with tempfile.TemporaryDirectory(dir=self.folder) as place:
             path = Path(place) / "tried.onnx"
-            save(quantised.model, path)
+            self._save(quantised.model, path, plan)
             return self._verified(quantised, path, 0.0)
 
     def _verified(self, quantised: Quantised, path: Path, speed_budget_s: float) -> Verdict:
@@ -138,17 +137,25 @@ class Builder:
     def written(self, plan: Plan, name: str) -> Path:
         """Lower a plan and write it as ``name`` into a folder of its own."""
         path = Path(tempfile.mkdtemp(dir=self.folder)) / name
-        model = self.lowered(plan).model
-        forget_inferred(model, self.prepared.source.model)
-        save(model, path)
+        self._save(self.lowered(plan).model, path, plan)
         return path
 
     def size(self, plan: Plan) -> int:
         """Return the bytes of the file that a plan leads to: the same whatever scales and codes weights get."""
         model = self._quick(plan).lower(plan).model
-        forget_inferred(model, self.prepared.source.model)
         with tempfile.TemporaryDirectory(dir=self.folder) as place:
-            return save(model, Path(place) / "sized.onnx")
+            return self._save(model, Path(place) / "sized.onnx", plan)
+
+    def _save(self, model: ir.Model, path: Path, plan: Plan) -> int:
+        """Write a lowered model as a plan wants it, and return its bytes."""
+        if plan.keep_metadata:
+            forget_inferred(model, self.prepared.source.model)
+            return save(model, path)
+        return save(model, path, trim=partial(drop_text, needed=self._needed))
+
+    @cached_property
+    def _needed(self) -> frozenset[str]:
+        return needed_types(self.prepared.source.model)
 
     def _quick(self, plan: Plan) -> Calibrated:
         """Return what lowers a plan with the nearest codes, after calibrating what it needs."""
@@ -168,7 +175,7 @@ class Builder:
         total = len(self.samples)
         if needs.tensors or needs.means:
             ranges = calibrate(
-                self._runner(needs.tensors | set(needs.means)),
+                self.runner(needs.tensors | set(needs.means)),
                 self.samples,
                 sorted(needs.tensors),
                 needs.means,
@@ -182,7 +189,7 @@ class Builder:
         """Run the samples through the float model for the Hessians of weights, in as many passes as memory asks for."""
         parts, total = passes(wanted, room), len(self.samples)
         for index, part in enumerate(parts):
-            run = self._runner({reading.tensor for readings in part.values() for reading in readings})
+            run = self.runner({reading.tensor for readings in part.values() for reading in readings})
             done = index * total
 
             def progress(n: int, done: int = done) -> None:
@@ -191,7 +198,7 @@ class Builder:
             for name, hessian in count(run, self.samples, part, progress):
                 self.calibrated.keep_hessian(name, hessian)
 
-    def _runner(self, wanted: set[str]) -> Run:
+    def runner(self, wanted: set[str]) -> Run:
         """Return what gives ``wanted`` tensors of the float model for one feed."""
         given = {spec.name for spec in self.inputs}
         inner = sorted(wanted - given)
@@ -214,15 +221,6 @@ class Builder:
         path = self.folder / f"{name}.onnx"
         save(model, path, overwrite=True)
         return path
-
-
-def forget_inferred(model: ir.Model, source: ir.Model) -> None:
-    """Drop the types and shapes of inner values that the source did not write down: runtimes infer them again."""
-    known = {v.name for node in all_nodes(source) for v in node.outputs if v.type is not None}
-    for node in all_nodes(model):
-        for value in node.outputs if is_standard(node) else ():
-            if value.name not in known and not value.is_graph_output():
-                value.type, value.shape = None, None
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from onnxmpq.calibrated import Numbers
 from onnxmpq.constraints import Constraints, decided, first_choices, uniform_by_hand
 from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.graph.load import load
+from onnxmpq.graph.portions import Portions, portions_of, portions_of_file
 from onnxmpq.machine import processor
 from onnxmpq.methods.decide import Decision
 from onnxmpq.methods.decide import to_json as decision_json
@@ -54,6 +55,8 @@ class Result:
     file_bytes: int
     notes: tuple[str, ...]
     decision: Decision | None = None
+    float_portions: Portions | None = None
+    portions: Portions | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as plain JSON data."""
@@ -64,6 +67,8 @@ class Result:
             "float_file_bytes": self.float_file_bytes,
             "file_bytes": self.file_bytes,
             "size_share": self.file_bytes / self.float_file_bytes,
+            "float_portions": self.float_portions.to_json() if self.float_portions else None,
+            "portions": self.portions.to_json() if self.portions else None,
             "accuracy": asdict(self.accuracy) if self.accuracy else None,
             "verdict": self.verdict.to_json(),
             "notes": list(self.notes),
@@ -170,6 +175,7 @@ def quantize(
     numbers: Numbers | None = None,
     extra_passes: Sequence[str] = (),
     evaluation: Data | None = None,
+    keep_metadata: bool = False,
     overwrite: bool = False,
     allow_slower: bool = False,
     threads: int = 1,
@@ -182,7 +188,8 @@ def quantize(
     (``{"size": "30%"}``, ``["bops=25%", "drop=1%"]``) ``method`` (``gram`` unless named) searches a plan among
     ``options`` and the uniform ones, decided on measured loss, and weights are rounded by GPTQ unless ``numbers`` say
     otherwise. Without either every unit gets ``option``, or the nearest finer one that it has. ``keep``, ``exclude``
-    and ``ties`` are decisions by hand, for both.
+    and ``ties`` are decisions by hand, for both. Doc strings, metadata of nodes and values, and types that follow are
+    left out of the file unless ``keep_metadata``.
 
     Unless ``allow_slower`` a plan gives way to the same weights on float kernels where its integer kernels run slower
     than float. No half-written model is left when anything fails: InputError is for what the caller can mend,
@@ -238,6 +245,7 @@ def quantize(
         model_sha256=prepared.source.sha256,
         ranges=numbers.told(),
         passes=prepared.passes,
+        keep_metadata=keep_metadata or chosen.keep_metadata,
     )
     decision: Decision | None = None
     runtime, reference = get_runtime(prepared.target.runtime), get_runtime("onnxruntime")
@@ -287,6 +295,8 @@ def quantize(
         size,
         tuple(notes),
         decision,
+        portions_of(prepared.source),
+        portions_of_file(path),
     )
 
 

@@ -66,6 +66,7 @@ def foresee(
     settings: Settings | None = None,
     numbers: Numbers | None = None,
     extra_passes: Sequence[str] = (),
+    keep_metadata: bool = False,
     progress: Progress = silent,
 ) -> Forecast:
     """Return what a search would take; raise InfeasibleError where no plan meets the budgets. Nothing is measured."""
@@ -74,7 +75,8 @@ def foresee(
     wish = Wish(found, parsed(options), constraints, check_effort(effort), seed, settings or Settings())
     prepared = prepare(model, target, progress, extra_passes=extra_passes)
     numbers = numbers or Numbers.of({"rounding": "gptq"})
-    empty = Plan(prepared.space.target, found.name, {}, prepared.source.sha256, numbers.told(), prepared.passes)
+    made_for = (prepared.source.sha256, numbers.told(), prepared.passes, keep_metadata)
+    empty = Plan(prepared.space.target, found.name, {}, *made_for)
     with scratch(prepared, calibration, numbers, threads=wish.settings.threads, progress=progress) as builder:
 
         def size(choices: Mapping[str, Option]) -> int:

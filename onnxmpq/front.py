@@ -72,6 +72,7 @@ def pareto(
     ahead: int = 8,
     numbers: Numbers | None = None,
     extra_passes: Sequence[str] = (),
+    keep_metadata: bool = False,
     progress: Progress = silent,
 ) -> Front:
     """Return the front over one budget (size, bits, bops or memory), each point with the loss that it measured.
@@ -105,7 +106,8 @@ def pareto(
     )
     prepared = prepare(model, target, progress, extra_passes=extra_passes)
     numbers = numbers or Numbers.of({"rounding": "gptq"})
-    empty = Plan(prepared.space.target, "pareto", {}, prepared.source.sha256, numbers.told(), prepared.passes)
+    made_for = (prepared.source.sha256, numbers.told(), prepared.passes, keep_metadata)
+    empty = Plan(prepared.space.target, "pareto", {}, *made_for)
     threads = wish.settings.threads
     with scratch(prepared, calibration, numbers, threads=threads, progress=progress) as builder:
 

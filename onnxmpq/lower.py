@@ -241,7 +241,7 @@ class _Writer:
             codes = self.shared(
                 f"{value.name}/cast8",
                 lambda: self.node(
-                    "Cast", [codes], f"{value.name}_Cast", value, {"to": int(ir.DataType.INT8)}, ir.DataType.INT8
+                    "Cast", [codes], f"{value.name}_cast", value, {"to": int(ir.DataType.INT8)}, ir.DataType.INT8
                 ),
             )
         inputs = [codes, self.shared(f"{value.name}/scale", lambda: self.initializer(value, "scale", quantised.scale))]
@@ -257,7 +257,7 @@ class _Writer:
             attributes = {"axis": axis, "block_size": option.block}
         elif quantised.scale.ndim:
             attributes = {"axis": layer.channel_axes[0]}
-        return self.node("DequantizeLinear", inputs, f"{value.name}_DequantizeLinear", value, attributes, before=node)
+        return self.node("DequantizeLinear", inputs, f"{value.name}_dq", value, attributes, before=node)
 
     def castmul(self, value: ir.Value, codes: ir.Value, quantised: QuantisedWeight, form: Form) -> ir.Value:
         """codes -> Cast(float) -> Mul(scale) [-> Cast(half)], once for all layers that read the weight.
@@ -269,11 +269,11 @@ class _Writer:
             shape = [n if axis in form.layer.channel_axes else 1 for axis, n in enumerate(quantised.codes.shape)]
             scale = self.initializer(value, "scale", quantised.scale.reshape(shape))
             single = ir.DataType.FLOAT
-            cast = self.node("Cast", [codes], f"{value.name}_Cast", value, {"to": int(single)})
-            product = self.node("Mul", [cast, scale], f"{value.name}_Mul", value, {})
+            cast = self.node("Cast", [codes], f"{value.name}_cast", value, {"to": int(single)})
+            product = self.node("Mul", [cast, scale], f"{value.name}_mul", value, {})
             if value.dtype in (None, single):
                 return product
-            return self.node("Cast", [product], f"{value.name}_Narrow", value, {"to": int(value.dtype)}, value.dtype)
+            return self.node("Cast", [product], f"{value.name}_narrow", value, {"to": int(value.dtype)}, value.dtype)
 
         return self.shared(f"{value.name}/castmul", make)
 
@@ -289,10 +289,10 @@ class _Writer:
         node.replace_input_with(0, codes)
         output.name = self.fresh(f"{name}_quantized")
         output.type = ir.TensorType(codes.dtype or ir.DataType.INT8)
-        rows = ir.node("Gather", [scale, indices], name=self.fresh(f"{name}_scale_Gather"))
-        cast = ir.node("Cast", [output], {"to": int(dtype)}, name=self.fresh(f"{name}_Cast"))
-        product = ir.node("Mul", [cast.outputs[0], rows.outputs[0]], name=self.fresh(f"{name}_Mul"))
-        rows.outputs[0].name, cast.outputs[0].name = self.fresh(f"{name}_scale"), self.fresh(f"{name}_cast")
+        rows = ir.node("Gather", [scale, indices], name=self.fresh(f"{name}_rows"))
+        cast = ir.node("Cast", [output], {"to": int(dtype)}, name=self.fresh(f"{name}_cast"))
+        product = ir.node("Mul", [cast.outputs[0], rows.outputs[0]], name=self.fresh(f"{name}_mul"))
+        rows.outputs[0].name, cast.outputs[0].name = rows.name, cast.name
         result = product.outputs[0]
         result.name, result.type, result.shape = name, ir.TensorType(dtype), output.shape
         for reader, index in readers:
@@ -322,7 +322,7 @@ class _Writer:
             self.initializer(value, "scale", scale),
         ]
         axis = {"axis": 0} if scale.ndim else {}
-        new = self.node("DequantizeLinear", inputs, f"{value.name}_DequantizeLinear", value, axis, before=node)
+        new = self.node("DequantizeLinear", inputs, f"{value.name}_dq", value, axis, before=node)
         node.replace_input_with(index, new)
 
     # ---- activations ---------------------------------------------------------------------------------------------
@@ -337,13 +337,13 @@ class _Writer:
         zero = self.initializer(value, "zero_point", np.asarray(affine.zero_point, dtype))
         if pair.public:
             value.name = self.fresh(f"{name}_unquantized")
-        quantise = ir.node("QuantizeLinear", [value, scale, zero], name=self.fresh(f"{name}_QuantizeLinear"))
+        quantise = ir.node("QuantizeLinear", [value, scale, zero], name=self.fresh(f"{name}_q"))
         codes = quantise.outputs[0]
-        codes.name = self.fresh(f"{name}_QuantizeLinear_Output")
+        codes.name = quantise.name
         codes.type, codes.shape = ir.TensorType(zero.dtype or ir.DataType.UINT8), value.shape
-        dequantise = ir.node("DequantizeLinear", [codes, scale, zero], name=self.fresh(f"{name}_DequantizeLinear"))
+        dequantise = ir.node("DequantizeLinear", [codes, scale, zero], name=self.fresh(f"{name}_dq"))
         result = dequantise.outputs[0]
-        result.name = name if pair.public else self.fresh(f"{name}_DequantizeLinear_Output")
+        result.name = name if pair.public else dequantise.name
         result.type, result.shape = value.type, value.shape
         for reader, index in pair.readers:
             self.nodes[reader].replace_input_with(index, result)
@@ -362,7 +362,7 @@ class _Writer:
         new = self.node(
             "DequantizeLinear",
             [codes, vector, zeros],
-            f"{name}_DequantizeLinear",
+            f"{name}_dq",
             like,
             {"axis": island.axis},
             before=node,
@@ -390,7 +390,7 @@ class _Writer:
         """Add a node in front of ``before``, or at the head of the graph that holds ``like``; return its output."""
         new = ir.node(op, inputs, dict(attributes), name=self.fresh(name))
         value = new.outputs[0]
-        value.name = self.fresh(f"{name}_Output")
+        value.name = new.name
         value.type, value.shape = ir.TensorType(dtype), like.shape
         self.insert_before(before, [new], self.graph_of(like))
         return value

@@ -33,6 +33,8 @@ from tests.passes.proof import public
 HIGHEST_OPSET = 26
 CHUNKS = 8
 CHANCE = re.compile("random|bernoulli|multinomial|dropout", re.IGNORECASE)
+if tuple(map(int, ort.__version__.split(".")[:2])) < (1, 28):  # a row of length 0 stays unwritten memory there
+    CHANCE = re.compile(CHANCE.pattern + "|reversesequence_batch", re.IGNORECASE)
 ZOO = Path(os.environ.get("ONNXMPQ_ZOO") or Path(__file__).parents[1] / ".." / "shared" / "zoo")
 
 

@@ -84,7 +84,9 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return files of onnxruntime's own quantiser in its three forms."""
     folder = tmp_path_factory.mktemp("foreign")
     source = folder / "float.onnx"
-    onnx.save(ir.to_proto(network()), source)
+    proto = ir.to_proto(network())
+    del proto.graph.value_info[:]  # onnxruntime below 1.32 transposes the weight of a Gemm and leaves its old shape
+    onnx.save(proto, source)
     made = {name: folder / f"{name}.onnx" for name in ("qdq", "operators", "dynamic")}
     logging.disable()  # advice to run a preparation of its own first
     try:

@@ -20,13 +20,16 @@ from onnxmpq.cli.options import json_option, model_argument, quiet_option, targe
 def inspect_command(model: Path, target: str, as_json: bool, quiet: bool) -> None:
     """Show the units of MODEL, their options and what they cost, and what stays float and why."""
     from onnxmpq.compile import inspect
+    from onnxmpq.graph.portions import portions_of_file
 
     with show.progress(quiet) as report:
         space = inspect(model, target, report)
     if as_json:
-        show.as_json(to_json(space))
+        show.as_json({**to_json(space), "file": portions_of_file(model).to_json()})
     else:
         table(space)
+        told = portions_of_file(model)
+        show.out.print(f"The file of {show.size(told.total)}: {show.portions(told)}.", soft_wrap=True)
 
 
 WIDE = 100

@@ -64,6 +64,11 @@ quiet_option = click.option("--quiet", "-q", is_flag=True, help="Show no progres
 verbose_option = click.option(
     "--verbose", "-v", is_flag=True, help="Leave a line of every stage, and show what runtimes warn of."
 )
+keep_metadata_option = click.option(
+    "--keep-metadata",
+    is_flag=True,
+    help="Keep doc strings, metadata of nodes and values, and types that runtimes infer, in the file.",
+)
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
 
 
@@ -151,6 +156,7 @@ def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Threads of the runtime."
             ),
+            keep_metadata_option,
             overwrite_option,
             json_option,
             quiet_option,

@@ -28,6 +28,7 @@ from onnxmpq.cli.options import (
     checked_output,
     checked_report,
     json_option,
+    keep_metadata_option,
     model_argument,
     numbers_options,
     overwrite_option,
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
 @constraint_options
 @threads_option
 @measuring_options
+@keep_metadata_option
 @overwrite_option
 @report_option
 @numbers_options

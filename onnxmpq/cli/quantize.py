@@ -22,7 +22,18 @@ if TYPE_CHECKING:
     from onnxmpq.methods.study import Method
 
 _UNIFORM = "w8a8"
-_FORESEEN = ("calibration", "target", "keep", "exclude", "ties", "effort", "seed", "numbers", "extra_passes")
+_FORESEEN = (
+    "calibration",
+    "target",
+    "keep",
+    "exclude",
+    "ties",
+    "effort",
+    "seed",
+    "numbers",
+    "extra_passes",
+    "keep_metadata",
+)
 _TOLD = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
 _SEARCH_ONLY = (
     "method_options",

@@ -14,11 +14,13 @@ from onnxmpq.cli.progress import progress
 
 if TYPE_CHECKING:
     from onnxmpq.compile import Result
+    from onnxmpq.graph.portions import Portions
     from onnxmpq.methods.decide import Decision
 
-__all__ = ["as_json", "decibel", "notes", "options", "out", "progress", "result", "size", "verdict_table"]
+__all__ = ["as_json", "decibel", "notes", "options", "out", "portions", "progress", "result", "size", "verdict_table"]
 
 out = Console(highlight=False)
+WORTH_A_WORD = 0.01  # of the bytes of a file: text that was left out is told from here on
 
 
 def as_json(data: Any) -> None:
@@ -47,6 +49,8 @@ def result(found: "Result") -> None:
     table.add_row("file", f"[bold]{escape(str(found.path))}[/]  (plan: {escape(str(found.plan_path))})")
     share = found.file_bytes / found.float_file_bytes
     table.add_row("size", f"{size(found.float_file_bytes)} → [bold]{size(found.file_bytes)}[/]  ({share:.0%} of float)")
+    if found.portions:
+        table.add_row("bytes", portions(found.portions) + _left_out(found))
     if found.accuracy:
         a = found.accuracy
         table.add_row(
@@ -65,6 +69,25 @@ def result(found: "Result") -> None:
             table.add_row(name, text)
     out.print(table)
     notes(found.notes)
+
+
+def portions(found: "Portions") -> str:
+    """Write what the bytes of a file are.
+
+    >>> from onnxmpq.graph.portions import Portions
+    >>> portions(Portions(400_000, 12_000, 0, 9_000, 0))
+    '400 kB weights, 12 kB scales, 9 kB graph'
+    """
+    return ", ".join(f"{size(count)} {name}" for name, count in found.parts())
+
+
+def _left_out(found: "Result") -> str:
+    """Say how much text the file does not have any more, where that is worth a word."""
+    if found.portions is None or found.float_portions is None:
+        return ""
+    gone = found.float_portions.text - found.portions.text
+    told = f"  ({size(gone)} of text left out; --keep-metadata keeps it)"
+    return told if gone > WORTH_A_WORD * found.file_bytes else ""
 
 
 def notes(found: Sequence[str]) -> None:

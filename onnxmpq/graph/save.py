@@ -8,7 +8,7 @@ import contextlib
 import errno
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,10 +22,18 @@ LARGEST_PROTOBUF = (1 << 31) - (1 << 26)  # protobuf's limit, less 64 MiB for ev
 _BIG = 1024  # bytes; tensors above it go to the external file, or are left out of a skeleton
 
 
-def save(model: ir.Model, path: Path, *, overwrite: bool = False, largest_protobuf: int = LARGEST_PROTOBUF) -> int:
+def save(
+    model: ir.Model,
+    path: Path,
+    *,
+    overwrite: bool = False,
+    largest_protobuf: int = LARGEST_PROTOBUF,
+    trim: Callable[[onnx.ModelProto], None] = lambda _: None,
+) -> int:
     """Write ``model`` to ``path`` and return the bytes written, external data included.
 
-    ``model`` is left as it is. Raise InputError if the destination cannot be written, or exists without ``overwrite``.
+    ``trim`` may take out of the file what need not be in it. ``model`` is left as it is. Raise InputError if the
+    destination cannot be written, or exists without ``overwrite``.
     """
     path = Path(os.path.realpath(path))  # so that a link is written through, not replaced
     data_path = path.with_name(path.name + ".data")
@@ -46,7 +54,9 @@ def save(model: ir.Model, path: Path, *, overwrite: bool = False, largest_protob
                 _move_out(copy, file, data_path.name)
         _move_in(copy, keep=data_path.name if external else "")
         with _Temporary(path, written) as file:
-            file.write(ir.to_proto(copy).SerializeToString())
+            proto = ir.to_proto(copy)
+            trim(proto)
+            file.write(proto.SerializeToString())
         size = sum(temporary.stat().st_size for temporary in written)
         _install(written)
         return size

@@ -92,6 +92,14 @@ def _sections(view: View) -> Iterator[str]:
             "measured. On the dashed line it is right.",
             _figure("guesses"),
         )
+    if view.portions:
+        yield _section(
+            "bytes",
+            "What the bytes of the file are",
+            "Text is doc strings, metadata and types that a runtime infers; the graph is all that holds the "
+            "parts together.",
+            _portions(view),
+        )
     if view.unquantised:
         yield _section("unquantised", "What stays float, and why", "", _unquantised(view))
     if view.checks:
@@ -221,6 +229,12 @@ def _pairs(pairs: Sequence[Pair]) -> str:
         for pair in pairs
     ]
     return _table(headings, rows, numeric=(2, 3, 4))
+
+
+def _portions(view: View) -> str:
+    rows = [(found.name, f"{found.before:,}", f"{found.after:,}") for found in view.portions]
+    total = ("all", *(f"{sum(getattr(found, end) for found in view.portions):,}" for end in ("before", "after")))
+    return _table(("bytes of", "float file", "this file"), [*rows, total], numeric=(1, 2))
 
 
 def _unquantised(view: View) -> str:

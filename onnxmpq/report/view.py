@@ -190,6 +190,15 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
+class PortionFigures:
+    """Bytes of one kind, in the float file and in the one that was written."""
+
+    name: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """All numbers of a report."""
 
@@ -198,6 +207,7 @@ class View:
     version: str
     command: str
     summary: Summary
+    portions: tuple[PortionFigures, ...]
     options: tuple[OptionFigures, ...]
     units: tuple[UnitFigures, ...]
     chosen: tuple[str, ...]
@@ -251,6 +261,7 @@ def make_view(
         version=onnxmpq.__version__,
         command=command,
         summary=_summary(result, front, table),
+        portions=_portions(result),
         options=options,
         units=units,
         chosen=chosen,
@@ -265,6 +276,13 @@ def make_view(
         proof=_proof(decision),
         notes=_notes(result, front, space),
     )
+
+
+def _portions(result: Result | None) -> tuple[PortionFigures, ...]:
+    if result is None or result.float_portions is None or result.portions is None:
+        return ()
+    before, after = dict(result.float_portions.parts()), dict(result.portions.parts())
+    return tuple(PortionFigures(n, before.get(n, 0), after.get(n, 0)) for n in dict.fromkeys((*before, *after)))
 
 
 def _summary(result: Result | None, front: Front | None, table: Table | None) -> Summary:

@@ -84,6 +84,28 @@ def test_json_of_inspect_is_the_space(desk: Path) -> None:
     assert first["options"]["w8a8"] == {"bytes": 2304 + 5 * 16 + 8 * 16, "bops": macs * 64}
 
 
+def test_the_bytes_of_files_are_told(desk: Path) -> None:
+    model = onnx.load("m.onnx")
+    for node in model.graph.node:
+        node.doc_string = "Traceback (most recent call last):" * 300
+    onnx.save(model, "m.onnx")
+    file = strict_json(run("inspect", "m.onnx", "--json").stdout)["file"]
+    assert sum(file.values()) == (desk / "m.onnx").stat().st_size
+    assert file["text"] > 3 * 300 * 34
+    assert re.search(
+        r"The file of 49\.5 kB: 18\.4 kB weights, 128 B other tensors, 266 B graph, 30\.7 kB text\.",
+        run("inspect", "m.onnx").stdout,
+    )
+    data = strict_json(quantised("--json").stdout)
+    assert sum(data["portions"].values()) == data["file_bytes"]
+    assert sum(data["float_portions"].values()) == data["float_file_bytes"]
+    shown = quantised("--overwrite").stdout
+    assert re.search(r"bytes +4\.61 kB weights, .* of text left out; --keep-metadata keeps it\)", shown)
+    kept = strict_json(quantised("--overwrite", "--keep-metadata", "--json").stdout)
+    assert kept["portions"]["text"] > 3 * 300 * 34
+    assert kept["plan"]["keep_metadata"] is True
+
+
 def test_json_of_targets_and_demo_and_verify(desk: Path) -> None:
     assert [target["name"] for target in strict_json(run("targets", "--json").stdout)] == list(builtin_names())
     assert strict_json(run("targets", "ort-cpu", "--json").stdout)["runtime"] == "onnxruntime"

@@ -7,6 +7,7 @@ import numpy as np
 from onnxmpq.artifacts import FLOAT, Check, Cost, Layer, Leftover, Option, Plan, Space, Unit, Verdict
 from onnxmpq.compile import Result
 from onnxmpq.front import Front
+from onnxmpq.graph.portions import Portions
 from onnxmpq.methods.decide import Decision
 from onnxmpq.search import Point
 from onnxmpq.sensitivity.table import Estimate, Table, Variant
@@ -105,6 +106,8 @@ def result(space: Space, *, uniform_only: bool = False) -> Result:
         file_bytes=taken + 9000,
         notes=("a note of the search", EVIL),
         decision=None if uniform_only else decision,
+        float_portions=Portions(space.float_bytes, 0, 100, 2900, 2000),
+        portions=Portions(taken, 500, 100, 8400, 0),
     )
 
 

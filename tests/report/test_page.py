@@ -56,6 +56,17 @@ def test_the_page_holds_the_numbers_of_the_view() -> None:
     assert json.loads(numbers) == json.loads(view.to_text())
 
 
+def test_the_bytes_of_the_file_add_up() -> None:
+    result = made.result(SPACE)
+    section = make_page(make_view(result)).partition('<section id="bytes">')[2].partition("</section>")[0]
+    number = '<td class="number">([^<]*)</td>'
+    rows = re.findall(f'<tr><td class="name">([^<]*)</td>{number}{number}', section)
+    assert [name for name, *_ in rows] == ["weights", "other tensors", "graph", "text", "scales", "all"]
+    counts = [[int(count.replace(",", "")) for count in row[1:]] for row in rows]
+    assert [sum(column) for column in zip(*counts[:-1], strict=True)] == counts[-1]
+    assert counts[-1] == [result.float_file_bytes, result.file_bytes]
+
+
 def test_a_model_of_300_units_stays_small() -> None:
     assert len(page(300).encode()) < LIMIT_BYTES
 
@@ -71,7 +82,7 @@ def test_what_cannot_be_drawn_is_text() -> None:
 def test_sections_without_numbers_are_left_out() -> None:
     text = make_page(make_view(made.result(SPACE, uniform_only=True)))
     found = re.findall(r'<section id="(\w+)"', text)
-    assert found == ["summary", "notes", "bits", "unquantised", "checks"]
+    assert found == ["summary", "notes", "bits", "bytes", "unquantised", "checks"]
 
 
 def test_a_report_is_two_files(tmp_path: Path) -> None:
