@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test test-lowest check bench wheel clean
+.PHONY: help demo test test-lowest check bench processors wheel clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -26,6 +26,9 @@ check: .venv/lint ## lint and type-check everything
 
 bench: .venv/test ## compare exports with float and with onnxruntime's own quantisers
 	$(BIN)/python -m onnxmpq.bench deploy
+
+processors: .venv/test ## run exports on processors that this machine does not have, by emulation
+	$(BIN)/python -m onnxmpq.bench processors
 
 wheel: .venv/lint ## build the wheel and the source distribution into dist/
 	$(BIN)/pip install -q build

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from onnxmpq.errors import InfeasibleError, InputError, InternalError, OnnxmpqError, VerifyError
     from onnxmpq.forecast import Forecast, foresee
     from onnxmpq.front import Front, pareto
+    from onnxmpq.guard.diagnosis import Diagnosis, diagnose
     from onnxmpq.images import Images
     from onnxmpq.registry import method
     from onnxmpq.report import Measured, write_report
@@ -37,6 +38,7 @@ _HOMES = {
     "errors": ("InfeasibleError", "InputError", "InternalError", "OnnxmpqError", "VerifyError"),
     "forecast": ("Forecast", "foresee"),
     "front": ("Front", "pareto"),
+    "guard.diagnosis": ("Diagnosis", "diagnose"),
     "images": ("Images",),
     "registry": ("method",),
     "report": ("Measured", "write_report"),
@@ -44,6 +46,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Diagnosis",
     "Forecast",
     "Front",
     "Images",
@@ -61,6 +64,7 @@ __all__ = [
     "Verdict",
     "VerifyError",
     "__version__",
+    "diagnose",
     "foresee",
     "inspect",
     "measure",

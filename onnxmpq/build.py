@@ -79,7 +79,7 @@ class Builder:
     ) -> None:
         self.prepared, self.runtime, self.reference, self.folder = prepared, runtime, reference, folder
         self.threads, self.budget, self.progress = threads, speed_budget_s, progress
-        self.float_model = prepared.source.path or self._loadable(prepared.source.model, "float")
+        self.float_model = prepared.source.path or self.loadable(prepared.source.model, "float")
         try:
             self.inputs = reference.session(self.float_model, mode="deployed").inputs
         except VerifyError as error:
@@ -211,9 +211,9 @@ class Builder:
         return run
 
     def _normalised(self) -> bytes | Path:
-        return self._loadable(self.prepared.model, "normalised")
+        return self.loadable(self.prepared.model, "normalised")
 
-    def _loadable(self, model: ir.Model, name: str) -> bytes | Path:
+    def loadable(self, model: ir.Model, name: str) -> bytes | Path:
         """Return a model in the form that runtimes load: bytes, or a file when it is large."""
         size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
         if size < _LARGE_BYTES:

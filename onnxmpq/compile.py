@@ -19,6 +19,9 @@ from onnxmpq.constraints import Constraints, decided, first_choices, uniform_by_
 from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.graph.load import load
 from onnxmpq.graph.portions import Portions, portions_of, portions_of_file
+from onnxmpq.guard.culprits import find
+from onnxmpq.guard.damage import Thresholds
+from onnxmpq.guard.judge import Judgement, advice, judge_export, judged_heads, kept_finer, ruined
 from onnxmpq.machine import processor
 from onnxmpq.methods.decide import Decision
 from onnxmpq.methods.decide import to_json as decision_json
@@ -31,6 +34,7 @@ from onnxmpq.rescue import Rescue
 from onnxmpq.runtime import get_runtime
 from onnxmpq.samples import Data, Samples
 from onnxmpq.search import OPTIONS, Search, Wish
+from onnxmpq.sensitivity.losses import Head
 from onnxmpq.sensitivity.settings import Settings
 from onnxmpq.sensitivity.table import Table
 from onnxmpq.space import make_space
@@ -57,6 +61,7 @@ class Result:
     decision: Decision | None = None
     float_portions: Portions | None = None
     portions: Portions | None = None
+    judgement: Judgement | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as plain JSON data."""
@@ -71,6 +76,7 @@ class Result:
             "portions": self.portions.to_json() if self.portions else None,
             "accuracy": asdict(self.accuracy) if self.accuracy else None,
             "verdict": self.verdict.to_json(),
+            "guard": self.judgement.to_json() if self.judgement else None,
             "notes": list(self.notes),
             "decision": decision_json(self.decision) if self.decision else None,
         }
@@ -178,6 +184,8 @@ def quantize(
     keep_metadata: bool = False,
     overwrite: bool = False,
     allow_slower: bool = False,
+    as_asked: bool = False,
+    guard: Sequence[str] = (),
     threads: int = 1,
     speed_budget_s: float = 2.0,
     progress: Progress = silent,
@@ -190,6 +198,9 @@ def quantize(
     otherwise. Without either every unit gets ``option``, or the nearest finer one that it has. ``keep``, ``exclude``
     and ``ties`` are decisions by hand, for both. Doc strings, metadata of nodes and values, and types that follow are
     left out of the file unless ``keep_metadata``.
+
+    A result that is ruined says so: ``guard`` (``["classes>=80%", "loss<=0.1", "sqnr>=10"]``) tells from where on.
+    Units that ruin a uniform plan are kept finer unless ``as_asked``.
 
     Unless ``allow_slower`` a plan gives way to the same weights on float kernels where its integer kernels run slower
     than float. No half-written model is left when anything fails: InputError is for what the caller can mend,
@@ -205,12 +216,12 @@ def quantize(
     >>> model.graph.initializer.extend(map(onnx.numpy_helper.from_array, weights, "ab"))
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     samples = {"x": weights[0]}
-    ...     result = quantize(model, samples, output=f"{folder}/small.onnx", option="w4a8", speed_budget_s=0.0)
-    ...     result.verdict.ok, result.file_bytes < 0.3 * result.float_file_bytes
+    ...     result = quantize(model, samples, output=f"{folder}/small.onnx", option="w8a8", speed_budget_s=0.0)
+    ...     result.verdict.ok, result.file_bytes < 0.4 * result.float_file_bytes
     (True, True)
     """
     path = checked_output(Path(output), overwrite)
-    limits = parse_limits(budget)
+    limits, thresholds = parse_limits(budget), Thresholds.parse(guard)
     given = plan if isinstance(plan, Plan) or plan is None else Plan.read(Path(plan))
     by_hand = Constraints(tuple(keep), tuple(exclude), tuple(ties))
     wish: Wish | None = None
@@ -269,8 +280,16 @@ def quantize(
             chosen, decision = _searched(builder, chosen, wish, limits, graded, notes, stack)
             kept.plan = chosen
         export = builder.build(chosen, path.name)
+        heads = judged_heads(prepared.model)
+        judgement: Judgement | None = None
+        if heads:
+            may_change = given is None and wish is None and not as_asked
+            export, judgement = _guarded(builder, export, path.name, heads, thresholds, by_hand, may_change, notes)
         if given is None and not allow_slower:
-            export = _faster(builder, export, path.name, notes, limits, by_hand)
+            faster = _faster(builder, export, path.name, notes, limits, by_hand)
+            if judgement is not None and faster is not export:
+                judgement = replace(judgement, damage=judge_export(builder, faster.path, heads))
+            export = faster
         _refuse_failure(export)
         notes += builder.calibrated.notes(export.plan)
         grade = None
@@ -297,6 +316,7 @@ def quantize(
         decision,
         portions_of(prepared.source),
         portions_of_file(path),
+        judgement,
     )
 
 
@@ -448,6 +468,33 @@ def failures(verdict: Verdict) -> str:
         for check in verdict.checks
         if check.ok is False
     )
+
+
+def _guarded(
+    builder: Builder,
+    export: Export,
+    name: str,
+    heads: Sequence[Head],
+    thresholds: Thresholds,
+    by_hand: Constraints,
+    may_change: bool,
+    notes: list[str],
+) -> tuple[Export, Judgement]:
+    """Judge a file; where it is ruined, say by what, and keep that finer where the plan was nobody's own."""
+    damage = judge_export(builder, export.path, heads)
+    if not thresholds.broken(damage):
+        return export, Judgement(damage, thresholds)
+    builder.progress("guard: culprits", 0, 0)
+    finding = find(builder, export.plan, heads, thresholds, by_hand)
+    if finding is None or not may_change:
+        notes += [ruined(damage, thresholds, finding), *([advice(finding)] if finding else [])]
+        return export, Judgement(damage, thresholds, None, finding)
+    notes.append(ruined(damage, thresholds, finding, "the option that was asked for"))
+    other = builder.build(finding.plan, name)
+    after = judge_export(builder, other.path, heads)
+    sizes, speeds = (file_bytes(export.path), file_bytes(other.path)), (export.speed, other.speed)
+    notes.append(kept_finer(finding, after, sizes, speeds, usable=not thresholds.broken(after)))
+    return other, Judgement(after, thresholds, damage, finding)
 
 
 def _refuse_failure(export: Export) -> None:

@@ -45,6 +45,10 @@ ORDER = {  # what stages may import besides one another, from the bottom up
     "requirements": ("budgets", "sensitivity", "runtime", "samples", *FOUNDATIONS),
     "constraints": FOUNDATIONS,
     "publish": ("build", *FOUNDATIONS),
+    "guard": (
+        *("guard", "build", "calibrated", "compile", "constraints", "runtime", "samples", "sensitivity", "targets"),
+        *FOUNDATIONS,
+    ),
     "rescue": ("sensitivity", *FOUNDATIONS),
     "search": ("budgets", "build", "calibrated", "constraints", "sensitivity", "samples", "solve", *FOUNDATIONS),
     "front": (

@@ -78,7 +78,9 @@ def run(model: ir.Model, feed: Mapping[str, Array], mode: Any = "deployed") -> l
 
 def built(model: ir.Model, path: Path, option: str | Plan, **more: Any) -> Result:
     """Go the whole way on a few random feeds."""
-    given: Any = {"plan": option} if isinstance(option, Plan) else {"option": option, "allow_slower": True}
+    given: Any = (
+        {"plan": option} if isinstance(option, Plan) else {"option": option, "allow_slower": True, "as_asked": True}
+    )
     feeds = more.pop("feeds", None) or feeds_for(model)
     return quantize(ir.to_proto(model), feeds, output=path, overwrite=True, speed_budget_s=0.0, **given, **more)
 

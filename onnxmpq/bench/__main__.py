@@ -8,6 +8,7 @@ from onnxmpq.bench.drop import drop
 from onnxmpq.bench.measure import measure
 from onnxmpq.bench.methods import methods
 from onnxmpq.bench.pairs import pairs
+from onnxmpq.bench.processors import processors
 from onnxmpq.bench.rounding import rounding
 from onnxmpq.bench.solve import solve
 from onnxmpq.bench.worst import worst
@@ -26,6 +27,7 @@ main.add_command(drop)
 main.add_command(rounding)
 main.add_command(pairs)
 main.add_command(worst)
+main.add_command(processors)
 main.add_command(solve)
 
 if __name__ == "__main__":

@@ -55,6 +55,7 @@ def measure(name: str, option: str, target: str, ranges: Method, correct: bool) 
             option=option,
             numbers=Numbers(ranges, bias_correction=correct),
             allow_slower=True,
+            as_asked=True,
         )
         after = runtime.session(path, mode="deployed", threads=2)
         speed, sqnr = (

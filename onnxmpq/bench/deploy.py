@@ -153,6 +153,7 @@ class Bench:
                     method="uniform",
                     option=option,
                     output=output,
+                    as_asked=True,
                 )
                 return Path(result.path).read_bytes(), " ".join(result.notes)
 

@@ -22,6 +22,7 @@ COMMANDS = {
     "inspect": "Show the units of MODEL, their options and costs, and what stays float.",
     "measure": "Measure what every unit of MODEL costs at each option.",
     "verify": "Show what a file does in its runtime, beside its float model.",
+    "diagnose": "Say what quantising does to MODEL, and which layers are to blame.",
     "overrides": "Write PLAN as onnxruntime's TensorQuantOverrides, or read such a file.",
     "store": "Look at a store of measurements, check it, or make it smaller.",
     "targets": "List the targets, or explain the one called NAME.",

@@ -69,6 +69,12 @@ keep_metadata_option = click.option(
     is_flag=True,
     help="Keep doc strings, metadata of nodes and values, and types that runtimes infer, in the file.",
 )
+guard_option = click.option(
+    "--guard",
+    multiple=True,
+    metavar="FIGURE",
+    help="From where on a file counts as damaged: classes>=80%, loss<=0.1 or sqnr>=10. Repeatable.",
+)
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
 
 
@@ -156,6 +162,7 @@ def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Threads of the runtime."
             ),
+            guard_option,
             keep_metadata_option,
             overwrite_option,
             json_option,

@@ -91,6 +91,7 @@ _SEARCH_ONLY = (
 @click.option("--plan", type=click.Path(path_type=Path), help="Use this plan.json instead of a method.")
 @point_option
 @click.option("--allow-slower", is_flag=True, help="Keep integer kernels even where they run slower than float.")
+@click.option("--as-asked", is_flag=True, help="Keep no unit finer than --option, whatever it does to the outputs.")
 @report_option
 @build_options
 @config_options

@@ -42,7 +42,7 @@ def test_progress_is_a_line_for_each_stage_where_there_is_no_terminal(desk: Path
     lines = quantised().stderr.splitlines()
     stages = [re.fullmatch(r" *\d+\.\d s  (.*)", line) for line in lines]
     assert [match and match[1] for match in stages] == (
-        ["load", "normalise", "read calibration data", "calibrate", "lower", "verify"]
+        ["load", "normalise", "read calibration data", "calibrate", "lower", "verify", "guard"]
     )
 
 

@@ -68,7 +68,7 @@ def test_a_search_is_told_by_its_file(desk: Path) -> None:
 
 def test_the_command_line_wins(desk: Path) -> None:
     (desk / "c.toml").write_text('calibration = "none.npz"\noption = "w8a8"\noutput = "w.onnx"\n')
-    run("quantize", MODEL, "--config", "c.toml", "-c", "s.npz", "--option", "w2", "-q")
+    run("quantize", MODEL, "--config", "c.toml", "-c", "s.npz", "--option", "w2", "--as-asked", "-q")
     assert {str(option) for option in Plan.read(desk / "w.plan.json").choices.values()} == {"w2"}
 
 

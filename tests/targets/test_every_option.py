@@ -37,6 +37,7 @@ def test_an_offered_option_loads_and_runs_as_simulated(case: tuple[str, LayerRul
         target=name,
         option=option,
         allow_slower=True,
+        as_asked=True,
         speed_budget_s=0.0,
     )
     assert option in result.plan.choices.values()

@@ -1,0 +1,417 @@
+"""Which units ruin a plan, found by local errors and a few runs, and the plan that keeps those finer.
+
+1. every unit has steps, from what was asked to float: w4a8, w8a8, w8, float
+2. one run gives the local error of every unit at every step (see ``hops``)
+3. a plan takes for every unit the first step whose local error is within a bound; a few bounds are tried by measuring
+   what whole plans do to the outputs
+4. where that does not help, a part of the network is looked for that makes the outputs usable when it is float: some
+   errors show only further down, those in front of a logarithm, say
+5. the bound is bisected within that part, or within the whole network where there is none
+6. units are put back to what was asked, the least suspicious first, as long as the outputs stay usable
+
+All of it runs on a few samples, and within a tenth of what measuring every unit on all of them would take.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxmpq.artifacts import FLOAT, Option, Plan, Space
+from onnxmpq.build import Builder
+from onnxmpq.constraints import Constraints, matching
+from onnxmpq.guard.damage import Damage, Meter, Thresholds
+from onnxmpq.guard.hops import Feed, Hops, boundaries
+from onnxmpq.methods.uniform import no_coarser
+from onnxmpq.sensitivity.losses import Head
+
+Places = dict[str, int]
+"""On which of its steps every unit stands."""
+
+SHARE = 0.1
+"""Of what measuring every unit takes: the most that a search for culprits runs, but in models of a few units."""
+LEAST_SAMPLES, MOST_SAMPLES = 4, 16
+_PASSES = 20  # over the samples that are looked at, within the budget
+_LEAST_PASSES = 12  # of which none can be done without, however few units there are
+_FINEST = 9  # a step that no ladder reaches: its last one is taken
+_STRICTER = 1 / 3  # of a threshold: what a plan has to keep on few samples, to keep it on all
+_STEPS = (Option(8, 8), Option(8))
+"""What a unit may take instead of what was asked, before float."""
+
+
+@dataclass(frozen=True, slots=True)
+class Culprit:
+    """A unit that is kept finer: its options, its local error in dB, and what the file is when it alone is put back."""
+
+    unit: str
+    asked: Option
+    kept: Option
+    local_db: float
+    alone: Damage | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain JSON data."""
+        return {
+            "unit": self.unit,
+            "asked": str(self.asked),
+            "kept": str(self.kept),
+            "local_db": str(self.local_db) if np.isinf(self.local_db) else self.local_db,
+            "alone": self.alone.to_json() if self.alone else None,
+        }
+
+    def __str__(self) -> str:
+        """Write it in a few words."""
+        told = f"{self.unit} at {self.kept} ({self.local_db:.1f} dB behind it at {self.asked}"
+        return told + (f"; alone: {self.alone})" if self.alone is not None else ")")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was found: the plan that keeps culprits finer, what it does on the samples looked at, and the cost.
+
+    ``runs`` are of the whole model on one sample; ``share`` is theirs of what measuring every unit on all takes.
+    """
+
+    plan: Plan
+    culprits: tuple[Culprit, ...]
+    before: Damage
+    after: Damage
+    samples: int
+    runs: int
+    share: float
+
+
+class Probe:
+    """Plans of one model, measured on a few samples. Counts the runs of the whole model."""
+
+    def __init__(self, builder: Builder, heads: Sequence[Head]) -> None:
+        """Choose the samples, from all over them: so many that some passes over them are within the budget."""
+        self.builder, self.heads, self.runs, self._loaded = builder, heads, 0, 0
+        total = len(builder.samples)
+        units = sum(len(unit.options) > 1 for unit in builder.prepared.space.units)
+        self.everything = max(total * units / 2, 1.0)  # half of the model for each unit, on average
+        count = min(max(int(SHARE * self.everything / _PASSES), LEAST_SAMPLES), MOST_SAMPLES, total)
+        chosen = spread(total, count)
+        self.feeds: list[Feed] = [feed for place, feed in enumerate(builder.samples) if place in chosen]
+        self.wanted: list[list[np.ndarray]] = []
+        known = builder.calibrated
+        self.calibrated = replace(known, numbers=replace(known.numbers, rounding="nearest"), memory={})
+
+    @property
+    def budget(self) -> float:
+        """Return the most runs of the whole model on one sample."""
+        return max(SHARE * self.everything, _LEAST_PASSES * len(self.feeds))
+
+    @property
+    def spent(self) -> bool:
+        """Tell whether another pass over the samples would exceed the budget."""
+        return self.runs + len(self.feeds) > self.budget
+
+    def lowered(self, plan: Plan) -> ir.Model:
+        """Lower a plan with the ranges that it will have, and the nearest codes."""
+        self.builder.calibrate(self.calibrated.needs(plan))
+        return self.calibrated.lower(plan).model
+
+    def _loadable(self, model: ir.Model, name: str) -> bytes | Path:
+        """Return a model as runtimes load it; a large one is a file of its own, since sessions map it."""
+        self._loaded += 1
+        return self.builder.loadable(model, f"guard-{name}-{self._loaded}")
+
+    def damage(self, plan: Plan) -> Damage:
+        """Measure what a plan does to the outputs, by its literal simulation."""
+        session = self.builder.reference.session(self._loadable(self.lowered(plan), "plan"), mode="literal")
+        meter, names = Meter(self.heads), [head.name for head in self.heads]
+        for feed, wanted in zip(self.feeds, self.wanted, strict=True):
+            got = session.run(feed, names)
+            meter.add(wanted, [got[name] for name in names])
+            self.runs += 1
+        return meter.damage()
+
+    def local_errors(self, plans: Sequence[Plan]) -> list[dict[str, float]]:
+        """Return for each plan the local error of every unit, noise over signal; float outputs are kept on the way."""
+        models = [self.lowered(plan) for plan in plans]
+        graph = self.builder.prepared.model.graph
+        inner = {value.name for node in graph for value in node.outputs}
+        wanted = {value.name or "" for model in models for value in boundaries(model)} & inner
+        names = [head.name for head in self.heads]
+        run = self.builder.runner({*wanted, *names, *(value.name or "" for value in graph.outputs)})
+        cuts: list[Hops] = []
+        for feed in self.feeds:
+            arrays = run(feed)
+            self.wanted.append([arrays[name] for name in names])
+            if not cuts:
+                cuts = [Hops.of(model, arrays) for model in models]
+                for cut in cuts:
+                    cut.open(self.builder.reference, self._loadable)
+            for cut in cuts:
+                cut.add(feed, arrays)
+            self.runs += 1 + len(cuts)
+        unit_of = {layer.node: unit.name for unit in self.builder.prepared.space.units for layer in unit.layers}
+        found = []
+        for cut in cuts:
+            errors: dict[str, float] = {}
+            for hop in cut.found():
+                for unit in {unit_of[layer] for layer in hop.layers if layer in unit_of}:
+                    errors[unit] = max(errors.get(unit, 0.0), hop.ratio)
+            found.append(errors)
+        return found
+
+
+def find(
+    builder: Builder,
+    plan: Plan,
+    heads: Sequence[Head],
+    thresholds: Thresholds,
+    constraints: Constraints,
+) -> Finding | None:
+    """Find the units that ruin a plan; None where it is usable on the samples that are looked at."""
+    probe = Probe(builder, heads)
+    hunt = Hunt(probe, plan, _ladder(builder.prepared.space, plan, constraints), _stricter(thresholds))
+    places = hunt.coarsened(hunt.put_back(hunt.found()))
+    changed = [unit for unit, place in places.items() if place]
+    if not changed:
+        return None
+    errors, ladder = hunt.errors[0], hunt.ladder
+    culprits = [
+        Culprit(
+            unit, ladder[unit][0], ladder[unit][places[unit]], decibels_of(errors.get(unit, 0.0)), hunt.alone.get(unit)
+        )
+        for unit in sorted(changed, key=lambda unit: -errors.get(unit, 0.0))
+    ]
+    return Finding(
+        hunt.at(places),
+        tuple(culprits),
+        hunt.damage(dict.fromkeys(ladder, 0)),
+        hunt.damage(places),
+        len(probe.feeds),
+        probe.runs,
+        probe.runs / probe.everything,
+    )
+
+
+def local_errors_of(
+    builder: Builder, plan: Plan, heads: Sequence[Head], constraints: Constraints
+) -> list[tuple[Plan, dict[str, float]]]:
+    """Return the local errors of all units, noise over signal, as a plan has them and one step finer each time."""
+    ladder = _ladder(builder.prepared.space, plan, constraints)
+    hunt = Hunt(Probe(builder, heads), plan, ladder, Thresholds())
+    return list(zip(hunt.levels, hunt.errors, strict=True))
+
+
+class Hunt:
+    """The search for culprits: every unit stands on a step of its ladder, and what that does is measured."""
+
+    def __init__(
+        self, probe: Probe, plan: Plan, ladder: Mapping[str, tuple[Option, ...]], thresholds: Thresholds
+    ) -> None:
+        """Run once for the local errors of all units at all steps but float."""
+        self.probe, self.plan, self.ladder, self.thresholds = probe, plan, ladder, thresholds
+        self.alone: dict[str, Damage] = {}
+        self._known: dict[tuple[int, ...], Damage] = {}
+        height = max(len(steps) for steps in ladder.values())
+        levels = [self.at(dict.fromkeys(ladder, step)) for step in range(height)]
+        self.levels = [level for level in levels if any(map(_lowered, level.choices.values()))]
+        self.errors = probe.local_errors(self.levels)
+
+    def at(self, places: Places) -> Plan:
+        """Return the plan with every unit at a step, or at its last."""
+        choices = {unit: steps[min(places[unit], len(steps) - 1)] for unit, steps in self.ladder.items()}
+        return replace(self.plan, choices=choices)
+
+    def damage(self, places: Places) -> Damage:
+        """Measure a plan, once."""
+        key = tuple(min(places[unit], len(steps) - 1) for unit, steps in self.ladder.items())
+        if key not in self._known:
+            self._known[key] = self.probe.damage(self.at(places))
+        return self._known[key]
+
+    def usable(self, places: Places) -> bool:
+        """Tell whether the outputs of a plan are usable."""
+        return not self.thresholds.broken(self.damage(places))
+
+    def found(self) -> Places:
+        """Return steps with which the outputs are usable, as far as could be found."""
+        bounded = self.bounded()
+        if self.usable(dict.fromkeys(self.ladder, 0)):
+            return dict.fromkeys(self.ladder, 0)
+        before = -1
+        for number in (0, 1, 3):
+            if number < len(bounded) and self.usable(bounded[number]):
+                return bounded[self.first(bounded, before, number)]
+            before = number
+        part = self.region()
+        within = [{unit: place if unit in part else 0 for unit, place in places.items()} for places in bounded]
+        plans = [places for number, places in enumerate(within) if not number or places != within[number - 1]]
+        chosen = self.first(plans, -1 if len(plans) < len(bounded) else before, len(plans) - 1)
+        return plans[chosen] if chosen < len(plans) - 1 else self.worst_float(part) or plans[chosen]
+
+    def worst_float(self, part: set[str]) -> Places | None:
+        """Return a plan with all of a part one step finer and the worst of it float; None where none is usable.
+
+        Where local errors say too little of finer steps, no bound on them tells those from float.
+        """
+        worst = sorted(part, key=lambda unit: -self.errors[0].get(unit, 0.0))
+        base = dict.fromkeys(self.ladder, 0) | dict.fromkeys(part, 1)
+        for count in (2, 4, 8):
+            places = base | dict.fromkeys(worst[:count], _FINEST)
+            places = {unit: min(place, len(self.ladder[unit]) - 1) for unit, place in places.items()}
+            if not self.probe.spent and self.usable(places):
+                return places
+        return None
+
+    def bounded(self) -> list[Places]:
+        """Return plans from coarse to fine: each unit takes its first step with a local error within a bound."""
+
+        def within(bound: float) -> Places:
+            places = {}
+            for unit, steps in self.ladder.items():
+                fitting = (
+                    step
+                    for step in range(len(steps))
+                    if step >= len(self.errors) or self.errors[step].get(unit, 0.0) <= bound
+                )
+                places[unit] = next(fitting, len(steps) - 1)
+            return places
+
+        bounds = sorted({found.get(unit, 0.0) for unit in self.ladder for found in self.errors}, reverse=True)
+        plans: list[Places] = []
+        for bound in [*bounds[1:], -1.0]:  # the largest bound is the plan itself
+            places = within(bound)
+            if not plans or places != plans[-1]:
+                plans.append(places)
+        return [plans[place] for place in thinned(len(plans))]
+
+    def first(self, plans: Sequence[Places], broken: int, good: int) -> int:
+        """Return about the first usable of plans from coarse to fine, behind one that is not and up to one that is.
+
+        Where the budget is spent the nearest that is known to be usable is taken.
+        """
+        while good - broken > 1 and not self.probe.spent:
+            middle = (broken + good) // 2
+            if self.usable(plans[middle]):
+                good = middle
+            else:
+                broken = middle
+        return good
+
+    def region(self) -> set[str]:
+        """Return a part of the network, in the order of its units, that mends the outputs when it is float, or all."""
+        units = [unit for unit, steps in self.ladder.items() if len(steps) > 1]
+        middle, count = len(units) // 2, len(units)
+
+        def mends(start: int, end: int) -> bool:
+            return self.usable(dict.fromkeys(self.ladder, 0) | dict.fromkeys(units[start:end], _FINEST))
+
+        if mends(0, middle):
+            start, end = 0, middle
+        elif mends(middle, count):
+            start, end = middle, count
+        else:
+            return set(units)
+        broken = start
+        while end - broken > 1 and not self.probe.spent:
+            middle = (broken + end) // 2
+            if mends(start, middle):
+                end = middle
+            else:
+                broken = middle
+        broken = end
+        while broken - start > 1 and not self.probe.spent:
+            middle = (start + broken) // 2
+            if mends(middle, end):
+                start = middle
+            else:
+                broken = middle
+        return set(units[start:end])
+
+    def coarsened(self, places: Places) -> Places:
+        """Take finer units to coarser steps while the outputs stay usable, all or one by one: w8 rather than float."""
+        height = max(places.values(), default=0)
+        for step in range(1, height):
+            tried = {unit: min(place, step) for unit, place in places.items()}
+            if not self.probe.spent and self.usable(tried):
+                return tried
+        for unit in [unit for unit, place in places.items() if place > 1]:
+            tried = places | {unit: 1}
+            if not self.probe.spent and self.usable(tried):
+                places = tried
+        return places
+
+    def put_back(self, places: Places) -> Places:
+        """Put units back to what was asked while the outputs stay usable, many at once and then one by one.
+
+        What the file would be with one of them put back is kept where it would not be usable.
+        """
+        errors = self.errors[0]
+        left = sorted((unit for unit, place in places.items() if place), key=lambda unit: errors.get(unit, 0.0))
+        size = max(len(left) // 2, 1)
+        while left and not self.probe.spent:
+            for start in range(0, len(left), size):
+                group = left[start : start + size]
+                tried = places | dict.fromkeys(group, 0)
+                if self.probe.spent:
+                    break
+                if self.usable(tried):
+                    places = tried
+                elif size == 1:
+                    self.alone[group[0]] = self.damage(tried)
+            left = [unit for unit in left if places[unit]]
+            if size == 1:
+                break
+            size //= 2
+        return places
+
+
+def _ladder(space: Space, plan: Plan, constraints: Constraints) -> dict[str, tuple[Option, ...]]:
+    """Return the steps of every unit from what the plan gives it to float; what was decided by hand stays there."""
+    patterns = [*constraints.exclude, *(text.rpartition("=")[0] for text in constraints.keep)]
+    patterns += [part.strip() for text in constraints.ties for part in text.split(",")]
+    by_hand = {unit.name for pattern in patterns for unit in matching(space, pattern)}
+    ladder = {}
+    for unit in space.units:
+        asked = plan.choices.get(unit.name, FLOAT)
+        finer = no_coarser(unit, asked) if not asked.is_float and unit.name not in by_hand else ()
+        ladder[unit.name] = (asked, *(option for option in (*_STEPS, FLOAT) if option in finer and option != asked))
+    return ladder
+
+
+def _lowered(option: Option) -> bool:
+    return not option.is_float
+
+
+def _stricter(thresholds: Thresholds) -> Thresholds:
+    """Return thresholds that a plan has to keep on few samples, to keep the given ones on all.
+
+    Of classes the share stays: on few samples a tie more or less would decide.
+    """
+    margin = 10 * np.log10(1 / _STRICTER)
+    return Thresholds(thresholds.classes, _STRICTER * thresholds.loss, thresholds.sqnr + float(margin))
+
+
+def thinned(count: int) -> list[int]:
+    """Return the places of some of ``count`` plans: all of the first ones, and fewer and fewer behind them.
+
+    >>> thinned(20)
+    [0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 19]
+    """
+    places = [0]
+    while places[-1] < count - 1:
+        places.append(min(max(places[-1] + 1, round(places[-1] * 1.25)), count - 1))
+    return places
+
+
+def spread(total: int, count: int) -> set[int]:
+    """Return the places of ``count`` samples from all over ``total``.
+
+    >>> sorted(spread(100, 3))
+    [0, 50, 99]
+    """
+    return {int(place) for place in np.linspace(0, total - 1, min(count, total)).round()}
+
+
+def decibels_of(ratio: float) -> float:
+    """Return noise over signal as a signal-to-noise ratio in dB."""
+    return float(-10 * np.log10(ratio)) if ratio > 0 else float("inf")

@@ -1,0 +1,339 @@
+"""What is wrong with a model at an option, or with any quantised file: the damage, local errors, and who is to blame.
+
+    diagnose(model, samples, option="w8a8")            a float model: what the option would do to it
+    diagnose(file, samples, float_model=model)         a quantised file, of any tool that writes Q/DQ
+
+Of a file nothing can be lowered again. There the few runs give the file float tensors behind the hops with the largest
+local errors, until its outputs are usable.
+"""
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxmpq.artifacts import Option, Plan
+from onnxmpq.build import Builder, Prepared, Progress, scratch
+from onnxmpq.calibrated import Numbers
+from onnxmpq.compile import Model, prepare, silent
+from onnxmpq.constraints import Constraints, uniform_by_hand
+from onnxmpq.errors import InputError
+from onnxmpq.graph.load import load
+from onnxmpq.graph.save import save
+from onnxmpq.guard.culprits import SHARE, Finding, decibels_of, find, local_errors_of, spread
+from onnxmpq.guard.damage import Damage, Meter, Thresholds
+from onnxmpq.guard.hops import Hop, Hops, boundaries, force, forced_name
+from onnxmpq.guard.judge import judge, judged_heads
+from onnxmpq.normalise import normalise
+from onnxmpq.runtime import Runtime, Session, get_runtime
+from onnxmpq.samples import Data, Samples, open_samples
+from onnxmpq.sensitivity.losses import Head
+from onnxmpq.targets import Target
+from onnxmpq.targets import target as find_target
+
+Array = np.ndarray
+_UNKNOWN = (
+    "None of the tensors between its layers is in the float model: it holds codes there, or other names, so that "
+    "layers cannot be told apart."
+)
+_SUSPECTS = 8
+_FILE_SAMPLES = 4, 16
+
+
+@dataclass(frozen=True, slots=True)
+class LayerError:
+    """The local error of a unit, or of the layers of a hop, in dB: as it is, and at finer options if there are any."""
+
+    name: str
+    option: str
+    local_db: float
+    finer: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Blamed:
+    """Who is to blame: layers, their local error, and what they do to the outputs when nobody else to blame does."""
+
+    name: str
+    local_db: float
+    alone: Damage | None
+    kept: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """The damage, local errors from the worst on, and who is to blame, with what finding it took."""
+
+    damage: Damage
+    thresholds: Thresholds
+    layers: tuple[LayerError, ...]
+    blamed: tuple[Blamed, ...]
+    after: Damage | None
+    runs: int
+    share: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def broken(self) -> tuple[str, ...]:
+        """Return the figures that are beyond their thresholds."""
+        return self.thresholds.broken(self.damage)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain JSON data."""
+        return {
+            "damage": self.damage.to_json(),
+            "broken": list(self.broken),
+            "thresholds": self.thresholds.to_json(),
+            "layers": [
+                {
+                    "name": layer.name,
+                    "option": layer.option,
+                    "local_db": _json(layer.local_db),
+                    "finer": {option: _json(value) for option, value in layer.finer.items()},
+                }
+                for layer in self.layers
+            ],
+            "blamed": [
+                {
+                    "name": one.name,
+                    "local_db": _json(one.local_db),
+                    "kept": one.kept or None,
+                    "alone": one.alone.to_json() if one.alone else None,
+                }
+                for one in self.blamed
+            ],
+            "after": self.after.to_json() if self.after else None,
+            "runs": self.runs,
+            "share_of_measuring": self.share,
+            "notes": list(self.notes),
+        }
+
+
+def diagnose(
+    model: Model,
+    calibration: Data,
+    *,
+    float_model: str | os.PathLike[str] | None = None,
+    target: str = "ort-cpu",
+    option: str | Option = "w8a8",
+    keep: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    ties: Sequence[str] = (),
+    guard: Sequence[str] = (),
+    numbers: Numbers | None = None,
+    extra_passes: Sequence[str] = (),
+    progress: Progress = silent,
+) -> Diagnosis:
+    """Say what quantising does to a model, and which of its layers are to blame.
+
+    With ``float_model`` the model is a quantised file, of any tool that writes Q/DQ, which is looked at as it is;
+    otherwise it is a float model, of which every unit would get ``option``. Nothing is written.
+
+    >>> import numpy as np, onnx
+    >>> model = onnx.parser.parse_model(
+    ...     '<ir_version: 8, opset_import: ["": 17]> g (float[n, 64] x) => (float[n, 64] y) '
+    ...     "{ h = MatMul(x, a) r = Relu(h) y = MatMul(r, b) }"
+    ... )
+    >>> weights = np.random.default_rng(0).normal(size=(2, 64, 64)).astype(np.float32)
+    >>> model.graph.initializer.extend(map(onnx.numpy_helper.from_array, weights, "ab"))
+    >>> found = diagnose(model, {"x": weights[0]}, option="w2a8")
+    >>> found.broken, len(found.layers), len(found.blamed) > 0
+    (('classes', 'loss'), 2, True)
+    """
+    thresholds = Thresholds.parse(guard)
+    if float_model is not None:
+        if not isinstance(model, str | os.PathLike):
+            raise InputError("A quantised file is looked at where it is: give its path, and that of its float model.")
+        return diagnose_file(Path(model), Path(float_model), calibration, find_target(target), thresholds, progress)
+    prepared = prepare(model, target, progress, extra_passes=extra_passes)
+    return diagnose_plan(
+        prepared,
+        calibration,
+        option if isinstance(option, Option) else Option.parse(option),
+        Constraints(tuple(keep), tuple(exclude), tuple(ties)),
+        thresholds,
+        numbers or Numbers(),
+        progress,
+    )
+
+
+def diagnose_plan(
+    prepared: Prepared,
+    calibration: Data,
+    option: Option,
+    constraints: Constraints,
+    thresholds: Thresholds,
+    numbers: Numbers,
+    progress: Progress,
+) -> Diagnosis:
+    """Say what an option would do to a float model, by its literal simulation."""
+    plan = uniform_by_hand(prepared.space, option, constraints)
+    plan = replace(plan, model_sha256=prepared.source.sha256, ranges=numbers.told(), passes=prepared.passes)
+    with scratch(prepared, calibration, numbers, progress=progress) as builder:
+        heads = _heads(prepared.model)
+        damage = _simulated(builder, plan, heads, progress)
+        progress("guard: culprits", 0, 0)
+        finding = find(builder, plan, heads, thresholds, constraints) if thresholds.broken(damage) else None
+        errors = local_errors_of(builder, plan, heads, constraints)
+    options = [list(level.choices.items()) for level, _ in errors]
+    layers = []
+    for place, (unit, asked) in enumerate(options[0]):
+        finer = {
+            str(choices[place][1]): decibels_of(found[unit])
+            for choices, (_, found) in zip(options[1:], errors[1:], strict=True)
+            if unit in found and choices[place][1] != asked and not choices[place][1].is_float
+        }
+        if unit in errors[0][1]:
+            layers.append(LayerError(unit, str(asked), decibels_of(errors[0][1][unit]), finer))
+    blamed = _blamed(finding) if finding else ()
+    return Diagnosis(
+        damage,
+        thresholds,
+        tuple(sorted(layers, key=lambda layer: layer.local_db)),
+        blamed,
+        finding.after if finding else None,
+        finding.runs if finding else 0,
+        finding.share if finding else 0.0,
+    )
+
+
+def _blamed(finding: Finding) -> tuple[Blamed, ...]:
+    return tuple(Blamed(one.unit, one.local_db, one.alone, str(one.kept)) for one in finding.culprits)
+
+
+def _simulated(builder: Builder, plan: Plan, heads: Sequence[Head], progress: Progress) -> Damage:
+    before = builder.reference.session(builder.float_model, mode="deployed")
+    model = builder.loadable(builder.lowered(plan).model, "diagnosed")
+    after = builder.reference.session(model, mode="literal")
+    return judge(before, after, builder.samples, heads, progress)
+
+
+def _heads(model: ir.Model) -> tuple[Head, ...]:
+    heads = judged_heads(model)
+    if not heads:
+        raise InputError("The model has no float output, so nothing can be said of what quantising does to it.")
+    return heads
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def diagnose_file(
+    path: Path, float_model: Path, calibration: Data, target: Target, thresholds: Thresholds, progress: Progress
+) -> Diagnosis:
+    """Say what is wrong with a quantised file, which its target's runtime runs."""
+    source = load(float_model)
+    quantised = load(path)
+    heads = _heads(normalise(source).model)
+    reference, runtime = get_runtime("onnxruntime"), get_runtime(target.runtime)
+    before = reference.session(float_model, mode="deployed")
+    after = runtime.session(path, mode="deployed")
+    missing = [head.name for head in heads if head.name not in after.outputs]
+    if missing:
+        raise InputError(f"'{path}' has no output '{missing[0]}', as its float model has: it was made of another.")
+    samples = open_samples(calibration, before.inputs)
+    damage = judge(before, after, samples, heads, progress)
+    with tempfile.TemporaryDirectory(prefix="onnxmpq-") as folder:
+        probe = _FileProbe(quantised.model, source.model, float_model, reference, samples, heads, Path(folder))
+        progress("guard: local errors", 0, 0)
+        hops = sorted(probe.hops(), key=lambda hop: -hop.ratio)
+        layers = tuple(LayerError(", ".join(hop.layers), "", decibels_of(hop.ratio), {}) for hop in hops)
+        blamed: tuple[Blamed, ...] = ()
+        healed: Damage | None = None
+        if thresholds.broken(damage) and hops:
+            progress("guard: culprits", 0, 0)
+            blamed, healed = probe.blame(hops, thresholds)
+    notes = () if hops else (_UNKNOWN,)
+    return Diagnosis(damage, thresholds, layers, blamed, healed, probe.runs, probe.runs / probe.everything, notes)
+
+
+class _FileProbe:
+    """Runs of a file on a few samples, whole or with float tensors behind some of its layers."""
+
+    def __init__(
+        self,
+        model: ir.Model,
+        plain: ir.Model,
+        float_model: Path,
+        reference: Runtime,
+        samples: Samples,
+        heads: Sequence[Head],
+        folder: Path,
+    ) -> None:
+        self.model, self.plain, self.float_model, self.reference = model, plain, float_model, reference
+        self.samples, self.heads, self.folder = samples, heads, folder
+        self.runs, self._files = 0, 0
+        total = len(samples)
+        layers = max(len(boundaries(model)), 1)
+        self.everything = max(total * layers / 2, 1.0)
+        least, most = _FILE_SAMPLES
+        chosen = spread(total, min(max(int(SHARE * self.everything / _SUSPECTS / 2), least), most))
+        self.feeds = [feed for place, feed in enumerate(samples) if place in chosen]
+
+    def hops(self) -> tuple[Hop, ...]:
+        """Return the local errors of all layers."""
+        inner = {value.name for node in self.plain.graph for value in node.outputs}
+        cut: Hops | None = None
+        names = sorted({value.name or "" for value in boundaries(self.model)} & inner)
+        session = self._floats(names)
+        for feed in self.feeds:
+            arrays = session.run(feed)
+            if cut is None:
+                cut = Hops.of(self.model.clone(), arrays)
+                cut.open(self.reference, self._loadable)
+            cut.add(feed, arrays)
+            self.runs += 2
+        return cut.found() if cut is not None else ()
+
+    def blame(self, hops: Sequence[Hop], thresholds: Thresholds) -> tuple[tuple[Blamed, ...], Damage]:
+        """Give the file float tensors behind more and more hops until its outputs are usable, then for all but one."""
+        suspects = list(hops)[:_SUSPECTS]
+        session = self._floats([hop.tensor for hop in suspects])
+        arrays = [session.run(feed) for feed in self.feeds]
+        self.runs += len(self.feeds)
+        count, damage = 0, self._damage((), arrays)
+        while thresholds.broken(damage) and count < len(suspects):
+            count += 1
+            damage = self._damage([hop.tensor for hop in suspects[:count]], arrays)
+        blamed = []
+        for hop in suspects[:count]:
+            rest = [other.tensor for other in suspects[:count] if other is not hop]
+            alone = self._damage(rest, arrays)
+            if thresholds.broken(alone):
+                blamed.append(Blamed(", ".join(hop.layers), decibels_of(hop.ratio), alone))
+        return tuple(blamed), damage
+
+    def _damage(self, tensors: Sequence[str], arrays: Sequence[Mapping[str, Array]]) -> Damage:
+        model = self.model.clone()
+        values = {value.name: value for node in model.graph for value in node.outputs}
+        ends = {head.name for head in self.heads}
+        inner = [name for name in tensors if name not in ends]
+        for name in inner:
+            force(model, values[name], arrays[0][name])
+        session = self.reference.session(self._loadable(model, "forced"), mode="literal")
+        meter, names = Meter(self.heads), [head.name for head in self.heads]
+        for feed, found in zip(self.feeds, arrays, strict=True):
+            got = session.run({**feed, **{forced_name(name): found[name] for name in inner}}, names)
+            got |= {name: found[name] for name in names if name in tensors}
+            meter.add([found[name] for name in names], [got[name] for name in names])
+            self.runs += 1
+        return meter.damage()
+
+    def _floats(self, names: Sequence[str]) -> Session:
+        wanted = dict.fromkeys([*names, *(head.name for head in self.heads)])
+        return self.reference.session(self.float_model, mode="plain", outputs=list(wanted))
+
+    def _loadable(self, model: ir.Model, name: str) -> Path:
+        self._files += 1
+        path = self.folder / f"{name}{self._files}.onnx"
+        save(model, path)
+        return path
+
+
+def _json(value: float) -> float | str:
+    return str(value) if np.isinf(value) else value

@@ -1,0 +1,122 @@
+"""A file judged on the calibration samples, as its runtime runs it, and what is said of it."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from onnxmpq.build import Builder, Progress
+from onnxmpq.errors import InputError
+from onnxmpq.guard.culprits import Finding, spread
+from onnxmpq.guard.damage import Damage, Meter, Thresholds
+from onnxmpq.runtime import Session
+from onnxmpq.samples import Samples
+from onnxmpq.sensitivity.heads import find_heads
+from onnxmpq.sensitivity.losses import Head
+
+JUDGED = 128
+"""The most samples that a file is judged on."""
+_NAMED = 3  # culprits that a note names
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the file that was written does, what it would have done as asked where units are kept finer, and why."""
+
+    damage: Damage
+    thresholds: Thresholds
+    as_asked: Damage | None = None
+    finding: Finding | None = None
+
+    @property
+    def broken(self) -> tuple[str, ...]:
+        """Return the figures of the file that are beyond their thresholds."""
+        return self.thresholds.broken(self.damage)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain JSON data."""
+        found = self.finding
+        return {
+            "damage": self.damage.to_json(),
+            "broken": list(self.broken),
+            "thresholds": self.thresholds.to_json(),
+            "as_asked": self.as_asked.to_json() if self.as_asked else None,
+            "culprits": [culprit.to_json() for culprit in found.culprits] if found else [],
+            "runs": found.runs if found else 0,
+            "share_of_measuring": found.share if found else 0.0,
+        }
+
+
+def judged_heads(model: ir.Model) -> tuple[Head, ...]:
+    """Return the outputs that a file is judged by; none where no output is float."""
+    try:
+        return find_heads(model)
+    except InputError:
+        return ()
+
+
+def judge(
+    before: Session,
+    after: Session,
+    samples: Samples,
+    heads: Sequence[Head],
+    progress: Progress = lambda *_: None,
+) -> Damage:
+    """Compare a file, in its runtime, with the float model on samples from all over the calibration data."""
+    meter, names = Meter(heads), [head.name for head in heads]
+    chosen = spread(len(samples), JUDGED)
+    for place, feed in enumerate(samples):
+        if place in chosen:
+            wanted, got = before.run(feed, names), after.run(feed, names)
+            meter.add([wanted[name] for name in names], [got[name] for name in names])
+            progress("guard", meter.samples, len(chosen))
+    return meter.damage()
+
+
+def judge_export(builder: Builder, path: Path, heads: Sequence[Head]) -> Damage:
+    """Judge a file that was built."""
+    before = builder.reference.session(builder.float_model, mode="deployed", threads=builder.threads)
+    after = builder.runtime.session(path, mode="deployed", threads=builder.threads)
+    return judge(before, after, builder.samples, heads, builder.progress)
+
+
+def ruined(damage: Damage, thresholds: Thresholds, finding: Finding | None, asked: str = "") -> str:
+    """Say that a file is ruined, or would be as it was ``asked`` for, and by what."""
+    what = f"At {asked} the outputs would be damaged" if asked else "The outputs are damaged"
+    told = f"{what}: {damage} on {damage.samples} samples ({thresholds.said(damage)} is usable)."
+    if finding is None:
+        return f"{told} No few units are to blame: a finer option helps, or a budget that lets a search choose."
+    names = [f"{one.unit} ({one.local_db:.1f} dB behind it)" for one in finding.culprits[:_NAMED]]
+    more = len(finding.culprits) - len(names)
+    rest = f" and {more} more" if more > 0 else ""
+    return (
+        f"{told} To blame, found in {finding.runs} runs of one sample ({finding.share:.1%} of measuring every unit): "
+        f"{', '.join(names)}{rest}."
+    )
+
+
+def kept_finer(
+    finding: Finding, after: Damage, sizes: tuple[int, int], speeds: tuple[float, float], *, usable: bool
+) -> str:
+    """Say what was kept finer, what that does, and its price."""
+    if len(finding.culprits) <= _NAMED:
+        units = ", ".join(f"{culprit.unit} at {culprit.kept}" for culprit in finding.culprits)
+    else:
+        counts = Counter(culprit.kept for culprit in finding.culprits).most_common()
+        units = ", ".join(f"{count} units at {option}" for option, count in counts)
+    grown = sizes[1] - sizes[0]
+    speed = f", at {speeds[1]:.2f} instead of {speeds[0]:.2f} times float" if all(speeds) else ""
+    still = "" if usable else " That is still too much: a budget lets a search choose."
+    return (
+        f"Kept finer: {units}. Now {after}, for {grown:+,} bytes ({grown / sizes[0]:+.1%}){speed}.{still} --as-asked "
+        "leaves the file as it was asked for."
+    )
+
+
+def advice(finding: Finding) -> str:
+    """Say how the units that are to blame would be kept finer."""
+    kept = " ".join(f"--keep {one.unit}={one.kept}" for one in finding.culprits[:_NAMED])
+    return f"{kept} keeps the first of them finer." if len(finding.culprits) > _NAMED else f"{kept} mends it."
