@@ -5,6 +5,7 @@ import click
 from onnxmpq.bench.accuracy import accuracy
 from onnxmpq.bench.deploy import deploy
 from onnxmpq.bench.drop import drop
+from onnxmpq.bench.guard import guard
 from onnxmpq.bench.measure import measure
 from onnxmpq.bench.methods import methods
 from onnxmpq.bench.pairs import pairs
@@ -28,6 +29,7 @@ main.add_command(rounding)
 main.add_command(pairs)
 main.add_command(worst)
 main.add_command(processors)
+main.add_command(guard)
 main.add_command(solve)
 
 if __name__ == "__main__":

@@ -1,0 +1,83 @@
+"""What machines read, from real processes: standard output is JSON and nothing else, and --quiet leaves the rest empty.
+
+Libraries print by themselves, below Python's streams: an in-process runner does not see it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from tests.cli.running import ROOT
+from tests.graphs import feeds_for, layer_chain
+
+SEARCH = ("-b", "size=60%", "--effort", "quick", "--allow-slower")
+COMMANDS: dict[str, Sequence[str]] = {
+    "inspect": ("inspect", "m.onnx"),
+    "quantize": ("quantize", "m.onnx", "-c", "s.npz", "-o", "new.onnx", "--allow-slower"),
+    "a search": ("quantize", "m.onnx", "-c", "s.npz", "-o", "found.onnx", *SEARCH),
+    "a damaged result": ("quantize", "m.onnx", "-c", "s.npz", "-o", "two.onnx", "--option", "w2a8", "--allow-slower"),
+    "dry run": ("quantize", "m.onnx", "-c", "s.npz", "-o", "dry.onnx", *SEARCH, "--dry-run"),
+    "pareto": ("pareto", "m.onnx", "-c", "s.npz", "--points", "3"),
+    "measure": ("measure", "m.onnx", "-c", "s.npz", "--options", "w4a8", "-o", "table.json"),
+    "diagnose": ("diagnose", "m.onnx", "-c", "s.npz", "--option", "w2a8"),
+    "apply": ("apply", "m.onnx", "q.plan.json", "-c", "s.npz", "-o", "again.onnx"),
+    "verify": ("verify", "q.onnx", "--float", "m.onnx", "-c", "s.npz"),
+}
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a folder with a model, its samples and a quantised file."""
+    folder = tmp_path_factory.mktemp("machine")
+    model = layer_chain("Conv")
+    onnx.save(ir.to_proto(model), str(folder / "m.onnx"))
+    np.savez(folder / "s.npz", x=np.concatenate([feed["x"] for feed in feeds_for(model)]))
+    assert process(folder, "quantize", "m.onnx", "-c", "s.npz", "-o", "q.onnx", "--allow-slower").returncode == 0
+    return folder
+
+
+def process(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "onnxmpq", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "passes")))},
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_standard_output_is_json_and_nothing_else(name: str, desk: Path) -> None:
+    ended = process(desk, *COMMANDS[name], "--json", "--quiet", *(["--overwrite"] if "-o" in COMMANDS[name] else []))
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == ""
+    assert isinstance(json.loads(ended.stdout), dict)
+
+
+@pytest.mark.parametrize("name", ["a search", "pareto"])
+def test_nothing_but_our_own_lines_is_printed_for_people(name: str, desk: Path) -> None:
+    ended = process(desk, *COMMANDS[name], *(["--overwrite"] if "-o" in COMMANDS[name] else []))
+    assert ended.returncode == 0, ended.stderr
+    for word in ("HiGHS", "Copyright", "licence terms"):
+        assert word not in ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [("inspect", "none.onnx"), ("verify", "s.npz", "--float", "m.onnx", "-c", "s.npz")]
+)
+def test_errors_leave_standard_output_empty(arguments: Sequence[str], desk: Path) -> None:
+    ended = process(desk, *arguments, "--json", "--quiet")
+    assert ended.returncode in (2, 4)
+    assert ended.stdout == ""
+    assert ended.stderr.startswith("Error: ")
