@@ -17,6 +17,7 @@ from onnxmpq.build import Builder, Export, Prepared, Progress
 from onnxmpq.calibrated import Numbers
 from onnxmpq.constraints import Constraints, decided, first_choices, uniform_by_hand
 from onnxmpq.errors import InputError, VerifyError
+from onnxmpq.files import plan_of, refuse_shared
 from onnxmpq.graph.load import load
 from onnxmpq.graph.portions import Portions, portions_of, portions_of_file
 from onnxmpq.guard.culprits import find
@@ -32,7 +33,7 @@ from onnxmpq.publish import checked_output, publish, workshop
 from onnxmpq.registry import method as find_method
 from onnxmpq.rescue import Rescue
 from onnxmpq.runtime import get_runtime
-from onnxmpq.samples import Data, Samples
+from onnxmpq.samples import Data, Samples, checked_labels
 from onnxmpq.search import OPTIONS, Search, Wish
 from onnxmpq.sensitivity.losses import Head
 from onnxmpq.sensitivity.settings import Settings
@@ -220,7 +221,17 @@ def quantize(
     ...     result.verdict.ok, result.file_bytes < 0.4 * result.float_file_bytes
     (True, True)
     """
-    path = checked_output(Path(output), overwrite)
+    path = Path(output)
+    refuse_shared(
+        {
+            "model": _file(model),
+            "calibration data": _file(calibration),
+            "evaluation data": _file(evaluation),
+            "plan": _file(plan),
+        },
+        {"output": path, "plan of the output": plan_of(path), "store": _file(store)},
+    )
+    checked_output(path, overwrite)
     limits, thresholds = parse_limits(budget), Thresholds.parse(guard)
     given = plan if isinstance(plan, Plan) or plan is None else Plan.read(Path(plan))
     by_hand = Constraints(tuple(keep), tuple(exclude), tuple(ties))
@@ -274,6 +285,8 @@ def quantize(
             progress=progress,
         )
         graded = builder.open(evaluation, "evaluation") if evaluation is not None else None
+        if graded is not None and graded.labels is not None:
+            checked_labels(graded.labels)
         if wish is not None:
             kept = stack.enter_context(Rescue(path, wish.store, folder))
             wish = replace(wish, store=kept.store)
@@ -299,7 +312,7 @@ def quantize(
         elif graded is not None:
             notes.append("The evaluation data has no 'labels': accuracy was not measured.")
         size = file_bytes(export.path)
-        plan_path = publish(export, path)
+        plan_path = publish(export, path, overwrite=overwrite)
     if size >= prepared.source.size_bytes:
         notes.append("The file is not smaller than the original: what Q/DQ adds outweighs what its weights save.")
     notes += [note for samples in (builder.samples, graded) if samples is not None and (note := samples.note)]
@@ -318,6 +331,11 @@ def quantize(
         portions_of_file(path),
         judgement,
     )
+
+
+def _file(given: object) -> Path | None:
+    """Return the path of what was given, if it is one."""
+    return Path(given) if isinstance(given, str | os.PathLike) else None
 
 
 def parsed(options: Sequence[str | Option]) -> tuple[Option, ...]:

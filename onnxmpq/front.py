@@ -15,6 +15,7 @@ from onnxmpq.calibrated import Numbers
 from onnxmpq.compile import Model, parsed, prepare, share_calibration, silent
 from onnxmpq.constraints import Constraints
 from onnxmpq.errors import InputError
+from onnxmpq.files import write_whole
 from onnxmpq.registry import method as find_method
 from onnxmpq.samples import Data
 from onnxmpq.search import OPTIONS, Point, Search, Wish
@@ -48,9 +49,9 @@ class Front:
             ],
         }
 
-    def write(self, path: Path) -> None:
-        """Write the front as JSON."""
-        path.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
+    def write(self, path: Path, *, overwrite: bool = True) -> None:
+        """Write the front as JSON, whole or not at all."""
+        write_whole(path, json.dumps(self.to_json(), indent=2) + "\n", "front", overwrite=overwrite)
 
 
 def pareto(

@@ -2,6 +2,8 @@
 
 import json
 import os
+import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,12 +11,13 @@ from pathlib import Path
 
 from onnxmpq.build import Export
 from onnxmpq.errors import InputError
+from onnxmpq.files import data_of, place, plan_of, reason
 
 
 def checked_output(path: Path, overwrite: bool) -> Path:
     """Refuse an output that could not be written, before any work is done: the model, its data or its plan."""
     free_place(path, overwrite)
-    for there in (path.with_suffix(".plan.json"), path.with_name(path.name + ".data")):
+    for there in (plan_of(path), data_of(path)):
         if there.exists() and not overwrite:
             raise InputError(f"The output '{there}' exists. Choose another name, or give --overwrite.")
     return path
@@ -44,27 +47,47 @@ def workshop(path: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-def publish(export: Export, path: Path) -> Path:
-    """Move a verified export, its data and its plan to where the caller wants them: all, or none of them."""
-    plan_path = path.with_suffix(".plan.json")
-    draft, kept = export.path.parent / plan_path.name, export.path.parent / "replaced"
+def publish(export: Export, path: Path, *, overwrite: bool) -> Path:
+    """Move a verified export, its data and its plan to where the caller wants them: all, or none of them.
+
+    Whenever the process is killed there is a whole model, the old one or the new one, and no plan beside it that is not
+    its own: an old plan goes first, then the model is replaced in one step, then its plan comes. What came into being
+    since it was looked for is not replaced without ``overwrite``.
+    """
+    plan_path = plan_of(path)
+    draft, kept = export.path.parent / plan_path.name, export.path.parent / secrets.token_hex(8)
     moved: list[Path] = []
+    new: list[Path] = []
     try:
         draft.write_text(json.dumps(export.plan.to_json(), indent=2) + "\n", encoding="utf-8")
-        new = sorted(export.path.parent.iterdir(), key=lambda file: file == export.path)  # the model comes last
+        new = sorted(export.path.parent.iterdir(), key=lambda file: (file == draft, file == export.path))
         kept.mkdir()
+        if overwrite:
+            for file in new:
+                _keep(path.parent / file.name, kept)
+            plan_path.unlink(missing_ok=True)
         for file in new:
             final = path.parent / file.name
-            if final.exists():
-                os.replace(final, kept / file.name)
+            place(file, final, overwrite=overwrite)
             moved.append(final)
-            os.replace(file, final)
     except BaseException as error:
         for final in moved:
             final.unlink(missing_ok=True)
         for file in kept.iterdir() if kept.is_dir() else ():
             os.replace(file, path.parent / file.name)
+        if isinstance(error, FileExistsError):
+            there = path.parent / new[len(moved)].name
+            raise InputError(f"The output '{there}' exists. Choose another name, or give --overwrite.") from None
         if isinstance(error, OSError):
-            raise InputError(f"The output '{path}' cannot be written: {error.strerror}.") from error
+            raise InputError(f"The output '{path}' cannot be written: {reason(error)}.") from error
         raise
     return plan_path
+
+
+def _keep(final: Path, kept: Path) -> None:
+    """Keep a file that is about to be replaced under a second name; it stays where it is."""
+    if final.exists():
+        try:
+            os.link(final, kept / final.name)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(final, kept / final.name)

@@ -188,6 +188,22 @@ class Samples:
                 )
 
 
+def checked_labels(labels: Array) -> Array:
+    """Refuse labels that name no class: text, fractions, what is no number, and what is below zero."""
+    if labels.dtype.kind not in "iufb":
+        raise InputError(f"The labels are {labels.dtype}. Expected whole numbers, one for each sample.")
+    wrong = labels < 0
+    if labels.dtype.kind == "f":
+        wrong = ~np.isfinite(labels) | (labels != np.floor(labels)) | wrong
+    if wrong.any():
+        first = tuple(int(place) for place in np.argwhere(wrong)[0])
+        raise InputError(
+            f"Label {', '.join(map(str, first))} is {labels[first]}. Expected whole numbers from 0 on: leave out "
+            "samples without a class, or the labels."
+        )
+    return labels
+
+
 def open_samples(data: Data, inputs: Sequence[InputSpec], *, labels: str = "labels") -> Samples:
     """Make samples of ``data`` for these inputs, and check the first of them.
 

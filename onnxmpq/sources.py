@@ -5,8 +5,7 @@ with ``preprocess.toml`` in it, ``Images``, a dict of arrays, feeds from any ite
 ``get_next()`` such as onnxruntime's ``CalibrationDataReader``.
 """
 
-import zipfile
-import zlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -167,13 +166,15 @@ def _files(path: Path) -> tuple[Path, ...]:
     if not path.exists():
         near = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
         raise InputError(f"Calibration data '{path}' does not exist{nearest_name(path.name, near)}.")
+    if not path.is_file():
+        raise InputError(f"Calibration data '{path}' is no file but a device or a pipe. Save samples with numpy.savez.")
     if path.suffix not in (".npz", ".npy"):
         raise InputError(f"Calibration data '{path}' is neither .npz nor .npy nor a folder. Save it with numpy.savez.")
     return (path,)
 
 
 def _arrays_in(folder: Path) -> tuple[Path, ...]:
-    return tuple(sorted(file for file in folder.iterdir() if file.suffix in (".npz", ".npy")))
+    return tuple(sorted(file for file in folder.iterdir() if file.suffix in (".npz", ".npy") and file.is_file()))
 
 
 def _read(file: Path, inputs: tuple[InputSpec, ...], labels: str) -> Block:
@@ -182,19 +183,49 @@ def _read(file: Path, inputs: tuple[InputSpec, ...], labels: str) -> Block:
     with _readable(where):
         if file.suffix == ".npy":
             only = _only(inputs, where)
-            return Block(where, {only: np.load(file, mmap_mode="r", allow_pickle=False)})
-        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
-            wanted = [name for name in archive.files if name == labels or any(name == spec.name for spec in inputs)]
-            beside = tuple(name for name in archive.files if name not in wanted)
-            return Block(where, {name: archive[name] for name in wanted}, beside)
+            array = np.load(file, mmap_mode="r", allow_pickle=False)
+            if not isinstance(array, np.ndarray):
+                array.close()
+                raise ValueError("it holds several arrays; call it .npz")
+            return Block(where, {only: array})
+        with file.open("rb") as opened:
+            archive = np.load(opened, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                raise ValueError("it holds one array; call it .npy")
+            with archive:
+                wanted = [name for name in archive.files if name == labels or any(name == spec.name for spec in inputs)]
+                beside = tuple(name for name in archive.files if name not in wanted)
+                return Block(where, {name: _member(archive, name) for name in wanted}, beside)
+
+
+def _member(archive: Any, name: str) -> Array:
+    """Read an array of an archive; what is none, or says that it is larger than it is, is told before room is made."""
+    with archive.zip.open(name if name in archive.zip.namelist() else f"{name}.npy") as stream:
+        if stream.peek(6)[:6] != b"\x93NUMPY":
+            raise ValueError(f"'{name}' in it is no array")
+        version = np.lib.format.read_magic(stream)
+        if version in _HEADERS:
+            shape, _, dtype = _HEADERS[version](stream)
+            stored = archive.zip.getinfo(stream.name).file_size
+            if (needed := math.prod(shape) * dtype.itemsize) > stored:
+                raise ValueError(f"'{name}' in it says that it has {needed:,} bytes, of which {stored:,} are there")
+    array: Array = archive[name]
+    return array
+
+
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 @contextmanager
 def _readable(where: str) -> Iterator[None]:
+    """Turn whatever a parser raises on a file into one error that names it."""
     try:
         yield
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{where} cannot be read: {error}. Save it again with numpy.savez or numpy.save.") from error
+    except InputError:
+        raise
+    except Exception as error:  # zipfile, zlib, lzma and numpy raise a dozen types on files that are not what they say
+        told = str(error).partition("\n")[0].strip().rstrip(".") or type(error).__name__
+        raise InputError(f"{where} cannot be read: {told}. Save it again with numpy.savez or numpy.save.") from error
 
 
 def _only(inputs: tuple[InputSpec, ...], where: str) -> str:

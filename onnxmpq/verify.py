@@ -24,6 +24,7 @@ from onnxmpq.artifacts import Check, Verdict
 from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.runtime import Runtime, Session, paired
 from onnxmpq.runtime.base import Mode, one_line
+from onnxmpq.samples import checked_labels
 from onnxmpq.targets import Target
 
 SIMULATION_DB = 40.0
@@ -221,6 +222,7 @@ def accuracy(
     labels: np.ndarray,
 ) -> Accuracy:
     """Return top-1 accuracy before and after; the error is that of the paired difference."""
+    labels = checked_labels(labels)
     sessions: list[Any] = [reference.session(float_model, mode="deployed"), runtime.session(path, mode="deployed")]
     hits: list[list[bool]] = [[], []]
     position = 0
@@ -233,6 +235,11 @@ def accuracy(
             told = labels[position : position + rows].reshape(-1)
             if len(told) != rows:
                 raise _labels_misfit(labels)
+            if (told >= (classes := first.size // max(rows, 1))).any():
+                raise InputError(
+                    f"The labels go up to {told.max()}; the first output has the classes 0 to {classes - 1}. Correct "
+                    "them, or leave the labels out."
+                )
             seen += list(top == told)
         position += rows
     if position != len(labels):

@@ -221,7 +221,7 @@ def test_a_failure_while_moving_puts_back_what_was_there(
     with pytest.raises(InputError if isinstance(error, OSError) else KeyboardInterrupt) as told:
         desk.quantize()
     if isinstance(error, OSError):
-        assert "cannot be written: No space left on device." in str(told.value)
+        assert "cannot be written: the disk is full; free some space" in str(told.value)
     assert desk.there() == before
 
 

@@ -14,9 +14,10 @@ PACKAGE = Path(onnxmpq.__file__).parent
 STAGES = ("normalise", "space", "calibrate", "lower", "verify", "methods")
 RUNTIMES = ("onnxruntime", "openvino")
 ALLOWED = {("lower", "space")}  # what is stored is counted where it is predicted, so that both are one
-FOUNDATIONS = ("artifacts", "errors", "graph")
+FOUNDATIONS = ("artifacts", "errors", "files", "graph")
 ORDER = {  # what stages may import besides one another, from the bottom up
     "graph": ("graph", "artifacts", "errors"),
+    "files": ("errors",),
     "saturation": FOUNDATIONS,
     "targets": FOUNDATIONS,
     "placement": ("targets", *FOUNDATIONS),
@@ -33,7 +34,7 @@ ORDER = {  # what stages may import besides one another, from the bottom up
     "space": ("placement", "targets", *FOUNDATIONS),
     "calibrate": ("ranges", *FOUNDATIONS),
     "lower": ("placement", "targets", "ranges", "saturation", "weights", *FOUNDATIONS),
-    "verify": ("processors", "runtime", "targets", *FOUNDATIONS),
+    "verify": ("processors", "runtime", "samples", "targets", *FOUNDATIONS),
     "processors": ("hessians", "runtime", "saturation", "targets", *FOUNDATIONS),
     "methods": ("budgets", "sensitivity", "solve", *FOUNDATIONS),
     "solve": ("solve", "errors"),

@@ -2,11 +2,12 @@
 
 0   done            2   the caller can mend it      3   no plan meets the budgets
 4   the export does not hold                        70  our fault
-130 interrupted
+130 interrupted         143 terminated
 
 Commands are loaded when they are asked for, and load what is heavy when they run: help and completion take no time.
 """
 
+import signal
 import sys
 
 import click
@@ -40,6 +41,7 @@ Exit codes:
   4    the file does not do what was predicted, or misses a requirement
   70   a fault of ours: please report it
   130  interrupted
+  143  terminated
 """
 
 
@@ -57,8 +59,13 @@ def cli() -> None:
     """
 
 
+class Terminated(BaseException):
+    """Somebody ended the process (SIGTERM): a time limit, a batch system, ``docker stop``."""
+
+
 def main() -> None:
     """Run the command line and end with the exit code of what happened."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         code = cli.main(prog_name="onnxmpq", standalone_mode=False)
     except click.ClickException as error:
@@ -68,6 +75,10 @@ def main() -> None:
         _tell("Interrupted: no model was written.")
         _tell_notes(error.__cause__ or error.__context__)
         code = 130
+    except Terminated as error:
+        _tell("Terminated: no model was written.")
+        _tell_notes(error)
+        code = 143
     except OnnxmpqError as error:
         _tell(f"[bold red]Error:[/] {_literal(str(error))}")
         _tell_notes(error)
@@ -77,11 +88,17 @@ def main() -> None:
     sys.exit(code)
 
 
+def _terminate(_number: int, _frame: object) -> None:
+    """Leave as after an interrupt, so that nothing half-written stays; a second signal ends at once."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise Terminated
+
+
 def _tell(text: str) -> None:
     """Print on standard error, in colour on a terminal."""
-    from rich.console import Console
+    from onnxmpq.cli.console import SafeConsole
 
-    Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+    SafeConsole(stderr=True).print(text, highlight=False, soft_wrap=True)
 
 
 def _tell_notes(error: BaseException | None) -> None:

@@ -20,8 +20,10 @@ from click.core import ParameterSource
 
 from onnxmpq.cli.options import checked_output, decorated
 from onnxmpq.errors import InputError, nearest
+from onnxmpq.files import data_of, page_of, plan_of, refuse_shared, write_whole
 
 _NOT_KEPT = ("config", "save-config", "overwrite", "json", "quiet", "verbose", "help", "dry-run")
+_TAKEN = "onnxmpq.cli.config.taken"
 _KINDS = {bool: "true or false", int: "a whole number", str: "a text in quotation marks"}
 
 
@@ -30,9 +32,11 @@ def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def with_config(*arguments: Any, save_config: Path | None, **rest: Any) -> Any:
+        context, overwrite = click.get_current_context(), bool(rest.get("overwrite"))
+        refuse_shared(*_paths(context))
         if save_config is not None:
-            checked_output(save_config, bool(rest.get("overwrite")), "configuration")
-            save_config.write_text(written(told(click.get_current_context())), encoding="utf-8")
+            checked_output(save_config, overwrite, "configuration")
+            write_whole(save_config, written(told(context)), "configuration", overwrite=overwrite)
         return command(*arguments, **rest)
 
     return decorated(
@@ -51,6 +55,26 @@ def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
             ),
         ],
     )
+
+
+def _paths(context: click.Context) -> tuple[dict[str, Path | None], dict[str, Path | None]]:
+    """Return all files that a run reads, and all that it writes, by what they are."""
+    given = context.params
+    reads = {
+        "model": given.get("model"),
+        "calibration data": given.get("calibration"),
+        "evaluation data": given.get("evaluation"),
+        "plan": given.get("plan"),
+        "configuration": context.meta.get(_TAKEN),
+    }
+    output, page = given.get("output"), given.get("report")
+    writes = {"output": output, "store": given.get("store"), "configuration to be saved": given.get("save_config")}
+    if output is not None and context.command.name in ("quantize", "apply"):
+        writes |= {"plan of the output": plan_of(output), "data of the output": data_of(output)}
+    if page is not None:
+        page = page_of(page)
+        writes |= {"report": page, "file of the report's numbers": page.with_suffix(".json")}
+    return reads, writes
 
 
 def keys(command: click.Command) -> dict[str, click.Option]:
@@ -98,6 +122,7 @@ def _value(value: Any) -> str:
 def _take(context: click.Context, _option: click.Parameter, path: Path | None) -> None:
     """Let the options of a file stand in for those that the command line does not give."""
     if path is not None:
+        context.meta[_TAKEN] = path
         context.default_map = {**(context.default_map or {}), **read(path, context)}
 
 

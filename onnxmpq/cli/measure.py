@@ -95,7 +95,7 @@ def measure_command(
     if table is None:
         return
     if output is not None:
-        table.write(output)
+        table.write(output, overwrite=overwrite)
     if as_json:
         show.as_json(table.to_json())
     else:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 from rich.markup import escape
 
 from onnxmpq.artifacts import Option, parse_options
 from onnxmpq.cli import show, words
+from onnxmpq.cli.console import SafeConsole
 from onnxmpq.cli.options import decorated
 from onnxmpq.executors import open_executor
 
@@ -157,7 +157,7 @@ def resumable(store: Path | None) -> Iterator[None]:
 
         with Store.open(store, None) as kept:
             count = kept.count
-        Console(stderr=True).print(
+        SafeConsole(stderr=True).print(
             f"Interrupted: {count} results are in '{escape(str(store))}'. The same command goes on from there.",
             highlight=False,
             soft_wrap=True,

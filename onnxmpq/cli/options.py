@@ -10,6 +10,7 @@ import click
 from onnxmpq.artifacts import Plan
 from onnxmpq.cli import words
 from onnxmpq.errors import InputError
+from onnxmpq.files import page_of, refuse_foreign
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -188,12 +189,14 @@ def checked_output(path: Path | None, overwrite: bool, what: str = "output") -> 
 
 def checked_report(path: Path | None) -> None:
     """Refuse a report that could not be written, before any work; one that is there is written anew."""
-    if path is None or path.is_dir():
+    if path is None:
         return
+    path = page_of(path)
     if path.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"The report '{path}' is a page: call it .html, or give a folder that exists.")
     if not path.absolute().parent.is_dir():
         raise InputError(f"The folder '{path.parent}' of the report '{path}' does not exist. Make it first.")
+    refuse_foreign(path)
 
 
 def decorated(command: Callable[..., Any], decorators: list[Decorator]) -> Callable[..., Any]:

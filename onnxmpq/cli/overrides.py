@@ -15,6 +15,7 @@ from onnxmpq.cli.options import (
     target_option,
 )
 from onnxmpq.errors import InputError
+from onnxmpq.files import refuse_shared, write_whole
 
 
 @click.command("overrides")
@@ -44,6 +45,7 @@ def overrides_command(
     """
     from onnxmpq.exchange import export_overrides, import_overrides
 
+    refuse_shared({"model": model, "plan": plan, "calibration data": calibration}, {"output": output})
     checked_output(output, overwrite)
     with show.progress(quiet) as report:
         if reading:
@@ -52,4 +54,4 @@ def overrides_command(
             raise InputError("Overrides hold scales, which come from samples. Give them with --calibration.")
         else:
             made = export_overrides(model, plan, calibration, target=target, progress=report)
-    output.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+    write_whole(output, json.dumps(made, indent=2) + "\n", "output", overwrite=overwrite)

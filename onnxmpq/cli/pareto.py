@@ -112,7 +112,7 @@ def pareto_command(
             **rest,
         )
     if output is not None:
-        front.write(output)
+        front.write(output, overwrite=overwrite)
     if report is not None:
         from onnxmpq.report import write_report
 

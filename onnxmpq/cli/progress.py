@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.markup import escape
 
+from onnxmpq.cli.console import SafeConsole
+
 LINE_EVERY_S = 10.0
 """How often a line is written where there is no terminal, besides one for every stage."""
 
@@ -102,7 +104,7 @@ def progress(quiet: bool, verbose: bool = False) -> Iterator[Report]:
 
     With ``verbose`` every stage leaves a line with its seconds, and runtimes say what they warn of.
     """
-    console = Console(stderr=True, highlight=False)
+    console = SafeConsole(stderr=True, highlight=False)
     with _loud() if verbose else nullcontext():
         if quiet:
             yield lambda *_: None

@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from onnxmpq.artifacts import FLOAT, Option, Verdict
+from onnxmpq.cli.console import SafeConsole
 from onnxmpq.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["as_json", "decibel", "notes", "options", "out", "portions", "progress", "result", "size", "verdict_table"]
 
-out = Console(highlight=False)
+out = SafeConsole(highlight=False)
 WORTH_A_WORD = 0.01  # of the bytes of a file: text that was left out is told from here on
 
 

@@ -70,6 +70,8 @@ def _from_file(path: Path) -> Source:
     where = f"'{path}'"
     if path.is_dir():
         raise InputError(f"{where} is a folder. Expected an ONNX model: name the .onnx file in it.")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{where} is a device or a pipe. Expected an ONNX model: name a file.")
     try:
         data = path.read_bytes()
     except FileNotFoundError:

@@ -1,7 +1,6 @@
 """``write_report``: report.html and report.json of a build, of a front, or of both."""
 
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 from onnxmpq.artifacts import Space
 from onnxmpq.compile import Result
 from onnxmpq.errors import InputError
+from onnxmpq.files import page_of, refuse_foreign, refuse_shared, write_whole
 from onnxmpq.front import Front
 from onnxmpq.report.page import make_page
 from onnxmpq.report.view import Measured, make_view
@@ -40,26 +40,18 @@ def write_report(
     """
     if result is None and front is None:
         raise InputError("A report shows a result or a front: give one of them.")
-    page = Path(path)
-    if page.is_dir():
-        page = page / "report.html"
+    page = page_of(Path(path))
     if page.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"The report '{page}' is a page: call it .html, or give a folder that exists.")
     if not page.parent.is_dir():
         raise InputError(f"The folder '{page.parent}' of the report does not exist. Make it first.")
     view = make_view(result, front=front, table=table, space=space, others=others, title=title, command=command)
     numbers = page.with_suffix(".json")
-    _replace(page, make_page(view))
-    _replace(numbers, view.to_text())
+    refuse_foreign(page)
+    if result is not None:
+        refuse_shared(
+            {"output": result.path, "plan": result.plan_path}, {"report": page, "file of its numbers": numbers}
+        )
+    write_whole(numbers, view.to_text(), "report")
+    write_whole(page, make_page(view), "report")
     return Written(page, numbers)
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    try:
-        with tempfile.TemporaryDirectory(prefix=".onnxmpq-", dir=path.parent) as folder:
-            draft = Path(folder) / path.name
-            draft.write_text(text, encoding="utf-8")
-            os.replace(draft, path)
-    except OSError as error:
-        raise InputError(f"The report '{path}' cannot be written: {error.strerror}.") from error

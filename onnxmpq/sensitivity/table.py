@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from onnxmpq.artifacts import Option
 from onnxmpq.errors import InputError
+from onnxmpq.files import write_whole
 
 Array = npt.NDArray[np.float64]
 
@@ -130,9 +131,9 @@ class Table:
             "cost": dict(self.cost),
         }
 
-    def write(self, path: Path) -> None:
-        """Write the table as JSON."""
-        path.write_text(json.dumps(self.to_json()) + "\n", encoding="utf-8")
+    def write(self, path: Path, *, overwrite: bool = True) -> None:
+        """Write the table as JSON, whole or not at all."""
+        write_whole(path, json.dumps(self.to_json()) + "\n", "table", overwrite=overwrite)
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -122,13 +122,15 @@ def test_a_dry_run_says_so_in_words(desk: Path) -> None:
         (("--executor", "inlien"), "host>:<port>. Did you mean 'inline'?"),
         (("--executor", "processes:0"), "needs a number of workers"),
         (("--output", "nowhere/t.json"), "does not exist"),
-        (("--output", "s.npz"), "The output 's.npz' exists. Choose another name, or give --overwrite."),
+        (("--output", "s.npz"), "The output 's.npz' is the calibration data, too."),
+        (("--output", "there.json"), "The output 'there.json' exists. Choose another name, or give --overwrite."),
         (("--output", "."), "The output '.' is a folder."),
         (("--store", "nowhere/r.store"), "no folder"),
         (("--store", "s.npz"), "s.npz"),
     ],
 )
 def test_what_cannot_be_is_refused(arguments: tuple[str, ...], message: str, desk: Path) -> None:
+    (desk / "there.json").write_text("mine")
     error = refused("measure", MODEL, "-c", "s.npz", "--quiet", *arguments)
     assert isinstance(error, InputError)
     assert error.exit_code == 2

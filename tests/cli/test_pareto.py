@@ -64,7 +64,7 @@ def test_a_front_without_a_point_is_refused_in_one_sentence(desk: Path) -> None:
         (("--over", "drop"), "what is lost is its other axis"),
         (("-b", "siez=3%"), "Did you mean 'size'?"),
         (("-o", "nowhere/f.json"), "does not exist"),
-        (("-o", "s.npz"), "exists. Choose another name, or give --overwrite"),
+        (("-o", "s.npz"), "The output 's.npz' is the calibration data, too."),
         (("--executor", "inlien"), "no executor 'inlien'"),
     ],
 )

@@ -107,13 +107,13 @@ def test_an_impossible_budget_ends_with_3_and_the_least(desk: Path) -> None:
         (("--method", "gram"), "A search needs a budget"),
         (("--effort", "quick"), "--effort belongs to a search: give a budget too"),
         (("--tie", "a,b"), "No unit is called 'a', nor matches it."),
-        (("--plan", "q.plan.json", "--tie", "stage.*"), "leave out keep, exclude and ties, or the plan"),
+        (("--plan", "p.json", "--tie", "stage.*"), "leave out keep, exclude and ties, or the plan"),
         (("-m", "psd=no"), "--method-option belongs to a search"),
-        (("--point", "1", "--plan", "q.plan.json"), "is one plan and no front"),
+        (("--point", "1", "--plan", "p.json"), "is one plan and no front"),
     ],
 )
 def test_what_the_caller_can_mend_is_refused_with_2(arguments: tuple[str, ...], message: str, desk: Path) -> None:
-    (desk / "q.plan.json").write_text(json.dumps(Plan("ort-cpu", "none", {}).to_json()))
+    (desk / "p.json").write_text(json.dumps(Plan("ort-cpu", "none", {}).to_json()))
     error = refused(*SEARCH, *arguments)
     assert error.exit_code == 2
     assert message in str(error)

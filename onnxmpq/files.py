@@ -1,0 +1,123 @@
+"""Files of a run: written whole or not at all, and never one over another.
+
+write_whole(path, text, "table")        a temporary file beside it, on the disk, then renamed
+refuse_shared(reads, writes)            two names of one file, before any work
+"""
+
+import errno
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+from onnxmpq.errors import InputError
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full; free some space, or choose another place",
+    errno.EDQUOT: "your quota is used up; free some space, or choose another place",
+    errno.EACCES: "permission denied; choose a folder that you may write to",
+    errno.EPERM: "permission denied; choose a folder that you may write to",
+    errno.EROFS: "the file system is read-only; choose another place",
+    errno.ENAMETOOLONG: "its name is too long; choose a shorter one",
+}
+
+
+def write_whole(path: Path, text: str, what: str, *, overwrite: bool = True) -> None:
+    """Write a text file: afterwards there is the new one, or on any failure what was there before.
+
+    Without ``overwrite`` a file that came into being since it was looked for is not replaced. ``what`` it is is told
+    where it cannot be written. A place that is no file, such as /dev/stdout, is written to as it is.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8")
+            return
+        final = Path(os.path.realpath(path))  # so that a link is written through, not replaced
+        draft = final.with_name(f".onnxmpq-{secrets.token_hex(6)}")
+        try:
+            with draft.open("x", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            place(draft, final, overwrite=overwrite)
+        finally:
+            draft.unlink(missing_ok=True)
+    except FileExistsError:
+        raise InputError(f"The {what} '{path}' exists. Choose another name, or give --overwrite.") from None
+    except OSError as error:
+        raise InputError(f"The {what} '{path}' cannot be written: {reason(error)}.") from error
+
+
+def place(draft: Path, final: Path, *, overwrite: bool) -> None:
+    """Give a finished file its name in one step; FileExistsError if another has it and ``overwrite`` is not given."""
+    if overwrite:
+        os.replace(draft, final)
+        return
+    try:
+        os.link(draft, final)  # unlike a rename it does not replace
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if final.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final)) from None
+        os.replace(draft, final)
+
+
+def reason(error: OSError) -> str:
+    """Say why a file could not be written, and what to do."""
+    return _REASONS.get(error.errno or 0, f"{error.strerror or error}; choose another place")
+
+
+def plan_of(output: Path) -> Path:
+    """Return where the plan of a model file lies: beside it."""
+    return output.with_suffix(".plan.json")
+
+
+def data_of(output: Path) -> Path:
+    """Return where the weights of a model file lie that is too large for protobuf."""
+    return output.with_name(output.name + ".data")
+
+
+def page_of(report: Path) -> Path:
+    """Return the page of a report, which may be asked for by a folder."""
+    return report / "report.html" if report.is_dir() else report
+
+
+def refuse_shared(reads: Mapping[str, Path | None], writes: Mapping[str, Path | None]) -> None:
+    """Refuse a run in which one file has two roles, of which one is to be written; all faults are told at once.
+
+    >>> refuse_shared({"model": Path("m.onnx")}, {"output": Path("m.onnx")})
+    Traceback (most recent call last):
+        ...
+    onnxmpq.errors.InputError: The output 'm.onnx' is the model, too. Give each a name of its own.
+    """
+    known = {what: _real(path) for what, path in reads.items() if path is not None}
+    faults = []
+    for what, path in writes.items():
+        if path is None or (path.exists() and not path.is_file() and not path.is_dir()):
+            continue
+        for other, there in known.items():
+            if there == _real(path):
+                faults.append(f"The {what} '{path}' is the {other}, too.")
+        known[what] = _real(path)
+    if faults:
+        raise InputError(f"{' '.join(faults)} Give each a name of its own.")
+
+
+def refuse_foreign(page: Path) -> None:
+    """Refuse a report whose numbers would replace a file that is of no report: there is one, and no page beside it."""
+    numbers = page.with_suffix(".json")
+    if numbers.exists() and not page.exists():
+        raise InputError(
+            f"The report '{page}' keeps its numbers in '{numbers}', which is another file. Call the report otherwise."
+        )
+
+
+def _real(path: Path) -> str:
+    """Return what tells a file from others: where it is on its disk, or its whole name where there is none yet."""
+    real = os.path.realpath(path)
+    try:
+        found = os.stat(real)
+    except OSError:
+        return real
+    return f"{found.st_dev}:{found.st_ino}"

@@ -1,0 +1,56 @@
+"""Names out of files are shown and never obeyed: no escape sequence of theirs reaches a terminal or a pipe."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from tests.cli.running import ROOT
+from tests.graphs import feeds_for, layer_chain
+
+EVIL = "con\x1b]0;mine\x07v\x1b[2J\x1b[31m\x9b1m\r\x08[bold]"
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a folder with a model whose layers are called after escape sequences."""
+    folder = tmp_path_factory.mktemp("console")
+    model = layer_chain("Conv")
+    proto = ir.to_proto(model)
+    for number, node in enumerate(proto.graph.node):
+        node.name = f"{EVIL}{number}"
+    onnx.save(proto, str(folder / "m.onnx"))
+    np.savez(folder / "s.npz", x=np.concatenate([feed["x"] for feed in feeds_for(model)]))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("inspect", "m.onnx"),
+        ("inspect", "m.onnx", "--json"),
+        ("measure", "m.onnx", "-c", "s.npz", "--options", "w4a8"),
+        ("quantize", "m.onnx", "-c", "s.npz", "-o", "q.onnx", "--option", "w2a8", "--allow-slower", "--overwrite"),
+        ("diagnose", "m.onnx", "-c", "s.npz", "--option", "w2a8"),
+        ("quantize", "m.onnx", "-c", "s.npz", "-o", "q.onnx", "--keep", "none=w8", "--overwrite"),
+    ],
+    ids=lambda arguments: " ".join(arguments[:1]),
+)
+def test_no_control_character_is_printed(arguments: tuple[str, ...], desk: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "onnxmpq", *arguments],
+        cwd=desk,
+        capture_output=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "passes"))), "PYTHONUTF8": "1"},
+        timeout=300,
+        check=False,
+    )
+    assert ended.returncode in (0, 2), ended.stderr
+    shown = (ended.stdout + ended.stderr).decode("utf-8")
+    assert ("con" in shown) == ("--keep" not in arguments)
+    assert not [character for character in shown if character not in "\n\t" and not character.isprintable()]
