@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -122,8 +123,8 @@ def exports(
         for option in map(Option.parse, options) if options else known:
             path = folder / f"{name}.{option}.onnx"
             shutil.copyfile(builder.written(uniform(prepared.space, option), path.name), path)
-            few = {key: array[:SAMPLES] for key, array in samples.items()}
-            np.savez(path.with_suffix(".npz"), allow_pickle=False, **few)
+            few: dict[str, Any] = {key: array[:SAMPLES] for key, array in samples.items()}
+            np.savez(path.with_suffix(".npz"), **few)
             session = reference.session(path, mode="literal")
             feeds = ({key: array[i : i + 1] for key, array in few.items()} for i in range(SAMPLES))
             yield Export(name, str(option), path, [next(iter(session.run(feed).values())) for feed in feeds])
