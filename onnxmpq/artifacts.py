@@ -201,6 +201,10 @@ class Plan:
             "choices": {unit: str(option) for unit, option in self.choices.items()},
         }
 
+    def to_text(self) -> str:
+        """Return the plan as a JSON file has it."""
+        return json.dumps(self.to_json(), indent=2) + "\n"
+
     @classmethod
     def from_json(cls, data: Any, where: str = "plan") -> Self:
         """Read a plan; every fault is told at once."""
@@ -292,12 +296,22 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         """Return the verdict as plain JSON data; a value that JSON has no number for (no noise at all) as text."""
-        checks = [
-            asdict(check)
-            | ({"value": str(check.value)} if isinstance(check.value, float) and not isfinite(check.value) else {})
-            for check in self.checks
-        ]
-        return {"runtime": self.runtime, "ok": self.ok, "checks": checks}
+        return {"runtime": self.runtime, "ok": self.ok, "checks": [plain(asdict(check)) for check in self.checks]}
+
+
+def plain(value: Any) -> Any:
+    """Return JSON data in which numbers that are not finite are text.
+
+    >>> plain({"noise": float("-inf"), "parts": (1, 2.5)})
+    {'noise': '-inf', 'parts': [1, 2.5]}
+    """
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if isfinite(value) else str(value)
+    return plain(value.item()) if hasattr(value, "item") else value
 
 
 def parse_options(texts: Sequence[str]) -> tuple[Option, ...]:

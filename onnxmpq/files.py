@@ -13,10 +13,10 @@ from pathlib import Path
 from onnxmpq.errors import InputError
 
 _REASONS = {
-    errno.ENOSPC: "the disk is full; free some space, or choose another place",
-    errno.EDQUOT: "your quota is used up; free some space, or choose another place",
-    errno.EACCES: "permission denied; choose a folder that you may write to",
-    errno.EPERM: "permission denied; choose a folder that you may write to",
+    errno.ENOSPC: "the disk is full; free some space or choose another place",
+    errno.EDQUOT: "your quota is used up; free some space or choose another place",
+    errno.EACCES: "permission denied; choose a folder you may write to",
+    errno.EPERM: "permission denied; choose a folder you may write to",
     errno.EROFS: "the file system is read-only; choose another place",
     errno.ENAMETOOLONG: "its name is too long; choose a shorter one",
 }
@@ -43,9 +43,14 @@ def write_whole(path: Path, text: str, what: str, *, overwrite: bool = True) -> 
         finally:
             draft.unlink(missing_ok=True)
     except FileExistsError:
-        raise InputError(f"The {what} '{path}' exists. Choose another name, or give --overwrite.") from None
+        raise taken(path, what) from None
     except OSError as error:
         raise InputError(f"The {what} '{path}' cannot be written: {reason(error)}.") from error
+
+
+def taken(path: Path, what: str = "output") -> InputError:
+    """Make the error for a file that is there and must not be replaced."""
+    return InputError(f"The {what} '{path}' exists. Choose another name, or give --overwrite.")
 
 
 def place(draft: Path, final: Path, *, overwrite: bool) -> None:
@@ -55,12 +60,10 @@ def place(draft: Path, final: Path, *, overwrite: bool) -> None:
         return
     try:
         os.link(draft, final)  # unlike a rename it does not replace
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links
+    except OSError as error:
         if final.exists():
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final)) from None
-        os.replace(draft, final)
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final)) from error
+        os.replace(draft, final)  # a file system without hard links
 
 
 def reason(error: OSError) -> str:

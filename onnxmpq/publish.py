@@ -1,6 +1,5 @@
 """Writing an export: made beside where it goes, and moved there whole, with its data and its plan, or not at all."""
 
-import json
 import os
 import secrets
 import shutil
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from onnxmpq.build import Export
 from onnxmpq.errors import InputError
-from onnxmpq.files import data_of, place, plan_of, reason
+from onnxmpq.files import data_of, place, plan_of, reason, taken
 
 
 def checked_output(path: Path, overwrite: bool) -> Path:
@@ -19,7 +18,7 @@ def checked_output(path: Path, overwrite: bool) -> Path:
     free_place(path, overwrite)
     for there in (plan_of(path), data_of(path)):
         if there.exists() and not overwrite:
-            raise InputError(f"The output '{there}' exists. Choose another name, or give --overwrite.")
+            raise taken(there)
     return path
 
 
@@ -33,7 +32,7 @@ def free_place(path: Path, overwrite: bool, what: str = "output") -> None:
     if not os.access(folder, os.W_OK):
         raise InputError(f"The folder '{path.parent}' of the {what} '{path}' cannot be written to.")
     if path.exists() and not overwrite:
-        raise InputError(f"The {what} '{path}' exists. Choose another name, or give --overwrite.")
+        raise taken(path, what)
 
 
 @contextmanager
@@ -59,7 +58,7 @@ def publish(export: Export, path: Path, *, overwrite: bool) -> Path:
     moved: list[Path] = []
     new: list[Path] = []
     try:
-        draft.write_text(json.dumps(export.plan.to_json(), indent=2) + "\n", encoding="utf-8")
+        draft.write_text(export.plan.to_text(), encoding="utf-8")
         new = sorted(export.path.parent.iterdir(), key=lambda file: (file == draft, file == export.path))
         kept.mkdir()
         if overwrite:
@@ -76,8 +75,7 @@ def publish(export: Export, path: Path, *, overwrite: bool) -> Path:
         for file in kept.iterdir() if kept.is_dir() else ():
             os.replace(file, path.parent / file.name)
         if isinstance(error, FileExistsError):
-            there = path.parent / new[len(moved)].name
-            raise InputError(f"The output '{there}' exists. Choose another name, or give --overwrite.") from None
+            raise taken(path.parent / new[len(moved)].name) from None
         if isinstance(error, OSError):
             raise InputError(f"The output '{path}' cannot be written: {reason(error)}.") from error
         raise

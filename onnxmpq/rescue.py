@@ -8,15 +8,14 @@ On any error, an interrupt too, the store and the plan are moved beside the outp
 they are and how to go on from there. Without an error nothing is left.
 """
 
-import json
-import os
 import shutil
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from onnxmpq.artifacts import Plan
-from onnxmpq.errors import OnnxmpqError
+from onnxmpq.errors import InputError, OnnxmpqError
+from onnxmpq.files import write_whole
 from onnxmpq.sensitivity.store import Store
 
 
@@ -41,6 +40,8 @@ class Rescue:
             notes = [*self._kept_results(), *self._kept_plan()]
         except OSError as fault:
             notes = [f"What was measured could not be kept beside '{self.output}': {fault.strerror}."]
+        except InputError as fault:
+            notes = [str(fault)]
         for note in notes:
             error.add_note(note)
 
@@ -60,12 +61,7 @@ class Rescue:
         if self.plan is None:
             return []
         place = free_name(self.output.with_name(f"{self.output.stem}.unverified.plan.json"))
-        draft = self.store.parent / f".{place.name}" if self.given is None else place.with_name(f".{place.name}")
-        try:
-            draft.write_text(json.dumps(self.plan.to_json(), indent=2) + "\n", encoding="utf-8")
-            os.replace(draft, place)
-        finally:
-            draft.unlink(missing_ok=True)
+        write_whole(place, self.plan.to_text(), "plan", overwrite=False)
         return [
             f"The plan that was found is in '{place}': `onnxmpq apply MODEL {place} -c SAMPLES -o {self.output}` tries "
             "it again, here or on another machine."

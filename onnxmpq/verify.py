@@ -22,6 +22,7 @@ import onnx_ir as ir
 from onnxmpq import processors
 from onnxmpq.artifacts import Check, Verdict
 from onnxmpq.errors import InputError, VerifyError
+from onnxmpq.graph.protos import bytes_on_disk, graphs
 from onnxmpq.runtime import Runtime, Session, paired
 from onnxmpq.runtime.base import Mode, one_line
 from onnxmpq.samples import checked_labels
@@ -291,28 +292,13 @@ def _labels_misfit(labels: np.ndarray) -> InputError:
 def file_bytes(path: Path) -> int:
     """Return the bytes of a model file and of the external data beside it."""
     model = onnx.load(str(path), load_external_data=False)
-    names = {
-        entry.value
-        for tensor in _tensors(model.graph)
-        for entry in tensor.external_data
-        if tensor.data_location == onnx.TensorProto.EXTERNAL and entry.key == "location"
-    }
-    beside: int = sum((path.parent / str(name)).stat().st_size for name in names)
-    return path.stat().st_size + beside
+    return bytes_on_disk(path, model)
 
 
 def file_tensor_bytes(path: Path) -> int:
     """Return the bytes that the tensors of a file store, bodies of If, Loop and Scan included."""
     model = onnx.load(str(path), load_external_data=False)
-    return sum(_tensor_bytes(tensor) for tensor in _tensors(model.graph))
-
-
-def _tensors(graph: onnx.GraphProto) -> Iterable[onnx.TensorProto]:
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            for body in (attribute.g, *attribute.graphs):
-                yield from _tensors(body)
+    return sum(_tensor_bytes(tensor) for graph in graphs(model.graph) for tensor in graph.initializer)
 
 
 def _tensor_bytes(tensor: onnx.TensorProto) -> int:

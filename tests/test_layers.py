@@ -16,7 +16,7 @@ RUNTIMES = ("onnxruntime", "openvino")
 ALLOWED = {("lower", "space")}  # what is stored is counted where it is predicted, so that both are one
 FOUNDATIONS = ("artifacts", "errors", "files", "graph")
 ORDER = {  # what stages may import besides one another, from the bottom up
-    "graph": ("graph", "artifacts", "errors"),
+    "graph": ("graph", "artifacts", "errors", "files"),
     "files": ("errors",),
     "saturation": FOUNDATIONS,
     "targets": FOUNDATIONS,

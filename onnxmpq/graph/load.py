@@ -10,7 +10,6 @@ import logging
 import math
 import os
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import onnx_ir as ir
 
 from onnxmpq.errors import InputError
 from onnxmpq.graph.layers import all_graphs
+from onnxmpq.graph.protos import graphs
 from onnxmpq.graph.save import LARGEST_PROTOBUF, skeleton, tensors
 
 LOWEST_OPSET = 7
@@ -115,7 +115,7 @@ def _from_proto(proto: onnx.ModelProto, where: str) -> ir.Model:
     """Check what onnx_ir would read wrongly without a word, then hand over to it."""
     if not proto.HasField("graph") or not proto.opset_import or not proto.ir_version:
         raise InputError(f"{where} is not an ONNX model: it has no graph or names no opset. Export it again.")
-    for graph in _graph_protos(proto.graph):
+    for graph in graphs(proto.graph):
         if graph.sparse_initializer:
             raise InputError(
                 f"{where} holds a sparse weight ('{graph.sparse_initializer[0].values.name}'), which is not "
@@ -130,16 +130,6 @@ def _from_proto(proto: onnx.ModelProto, where: str) -> ir.Model:
         raise InputError(f"{where} is not a valid ONNX model: {_first_line(error)}. Export it again.") from error
     finally:
         quiet.setLevel(level)
-
-
-def _graph_protos(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _graph_protos(attribute.g)
-            for body in attribute.graphs:
-                yield from _graph_protos(body)
 
 
 def _first_line(error: BaseException) -> str:

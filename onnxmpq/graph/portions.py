@@ -15,8 +15,9 @@ import onnx_ir as ir
 
 from onnxmpq.errors import InputError
 from onnxmpq.graph.load import Source
+from onnxmpq.graph.protos import bytes_on_disk, graphs, tensors
 from onnxmpq.graph.save import skeleton
-from onnxmpq.graph.text import described, graphs
+from onnxmpq.graph.text import described
 
 _LAYERS = {
     "Conv": (1,),
@@ -86,8 +87,7 @@ def portions_of_file(path: Path) -> Portions:
     """Return what the bytes of a model file are, those of its external data included."""
     try:
         proto = onnx.load(str(path), load_external_data=False)
-        outside = {entry.value for t in _tensors(proto) for entry in t.external_data if entry.key == "location"}
-        size = path.stat().st_size + sum((path.parent / name).stat().st_size for name in outside)
+        size = bytes_on_disk(path, proto)
     except OSError as error:
         raise InputError(f"'{path}' cannot be read: {error.strerror}.") from error
     return portions(proto, size)
@@ -111,7 +111,7 @@ def portions(proto: onnx.ModelProto, size: int) -> Portions:
     known = stored | constants
     scales, weights = _roles(proto, fed, known)
     text = _text(proto)
-    everything = sum(content(tensor) for tensor in _tensors(proto))
+    everything = sum(content(tensor) for tensor in tensors(proto))
     in_weights, in_scales = (sum(known[name] for name in names) for names in (weights, scales))
     return Portions(in_weights, in_scales, everything - in_weights - in_scales, size - everything - text, text)
 
@@ -154,10 +154,6 @@ def _behind(name: str, fed: dict[str, onnx.NodeProto], known: dict[str, int], sc
 
 def _stored(node: onnx.NodeProto, places: tuple[int, ...], known: dict[str, int]) -> Iterator[str]:
     yield from (node.input[place] for place in places if place < len(node.input) and node.input[place] in known)
-
-
-def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    yield from (part for part in described(proto) if isinstance(part, onnx.TensorProto))
 
 
 def content(tensor: onnx.TensorProto) -> int:

@@ -5,7 +5,6 @@ temporary names first, which no failure leaves behind.
 """
 
 import contextlib
-import errno
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxmpq.errors import InputError
+from onnxmpq.files import reason
 from onnxmpq.graph.layers import all_graphs
 
 LARGEST_PROTOBUF = (1 << 31) - (1 << 26)  # protobuf's limit, less 64 MiB for everything that is no weight
@@ -61,7 +61,7 @@ def save(
         _install(written)
         return size
     except OSError as error:
-        raise InputError(f"'{path}' cannot be written: {_reason(error)}.") from error
+        raise InputError(f"'{path}' cannot be written: {reason(error)}.") from error
     finally:
         for temporary in written:
             temporary.unlink(missing_ok=True)
@@ -103,17 +103,6 @@ class _Temporary:
             if kind is None:
                 self.file.flush()
                 os.fsync(self.file.fileno())
-
-
-def _reason(error: OSError) -> str:
-    known = {
-        errno.ENOSPC: "the disk is full; free some space or choose another place",
-        errno.EDQUOT: "your quota is used up; free some space or choose another place",
-        errno.EACCES: "permission denied; choose a folder you may write to",
-        errno.EPERM: "permission denied; choose a folder you may write to",
-        errno.EROFS: "the file system is read-only; choose another place",
-    }
-    return known.get(error.errno or 0, f"{error.strerror or error}; choose another place")
 
 
 def tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:

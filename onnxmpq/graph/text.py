@@ -14,6 +14,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxmpq.graph.layers import all_nodes, is_standard
+from onnxmpq.graph.protos import bodies_of, graphs, tensors
 from onnxmpq.graph.save import skeleton
 
 Described: TypeAlias = onnx.NodeProto | onnx.GraphProto | onnx.ValueInfoProto | onnx.TensorProto | onnx.FunctionProto
@@ -54,33 +55,14 @@ def drop_text(proto: onnx.ModelProto, needed: Collection[str]) -> None:
 
 def described(proto: onnx.ModelProto) -> Iterator[Described]:
     """Yield every part of a model that carries a doc string and metadata, but not the model itself."""
+    bodies = [*graphs(proto.graph), *(body for function in proto.functions for body in bodies_of(function.node))]
     yield from proto.functions
-    for body in (*graphs(proto.graph), *(found for f in proto.functions for found in _below(f.node))):
-        yield body
-        yield from (*body.initializer, *body.input, *body.output)
-    for part in (*graphs(proto.graph), *(found for f in proto.functions for found in _below(f.node)), *proto.functions):
-        yield from part.value_info
-        for node in part.node:
-            yield node
-            for attribute in node.attribute:
-                if attribute.HasField("t"):
-                    yield attribute.t
-                yield from attribute.tensors
-
-
-def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """Yield a graph and every body below it."""
-    yield graph
-    yield from _below(graph.node)
-
-
-def _below(nodes: Collection[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
-    for node in nodes:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from graphs(attribute.g)
-            for graph in attribute.graphs:
-                yield from graphs(graph)
+    yield from bodies
+    yield from tensors(proto)
+    for body in bodies:
+        yield from (*body.input, *body.output)
+    for part in (*bodies, *proto.functions):
+        yield from (*part.value_info, *part.node)
 
 
 def _told(value: ir.Value, found: ir.Value | None) -> bool:

@@ -6,7 +6,6 @@ Everything but the subject may be absent: a uniform build has no table, a front 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from math import isfinite
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,7 +13,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
 from scipy.spatial.distance import squareform
 
 import onnxmpq
-from onnxmpq.artifacts import FLOAT, Check, Option, Space, Unit
+from onnxmpq.artifacts import FLOAT, Check, Option, Space, Unit, plain
 from onnxmpq.compile import Result
 from onnxmpq.errors import InputError
 from onnxmpq.front import Front
@@ -224,7 +223,7 @@ class View:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data; what JSON has no number for (no noise at all) is text."""
-        found: dict[str, Any] = _plain({"schema": self.schema, **asdict(self)})
+        found: dict[str, Any] = plain({"schema": self.schema, **asdict(self)})
         return found
 
     def to_text(self) -> str:
@@ -570,14 +569,3 @@ def _guesses(table: Table | None, plans: Sequence[PlanFigures]) -> tuple[Guess, 
         found = found[:: -(-len(found) // PAIRS)]
     found += [Guess(plan.name, "plan", plan.predicted, plan.loss) for plan in plans if plan.predicted is not None]
     return tuple(found)
-
-
-def _plain(value: Any) -> Any:
-    """Return JSON data in which numbers that are not finite are text."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return float(value) if isfinite(value) else str(value)
-    return value.item() if isinstance(value, np.generic) else value
