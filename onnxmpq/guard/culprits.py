@@ -12,18 +12,18 @@
 All of it runs on a few samples, and within a tenth of what measuring every unit on all of them would take.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxmpq.artifacts import FLOAT, Option, Plan, Space
+from onnxmpq.artifacts import FLOAT, Option, Plan, Space, plain
 from onnxmpq.build import Builder
 from onnxmpq.constraints import Constraints, matching
-from onnxmpq.guard.damage import Damage, Meter, Thresholds
+from onnxmpq.guard.damage import Damage, Meter, Thresholds, decibels
 from onnxmpq.guard.hops import Feed, Hops, boundaries
 from onnxmpq.methods.uniform import no_coarser
 from onnxmpq.sensitivity.losses import Head
@@ -58,14 +58,9 @@ class Culprit:
             "unit": self.unit,
             "asked": str(self.asked),
             "kept": str(self.kept),
-            "local_db": str(self.local_db) if np.isinf(self.local_db) else self.local_db,
+            "local_db": plain(self.local_db),
             "alone": self.alone.to_json() if self.alone else None,
         }
-
-    def __str__(self) -> str:
-        """Write it in a few words."""
-        told = f"{self.unit} at {self.kept} ({self.local_db:.1f} dB behind it at {self.asked}"
-        return told + (f"; alone: {self.alone})" if self.alone is not None else ")")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +72,7 @@ class Finding:
 
     plan: Plan
     culprits: tuple[Culprit, ...]
-    before: Damage
     after: Damage
-    samples: int
     runs: int
     share: float
 
@@ -96,7 +89,7 @@ class Probe:
         count = min(max(int(SHARE * self.everything / _PASSES), LEAST_SAMPLES), MOST_SAMPLES, total)
         chosen = spread(total, count)
         self.feeds: list[Feed] = [feed for place, feed in enumerate(builder.samples) if place in chosen]
-        self.wanted: list[list[np.ndarray]] = []
+        self.wanted: list[Feed] = []
         known = builder.calibrated
         self.calibrated = replace(known, numbers=replace(known.numbers, rounding="nearest"), memory={})
 
@@ -123,10 +116,9 @@ class Probe:
     def damage(self, plan: Plan) -> Damage:
         """Measure what a plan does to the outputs, by its literal simulation."""
         session = self.builder.reference.session(self._loadable(self.lowered(plan), "plan"), mode="literal")
-        meter, names = Meter(self.heads), [head.name for head in self.heads]
+        meter = Meter(self.heads)
         for feed, wanted in zip(self.feeds, self.wanted, strict=True):
-            got = session.run(feed, names)
-            meter.add(wanted, [got[name] for name in names])
+            meter.add(wanted, session.run(feed, meter.names))
             self.runs += 1
         return meter.damage()
 
@@ -141,7 +133,7 @@ class Probe:
         cuts: list[Hops] = []
         for feed in self.feeds:
             arrays = run(feed)
-            self.wanted.append([arrays[name] for name in names])
+            self.wanted.append({name: arrays[name] for name in names})
             if not cuts:
                 cuts = [Hops.of(model, arrays) for model in models]
                 for cut in cuts:
@@ -168,37 +160,7 @@ def find(
     constraints: Constraints,
 ) -> Finding | None:
     """Find the units that ruin a plan; None where it is usable on the samples that are looked at."""
-    probe = Probe(builder, heads)
-    hunt = Hunt(probe, plan, _ladder(builder.prepared.space, plan, constraints), _stricter(thresholds))
-    places = hunt.coarsened(hunt.put_back(hunt.found()))
-    changed = [unit for unit, place in places.items() if place]
-    if not changed:
-        return None
-    errors, ladder = hunt.errors[0], hunt.ladder
-    culprits = [
-        Culprit(
-            unit, ladder[unit][0], ladder[unit][places[unit]], decibels_of(errors.get(unit, 0.0)), hunt.alone.get(unit)
-        )
-        for unit in sorted(changed, key=lambda unit: -errors.get(unit, 0.0))
-    ]
-    return Finding(
-        hunt.at(places),
-        tuple(culprits),
-        hunt.damage(dict.fromkeys(ladder, 0)),
-        hunt.damage(places),
-        len(probe.feeds),
-        probe.runs,
-        probe.runs / probe.everything,
-    )
-
-
-def local_errors_of(
-    builder: Builder, plan: Plan, heads: Sequence[Head], constraints: Constraints
-) -> list[tuple[Plan, dict[str, float]]]:
-    """Return the local errors of all units, noise over signal, as a plan has them and one step finer each time."""
-    ladder = _ladder(builder.prepared.space, plan, constraints)
-    hunt = Hunt(Probe(builder, heads), plan, ladder, Thresholds())
-    return list(zip(hunt.levels, hunt.errors, strict=True))
+    return Hunt.of(builder, plan, heads, thresholds, constraints).finding()
 
 
 class Hunt:
@@ -212,18 +174,48 @@ class Hunt:
         self.alone: dict[str, Damage] = {}
         self._known: dict[tuple[int, ...], Damage] = {}
         height = max(len(steps) for steps in ladder.values())
-        levels = [self.at(dict.fromkeys(ladder, step)) for step in range(height)]
-        self.levels = [level for level in levels if any(map(_lowered, level.choices.values()))]
+        levels = [self.at(self.stepped(ladder, step)) for step in range(height)]
+        self.levels = [level for level in levels if not all(option.is_float for option in level.choices.values())]
         self.errors = probe.local_errors(self.levels)
 
+    @classmethod
+    def of(
+        cls,
+        builder: Builder,
+        plan: Plan,
+        heads: Sequence[Head],
+        thresholds: Thresholds,
+        constraints: Constraints,
+    ) -> Self:
+        """Begin with a plan; thresholds are those that the plan that is found has to keep on all samples."""
+        ladder = _ladder(builder.prepared.space, plan, constraints)
+        return cls(Probe(builder, heads), plan, ladder, _stricter(thresholds))
+
+    def finding(self) -> Finding | None:
+        """Return who is to blame, with the plan that keeps them finer; None where the plan is usable as it is."""
+        places = self.coarsened(self.put_back(self.found()))
+        errors = self.errors[0]
+        changed = sorted((unit for unit, place in places.items() if place), key=lambda unit: -errors.get(unit, 0.0))
+        if not changed:
+            return None
+        culprits = []
+        for unit in changed:
+            asked, kept = self.ladder[unit][0], self.ladder[unit][places[unit]]
+            culprits.append(Culprit(unit, asked, kept, decibels(1.0, errors.get(unit, 0.0)), self.alone.get(unit)))
+        after, probe = self.damage(places), self.probe
+        return Finding(self.at(places), tuple(culprits), after, probe.runs, probe.runs / probe.everything)
+
+    def stepped(self, units: Collection[str], step: int) -> Places:
+        """Return some units at a step, or at their last one, and all others as they were asked for."""
+        return {unit: min(step, len(steps) - 1) if unit in units else 0 for unit, steps in self.ladder.items()}
+
     def at(self, places: Places) -> Plan:
-        """Return the plan with every unit at a step, or at its last."""
-        choices = {unit: steps[min(places[unit], len(steps) - 1)] for unit, steps in self.ladder.items()}
-        return replace(self.plan, choices=choices)
+        """Return the plan with every unit at a step."""
+        return replace(self.plan, choices={unit: steps[places[unit]] for unit, steps in self.ladder.items()})
 
     def damage(self, places: Places) -> Damage:
         """Measure a plan, once."""
-        key = tuple(min(places[unit], len(steps) - 1) for unit, steps in self.ladder.items())
+        key = tuple(places.values())
         if key not in self._known:
             self._known[key] = self.probe.damage(self.at(places))
         return self._known[key]
@@ -234,18 +226,19 @@ class Hunt:
 
     def found(self) -> Places:
         """Return steps with which the outputs are usable, as far as could be found."""
-        bounded = self.bounded()
-        if self.usable(dict.fromkeys(self.ladder, 0)):
-            return dict.fromkeys(self.ladder, 0)
-        before = -1
+        asked = self.stepped((), 0)
+        if self.usable(asked):
+            return asked
+        bounded, before = self.bounded(), -1
         for number in (0, 1, 3):
             if number < len(bounded) and self.usable(bounded[number]):
-                return bounded[self.first(bounded, before, number)]
+                return bounded[self.bisected(before, number, lambda place: self.usable(bounded[place]))]
             before = number
         part = self.region()
         within = [{unit: place if unit in part else 0 for unit, place in places.items()} for places in bounded]
         plans = [places for number, places in enumerate(within) if not number or places != within[number - 1]]
-        chosen = self.first(plans, -1 if len(plans) < len(bounded) else before, len(plans) - 1)
+        broken = -1 if len(plans) < len(bounded) else before
+        chosen = self.bisected(broken, len(plans) - 1, lambda place: self.usable(plans[place]))
         return plans[chosen] if chosen < len(plans) - 1 else self.worst_float(part) or plans[chosen]
 
     def worst_float(self, part: set[str]) -> Places | None:
@@ -254,10 +247,9 @@ class Hunt:
         Where local errors say too little of finer steps, no bound on them tells those from float.
         """
         worst = sorted(part, key=lambda unit: -self.errors[0].get(unit, 0.0))
-        base = dict.fromkeys(self.ladder, 0) | dict.fromkeys(part, 1)
         for count in (2, 4, 8):
-            places = base | dict.fromkeys(worst[:count], _FINEST)
-            places = {unit: min(place, len(self.ladder[unit]) - 1) for unit, place in places.items()}
+            finest = self.stepped(worst[:count], _FINEST)
+            places = {unit: max(place, finest[unit]) for unit, place in self.stepped(part, 1).items()}
             if not self.probe.spent and self.usable(places):
                 return places
         return None
@@ -284,14 +276,14 @@ class Hunt:
                 plans.append(places)
         return [plans[place] for place in thinned(len(plans))]
 
-    def first(self, plans: Sequence[Places], broken: int, good: int) -> int:
-        """Return about the first usable of plans from coarse to fine, behind one that is not and up to one that is.
+    def bisected(self, broken: int, good: int, usable: Callable[[int], bool]) -> int:
+        """Return the usable place next to one that is not, between two of which one is and the other is not.
 
         Where the budget is spent the nearest that is known to be usable is taken.
         """
-        while good - broken > 1 and not self.probe.spent:
+        while abs(good - broken) > 1 and not self.probe.spent:
             middle = (broken + good) // 2
-            if self.usable(plans[middle]):
+            if usable(middle):
                 good = middle
             else:
                 broken = middle
@@ -303,7 +295,7 @@ class Hunt:
         middle, count = len(units) // 2, len(units)
 
         def mends(start: int, end: int) -> bool:
-            return self.usable(dict.fromkeys(self.ladder, 0) | dict.fromkeys(units[start:end], _FINEST))
+            return self.usable(self.stepped(units[start:end], _FINEST))
 
         if mends(0, middle):
             start, end = 0, middle
@@ -311,21 +303,8 @@ class Hunt:
             start, end = middle, count
         else:
             return set(units)
-        broken = start
-        while end - broken > 1 and not self.probe.spent:
-            middle = (broken + end) // 2
-            if mends(start, middle):
-                end = middle
-            else:
-                broken = middle
-        broken = end
-        while broken - start > 1 and not self.probe.spent:
-            middle = (start + broken) // 2
-            if mends(middle, end):
-                start = middle
-            else:
-                broken = middle
-        return set(units[start:end])
+        end = self.bisected(start, end, lambda place: mends(start, place))
+        return set(units[self.bisected(end, start, lambda place: mends(place, end)) : end])
 
     def coarsened(self, places: Places) -> Places:
         """Take finer units to coarser steps while the outputs stay usable, all or one by one: w8 rather than float."""
@@ -378,10 +357,6 @@ def _ladder(space: Space, plan: Plan, constraints: Constraints) -> dict[str, tup
     return ladder
 
 
-def _lowered(option: Option) -> bool:
-    return not option.is_float
-
-
 def _stricter(thresholds: Thresholds) -> Thresholds:
     """Return thresholds that a plan has to keep on few samples, to keep the given ones on all.
 
@@ -410,8 +385,3 @@ def spread(total: int, count: int) -> set[int]:
     [0, 50, 99]
     """
     return {int(place) for place in np.linspace(0, total - 1, min(count, total)).round()}
-
-
-def decibels_of(ratio: float) -> float:
-    """Return noise over signal as a signal-to-noise ratio in dB."""
-    return float(-10 * np.log10(ratio)) if ratio > 0 else float("inf")

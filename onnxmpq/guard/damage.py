@@ -1,6 +1,6 @@
 """What a quantised file does to the outputs of its float model, and whether that is too much.
 
-    measured(heads, pairs)          one pass over samples: float outputs beside those of the file
+    Meter(heads).add(wanted, got)   counts a sample: float outputs beside those of the file
     Thresholds().broken(damage)     the figures that are beyond what is taken for usable
 
 classes   share of top classes that stay, for outputs of classes
@@ -12,17 +12,18 @@ hold. A part whose range is below 1/4096 of the largest is not judged. Power is 
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from onnxmpq.artifacts import plain
 from onnxmpq.errors import InputError, nearest
 from onnxmpq.sensitivity.losses import Head, log_softmax
 
-Outputs = Sequence[npt.NDArray[np.generic]]
+Outputs = Mapping[str, npt.NDArray[np.generic]]
 _MOST_CHANNELS = 1024  # axes that are longer hold positions, not channels
 _STEP = 4.0  # bits between the ranges of two parts
 _PARTS = 3  # so many steps below the largest range are judged
@@ -51,7 +52,8 @@ class Damage:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain JSON data."""
-        return {key: str(value) if value in (np.inf, -np.inf) else value for key, value in asdict(self).items()}
+        found: dict[str, Any] = plain(asdict(self))
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,16 +180,22 @@ class Meter:
     _channels: dict[tuple[str, int], Channels] = field(default_factory=dict)
     _broken: set[str] = field(default_factory=set)
 
+    @property
+    def names(self) -> list[str]:
+        """Return the outputs that are looked at."""
+        return [head.name for head in self.heads]
+
     def add(self, wanted: Outputs, got: Outputs) -> None:
-        """Count one sample; outputs stand in the order of the heads."""
+        """Count one sample."""
         self.samples += 1
-        for head, plain, other in zip(self.heads, wanted, got, strict=True):
-            if plain.shape != other.shape:
+        for head in self.heads:
+            exact, other = wanted[head.name], got[head.name]
+            if exact.shape != other.shape:
                 continue  # what is found varies: a list of boxes is not compared with another
             if head.kind == "power":
-                self._add_values(head, np.asarray(plain, np.float64), np.asarray(other, np.float64))
+                self._add_values(head, np.asarray(exact, np.float64), np.asarray(other, np.float64))
             else:
-                self._add_classes(head, plain, other)
+                self._add_classes(head, exact, other)
 
     def _add_values(self, head: Head, wanted: npt.NDArray[np.float64], got: npt.NDArray[np.float64]) -> None:
         axes = [axis for axis in range(1, wanted.ndim) if 1 < wanted.shape[axis] <= _MOST_CHANNELS]
@@ -198,12 +206,12 @@ class Meter:
 
     def _add_classes(self, head: Head, wanted: npt.NDArray[np.generic], got: npt.NDArray[np.generic]) -> None:
         rows = [np.moveaxis(np.asarray(x, np.float64), head.axis, -1) for x in (wanted, got)]
-        plain, other = (row.reshape(-1, row.shape[-1]) for row in rows)
+        exact, other = (row.reshape(-1, row.shape[-1]) for row in rows)
         if not np.isfinite(other).all():
             self._broken.add(head.name)
             return
-        self._same += (plain.argmax(-1) == other.argmax(-1)).astype(float).tolist()
-        logs = [np.log(np.maximum(x, 1e-30)) if head.probabilities else x for x in (plain, other)]
+        self._same += (exact.argmax(-1) == other.argmax(-1)).astype(float).tolist()
+        logs = [np.log(np.maximum(x, 1e-30)) if head.probabilities else x for x in (exact, other)]
         first, second = map(log_softmax, logs)
         self._losses.append(float((np.exp(first) * (first - second)).sum(-1).mean()))
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxmpq.artifacts import Option, Plan
+from onnxmpq.artifacts import FLOAT, Option, Plan, plain
 from onnxmpq.build import Builder, Prepared, Progress, scratch
 from onnxmpq.calibrated import Numbers
 from onnxmpq.compile import Model, prepare, silent
@@ -25,8 +25,8 @@ from onnxmpq.constraints import Constraints, uniform_by_hand
 from onnxmpq.errors import InputError
 from onnxmpq.graph.load import load
 from onnxmpq.graph.save import save
-from onnxmpq.guard.culprits import SHARE, Finding, decibels_of, find, local_errors_of, spread
-from onnxmpq.guard.damage import Damage, Meter, Thresholds
+from onnxmpq.guard.culprits import LEAST_SAMPLES, MOST_SAMPLES, SHARE, Hunt, spread
+from onnxmpq.guard.damage import Damage, Meter, Thresholds, decibels
 from onnxmpq.guard.hops import Hop, Hops, boundaries, force, forced_name
 from onnxmpq.guard.judge import judge, judged_heads
 from onnxmpq.normalise import normalise
@@ -42,7 +42,6 @@ _UNKNOWN = (
     "layers cannot be told apart."
 )
 _SUSPECTS = 8
-_FILE_SAMPLES = 4, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +92,15 @@ class Diagnosis:
                 {
                     "name": layer.name,
                     "option": layer.option,
-                    "local_db": _json(layer.local_db),
-                    "finer": {option: _json(value) for option, value in layer.finer.items()},
+                    "local_db": plain(layer.local_db),
+                    "finer": {option: plain(value) for option, value in layer.finer.items()},
                 }
                 for layer in self.layers
             ],
             "blamed": [
                 {
                     "name": one.name,
-                    "local_db": _json(one.local_db),
+                    "local_db": plain(one.local_db),
                     "kept": one.kept or None,
                     "alone": one.alone.to_json() if one.alone else None,
                 }
@@ -178,19 +177,11 @@ def diagnose_plan(
         heads = _heads(prepared.model)
         damage = _simulated(builder, plan, heads, progress)
         progress("guard: culprits", 0, 0)
-        finding = find(builder, plan, heads, thresholds, constraints) if thresholds.broken(damage) else None
-        errors = local_errors_of(builder, plan, heads, constraints)
-    options = [list(level.choices.items()) for level, _ in errors]
-    layers = []
-    for place, (unit, asked) in enumerate(options[0]):
-        finer = {
-            str(choices[place][1]): decibels_of(found[unit])
-            for choices, (_, found) in zip(options[1:], errors[1:], strict=True)
-            if unit in found and choices[place][1] != asked and not choices[place][1].is_float
-        }
-        if unit in errors[0][1]:
-            layers.append(LayerError(unit, str(asked), decibels_of(errors[0][1][unit]), finer))
-    blamed = _blamed(finding) if finding else ()
+        hunt = Hunt.of(builder, plan, heads, thresholds, constraints)
+        finding = hunt.finding() if thresholds.broken(damage) else None
+    layers = [_layer(unit, hunt) for unit in hunt.errors[0]]
+    culprits = finding.culprits if finding else ()
+    blamed = tuple(Blamed(one.unit, one.local_db, one.alone, str(one.kept)) for one in culprits)
     return Diagnosis(
         damage,
         thresholds,
@@ -202,8 +193,15 @@ def diagnose_plan(
     )
 
 
-def _blamed(finding: Finding) -> tuple[Blamed, ...]:
-    return tuple(Blamed(one.unit, one.local_db, one.alone, str(one.kept)) for one in finding.culprits)
+def _layer(unit: str, hunt: Hunt) -> LayerError:
+    """Return the local error of a unit as it was asked for, and at the finer options that it has."""
+    asked = hunt.levels[0].choices[unit]
+    finer = {
+        str(level.choices[unit]): decibels(1.0, errors[unit])
+        for level, errors in zip(hunt.levels[1:], hunt.errors[1:], strict=True)
+        if unit in errors and level.choices[unit] not in (asked, FLOAT)
+    }
+    return LayerError(unit, str(asked), decibels(1.0, hunt.errors[0][unit]), finer)
 
 
 def _simulated(builder: Builder, plan: Plan, heads: Sequence[Head], progress: Progress) -> Damage:
@@ -242,7 +240,7 @@ def diagnose_file(
         probe = _FileProbe(quantised.model, source.model, float_model, reference, samples, heads, Path(folder))
         progress("guard: local errors", 0, 0)
         hops = sorted(probe.hops(), key=lambda hop: -hop.ratio)
-        layers = tuple(LayerError(", ".join(hop.layers), "", decibels_of(hop.ratio), {}) for hop in hops)
+        layers = tuple(LayerError(", ".join(hop.layers), "", decibels(1.0, hop.ratio), {}) for hop in hops)
         blamed: tuple[Blamed, ...] = ()
         healed: Damage | None = None
         if thresholds.broken(damage) and hops:
@@ -271,8 +269,8 @@ class _FileProbe:
         total = len(samples)
         layers = max(len(boundaries(model)), 1)
         self.everything = max(total * layers / 2, 1.0)
-        least, most = _FILE_SAMPLES
-        chosen = spread(total, min(max(int(SHARE * self.everything / _SUSPECTS / 2), least), most))
+        count = int(SHARE * self.everything / _SUSPECTS / 2)
+        chosen = spread(total, min(max(count, LEAST_SAMPLES), MOST_SAMPLES))
         self.feeds = [feed for place, feed in enumerate(samples) if place in chosen]
 
     def hops(self) -> tuple[Hop, ...]:
@@ -305,7 +303,7 @@ class _FileProbe:
             rest = [other.tensor for other in suspects[:count] if other is not hop]
             alone = self._damage(rest, arrays)
             if thresholds.broken(alone):
-                blamed.append(Blamed(", ".join(hop.layers), decibels_of(hop.ratio), alone))
+                blamed.append(Blamed(", ".join(hop.layers), decibels(1.0, hop.ratio), alone))
         return tuple(blamed), damage
 
     def _damage(self, tensors: Sequence[str], arrays: Sequence[Mapping[str, Array]]) -> Damage:
@@ -316,11 +314,10 @@ class _FileProbe:
         for name in inner:
             force(model, values[name], arrays[0][name])
         session = self.reference.session(self._loadable(model, "forced"), mode="literal")
-        meter, names = Meter(self.heads), [head.name for head in self.heads]
+        meter = Meter(self.heads)
         for feed, found in zip(self.feeds, arrays, strict=True):
-            got = session.run({**feed, **{forced_name(name): found[name] for name in inner}}, names)
-            got |= {name: found[name] for name in names if name in tensors}
-            meter.add([found[name] for name in names], [got[name] for name in names])
+            got = session.run({**feed, **{forced_name(name): found[name] for name in inner}}, meter.names)
+            meter.add(found, got | {name: found[name] for name in ends if name in tensors})
             self.runs += 1
         return meter.damage()
 
@@ -333,7 +330,3 @@ class _FileProbe:
         path = self.folder / f"{name}{self._files}.onnx"
         save(model, path)
         return path
-
-
-def _json(value: float) -> float | str:
-    return str(value) if np.isinf(value) else value

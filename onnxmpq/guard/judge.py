@@ -66,12 +66,11 @@ def judge(
     progress: Progress = lambda *_: None,
 ) -> Damage:
     """Compare a file, in its runtime, with the float model on samples from all over the calibration data."""
-    meter, names = Meter(heads), [head.name for head in heads]
+    meter = Meter(heads)
     chosen = spread(len(samples), JUDGED)
     for place, feed in enumerate(samples):
         if place in chosen:
-            wanted, got = before.run(feed, names), after.run(feed, names)
-            meter.add([wanted[name] for name in names], [got[name] for name in names])
+            meter.add(before.run(feed, meter.names), after.run(feed, meter.names))
             progress("guard", meter.samples, len(chosen))
     return meter.damage()
 

@@ -15,7 +15,7 @@ def measured(head: Head, wanted: np.ndarray, got: np.ndarray) -> Damage:
     """Count samples one by one."""
     meter = Meter([head])
     for one, other in zip(wanted, got, strict=True):
-        meter.add([one[None]], [other[None]])
+        meter.add({head.name: one[None]}, {head.name: other[None]})
     return meter.damage()
 
 
