@@ -1,6 +1,6 @@
 """``python -m onnxmpq``: the command line."""
 
-from onnxmpq.cli import main
+from onnxmpq.cli import entry
 
 if __name__ == "__main__":
-    main()
+    entry()

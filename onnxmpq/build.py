@@ -22,6 +22,7 @@ from onnxmpq.graph.load import Source
 from onnxmpq.graph.save import save
 from onnxmpq.graph.text import drop_text, forget_inferred, needed_types
 from onnxmpq.hessians import TOGETHER_BYTES, Hessians, Reading, Run, count, passes
+from onnxmpq.ledger import temporary_folder
 from onnxmpq.lower import Quantised
 from onnxmpq.runtime import Runtime, get_runtime
 from onnxmpq.samples import Data, Samples, open_samples
@@ -80,15 +81,14 @@ class Builder:
         self.prepared, self.runtime, self.reference, self.folder = prepared, runtime, reference, folder
         self.threads, self.budget, self.progress = threads, speed_budget_s, progress
         self.float_model = prepared.source.path or self.loadable(prepared.source.model, "float")
-        try:
-            self.inputs = reference.session(self.float_model, mode="deployed").inputs
-        except VerifyError as error:
-            raise InputError(
-                f"The float model does not load in {reference.name} {reference.version}, which calibrates it: {error} "
-                "Mend or re-export the model first."
-            ) from error
+        with _blaming_the_float_model(f"load in {reference.name} {reference.version}, which calibrates it"):
+            original = reference.session(self.float_model, mode="deployed")
+        self.inputs = original.inputs
         self.samples = self.open(calibration, "calibration")
         self.feeds = list(islice(self.samples, VERIFY_SAMPLES))
+        with _blaming_the_float_model("run on the first sample"):
+            original.run(self.feeds[0])
+        del original
         self.calibrated = Calibrated(
             prepared.model, prepared.space, prepared.target, numbers, hessians=Hessians(folder / "hessians")
         )
@@ -224,11 +224,20 @@ class Builder:
 
 
 @contextmanager
+def _blaming_the_float_model(what: str) -> Iterator[None]:
+    """Turn what a runtime says of the model that was given into an error that the caller can mend."""
+    try:
+        yield
+    except VerifyError as error:
+        raise InputError(f"The float model does not {what}: {error} Mend or re-export the model first.") from error
+
+
+@contextmanager
 def scratch(
     prepared: Prepared, calibration: Data, numbers: Numbers, *, threads: int = 1, progress: Progress = lambda *_: None
 ) -> Iterator[Builder]:
     """Give a builder that lowers plans but exports none, in a folder that is gone afterwards."""
     reference = get_runtime("onnxruntime")
-    with tempfile.TemporaryDirectory(prefix="onnxmpq-") as folder:
+    with temporary_folder() as folder:
         given = (prepared, reference, reference, Path(folder), calibration, numbers)
         yield Builder(*given, threads=threads, speed_budget_s=0.0, progress=progress)

@@ -1,9 +1,9 @@
 """The whole way, from a model and samples to a file that its runtime executes: the stages in order."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,15 @@ from onnxmpq.budgets import Limit, parse_limits
 from onnxmpq.build import Builder, Export, Prepared, Progress
 from onnxmpq.calibrated import Numbers
 from onnxmpq.constraints import Constraints, decided, first_choices, uniform_by_hand
-from onnxmpq.errors import InputError, VerifyError
+from onnxmpq.errors import InputError, InternalError, OnnxmpqError, RuntimeMissingError, VerifyError
 from onnxmpq.files import plan_of, refuse_shared
-from onnxmpq.graph.load import load
+from onnxmpq.graph.load import Source, load
 from onnxmpq.graph.portions import Portions, portions_of, portions_of_file
+from onnxmpq.graph.save import save
 from onnxmpq.guard.culprits import find
 from onnxmpq.guard.damage import Thresholds
 from onnxmpq.guard.judge import Judgement, advice, judge_export, judged_heads, kept_finer, ruined
+from onnxmpq.ledger import temporary_folder
 from onnxmpq.machine import processor
 from onnxmpq.methods.decide import Decision
 from onnxmpq.methods.decide import to_json as decision_json
@@ -33,6 +35,7 @@ from onnxmpq.publish import checked_output, publish, workshop
 from onnxmpq.registry import method as find_method
 from onnxmpq.rescue import Rescue
 from onnxmpq.runtime import get_runtime
+from onnxmpq.runtime.base import one_line
 from onnxmpq.samples import Data, Samples, checked_labels
 from onnxmpq.search import OPTIONS, Search, Wish
 from onnxmpq.sensitivity.losses import Head
@@ -92,12 +95,43 @@ def prepare(model: Model, target: str, progress: Progress = silent, *, extra_pas
     found = find_target(target)
     progress("load", 0, 0)
     source = load(Path(model) if isinstance(model, str | os.PathLike) else model)
-    normal = normalise(
-        source, progress=lambda name: progress(f"normalise: {name}", 0, 0), extra_passes=tuple(extra_passes)
-    )
-    _check_limits(normal.model, found)
-    space = make_space(normal.model, found)
+    with _blaming_what_no_runtime_takes(source):
+        normal = normalise(
+            source, progress=lambda name: progress(f"normalise: {name}", 0, 0), extra_passes=tuple(extra_passes)
+        )
+        _check_limits(normal.model, found)
+        space = make_space(normal.model, found)
     return Prepared(source, normal.model, found, space, tuple(extra_passes))
+
+
+@contextmanager
+def _blaming_what_no_runtime_takes(source: Source) -> Iterator[None]:
+    """Where a stage trips over a model, ask its runtime: what that refuses is the model's fault, the rest is ours."""
+    try:
+        yield
+    except (OnnxmpqError, MemoryError) as error:
+        if not isinstance(error, InternalError):
+            raise
+        _refuse_what_is_refused(source, error)
+        raise
+    except Exception as error:
+        _refuse_what_is_refused(source, error)
+        raise
+
+
+def _refuse_what_is_refused(source: Source, error: Exception) -> None:
+    """Raise InputError if onnxruntime, where it is installed, does not load the model."""
+    try:
+        with temporary_folder() as folder:
+            path = source.path
+            if path is None:
+                path = Path(folder) / "model.onnx"
+                save(source.model, path)
+            get_runtime("onnxruntime").session(path, mode="deployed")
+    except RuntimeMissingError:
+        return
+    except Exception as refusal:  # it cannot be written, or it cannot be loaded
+        raise InputError(f"The model is broken: {one_line(refusal)} Mend it, or export it again.") from error
 
 
 def inspect(model: Model, target: str = "ort-cpu", progress: Progress = silent) -> Space:

@@ -9,13 +9,13 @@ The last word has a trial: a model of one layer is quantised and run.
 
 import os
 import platform
-import tempfile
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from onnxmpq import __version__
 from onnxmpq.errors import OnnxmpqError, RuntimeMissingError
+from onnxmpq.ledger import temporary_folder
 from onnxmpq.machine import Processor, memory_bytes, processor, usable_cores
 
 PACKAGES = ("onnx", "onnx-ir", "numpy", "scipy", "networkx", "highspy", "onnxruntime", "onnxruntime-gpu", "openvino")
@@ -136,7 +136,7 @@ def _trial() -> tuple[str, tuple[str, ...]]:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     samples = {"x": random.normal(size=(16, 64)).astype(np.float32)}
-    with tempfile.TemporaryDirectory(prefix="onnxmpq-") as folder:
+    with temporary_folder() as folder:
         try:
             result = quantize(model, samples, output=Path(folder) / "trial.onnx", allow_slower=True, speed_budget_s=0.0)
         except OnnxmpqError as error:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from onnxmpq.errors import InputError
+from onnxmpq.ledger import note
 
 _REASONS = {
     errno.ENOSPC: "the disk is full; free some space or choose another place",
@@ -34,6 +35,7 @@ def write_whole(path: Path, text: str, what: str, *, overwrite: bool = True) -> 
             return
         final = Path(os.path.realpath(path))  # so that a link is written through, not replaced
         draft = final.with_name(f".onnxmpq-{secrets.token_hex(6)}")
+        note(draft)
         try:
             with draft.open("x", encoding="utf-8") as file:
                 file.write(text)

@@ -3,7 +3,6 @@
 import os
 import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from onnxmpq.build import Export
 from onnxmpq.errors import InputError
 from onnxmpq.files import data_of, place, plan_of, reason, taken
+from onnxmpq.ledger import temporary_folder
 
 
 def checked_output(path: Path, overwrite: bool) -> Path:
@@ -39,7 +39,7 @@ def free_place(path: Path, overwrite: bool, what: str = "output") -> None:
 def workshop(path: Path) -> Iterator[Path]:
     """Give a folder beside the output, on the same disk; it is gone afterwards, whatever happens."""
     try:
-        folder = tempfile.TemporaryDirectory(prefix=".onnxmpq-", dir=path.parent)
+        folder = temporary_folder(path.parent, ".onnxmpq-")
     except OSError as error:
         raise InputError(f"The folder '{path.parent}' of the output cannot be written to: {error.strerror}.") from error
     with folder as name:

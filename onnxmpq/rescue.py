@@ -9,10 +9,12 @@ they are and how to go on from there. Without an error nothing is left.
 """
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from onnxmpq import ledger
 from onnxmpq.artifacts import Plan
 from onnxmpq.errors import InputError, OnnxmpqError
 from onnxmpq.files import write_whole
@@ -29,6 +31,8 @@ class Rescue:
         self.plan: Plan | None = None
 
     def __enter__(self) -> Self:
+        if self.given is None:
+            ledger.note(self.store, rescue_for=self.output)
         return self
 
     def __exit__(
@@ -47,14 +51,7 @@ class Rescue:
 
     def _kept_results(self) -> list[str]:
         """Move the store beside the output if it holds anything; say where it is."""
-        count = _results(self.store)
-        if not count:
-            return []
-        place = self.given
-        if place is None:
-            place = free_name(self.output.with_name(f"{self.output.stem}.store"))
-            shutil.move(self.store, place)
-        return [f"What was measured, {count} results, is in '{place}': the same command with --store {place} goes on."]
+        return kept_results(self.store, self.output, self.given)
 
     def _kept_plan(self) -> list[str]:
         """Write the plan beside the output; say how to use it."""
@@ -66,6 +63,35 @@ class Rescue:
             f"The plan that was found is in '{place}': `onnxmpq apply MODEL {place} -c SAMPLES -o {self.output}` tries "
             "it again, here or on another machine."
         ]
+
+
+def kept_results(store: Path, output: Path, given: Path | None = None) -> list[str]:
+    """Move a store beside an output if it holds anything and is nobody's own; say where it is."""
+    count = _results(store)
+    if not count:
+        return []
+    place = given
+    if place is None:
+        place = free_name(output.with_name(f"{output.stem}.store"))
+        shutil.move(store, place)
+    return [f"What was measured, {count} results, is in '{place}': the same command with --store {place} goes on."]
+
+
+def rescued(made: Sequence[ledger.Entry]) -> list[str]:
+    """Clear up after a process that was killed: keep what it measured, remove all else; say what was kept."""
+    notes = []
+    for entry in made:
+        if entry.rescue_for is not None:
+            try:
+                notes += kept_results(entry.path, entry.rescue_for)
+            except OSError as fault:
+                notes.append(f"What was measured could not be kept beside '{entry.rescue_for}': {fault.strerror}.")
+    for entry in made:
+        if entry.path.is_dir():
+            shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            entry.path.unlink(missing_ok=True)
+    return notes
 
 
 def free_name(path: Path) -> Path:

@@ -10,7 +10,7 @@ speed       CPU time against the float model, in paired runs
 accuracy    against labels, where there are any, with the standard error of the difference
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from onnxmpq.artifacts import Check, Verdict
 from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.graph.protos import bytes_on_disk, graphs
 from onnxmpq.runtime import Runtime, Session, paired
-from onnxmpq.runtime.base import Mode, one_line
+from onnxmpq.runtime.base import Mode, arrays, one_line
 from onnxmpq.samples import checked_labels
 from onnxmpq.targets import Target
 
@@ -185,8 +185,8 @@ def speed_check(name: str, unit: str, before: Session, after: Session, feed: Fee
 
 
 def run_all(session: Session, feeds: Iterable[Feed]) -> list[list[np.ndarray]]:
-    """Return all outputs of every feed."""
-    return [list(session.run(feed).values()) for feed in feeds]
+    """Return all tensors of the outputs of every feed."""
+    return [arrays(list(session.run(feed).values())) for feed in feeds]
 
 
 def worst_sqnr(reference: list[list[np.ndarray]], got: list[list[np.ndarray]]) -> float:
@@ -195,7 +195,9 @@ def worst_sqnr(reference: list[list[np.ndarray]], got: list[list[np.ndarray]]) -
     Other shapes, or a noise that is not finite, are -inf; no noise at all is inf. Integers count where they differ.
     """
     worst = np.inf
-    for signal, other in zip(zip(*reference, strict=True), zip(*got, strict=True), strict=True):
+    if [len(tensors) for tensors in reference] != [len(tensors) for tensors in got]:
+        return -np.inf  # a sequence of another length
+    for signal, other in _across_feeds(reference, got):
         power = noise = 0.0
         for a, b in zip(signal, other, strict=True):
             if a.shape != b.shape:
@@ -212,6 +214,15 @@ def worst_sqnr(reference: list[list[np.ndarray]], got: list[list[np.ndarray]]) -
         if noise > 0:
             worst = min(worst, 10 * np.log10(power / noise) if power else -np.inf)
     return float(worst)
+
+
+def _across_feeds(
+    reference: list[list[np.ndarray]], got: list[list[np.ndarray]]
+) -> Iterator[tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]]:
+    """Yield each tensor of the outputs over all feeds; the last of a sequence over the feeds where it is so long."""
+    for place in range(max(map(len, reference), default=0)):
+        there = [k for k, tensors in enumerate(reference) if place < len(tensors)]
+        yield tuple(reference[k][place] for k in there), tuple(got[k][place] for k in there)
 
 
 def accuracy(

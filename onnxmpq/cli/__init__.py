@@ -7,6 +7,7 @@
 Commands are loaded when they are asked for, and load what is heavy when they run: help and completion take no time.
 """
 
+import re
 import signal
 import sys
 
@@ -59,6 +60,13 @@ def cli() -> None:
     """
 
 
+def entry() -> None:
+    """Run the command line as a program: in a process of its own, whose death by a signal is told."""
+    from onnxmpq.cli.supervised import supervised
+
+    supervised(main)
+
+
 class Terminated(BaseException):
     """Somebody ended the process (SIGTERM): a time limit, a batch system, ``docker stop``."""
 
@@ -79,6 +87,10 @@ def main() -> None:
         _tell("Terminated: no model was written.")
         _tell_notes(error)
         code = 143
+    except MemoryError as error:
+        _tell("[bold red]Error:[/] There is not enough memory for this. No model was written.")
+        _tell_notes(error)
+        code = 2
     except OnnxmpqError as error:
         _tell(f"[bold red]Error:[/] {_literal(str(error))}")
         _tell_notes(error)
@@ -95,10 +107,10 @@ def _terminate(_number: int, _frame: object) -> None:
 
 
 def _tell(text: str) -> None:
-    """Print on standard error, in colour on a terminal."""
-    from onnxmpq.cli.console import SafeConsole
+    """Print on standard error."""
+    from onnxmpq.cli.console import tell
 
-    SafeConsole(stderr=True).print(text, highlight=False, soft_wrap=True)
+    tell(text)
 
 
 def _tell_notes(error: BaseException | None) -> None:
@@ -108,6 +120,7 @@ def _tell_notes(error: BaseException | None) -> None:
 
 
 def _literal(text: str) -> str:
+    """Take a text as it is, but for names that are too long to be read."""
     from rich.markup import escape
 
-    return escape(text)
+    return escape(re.sub(r"'([^']{60})[^']{180,}([^']{60})'", r"'\1…\2'", text))

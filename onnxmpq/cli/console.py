@@ -22,6 +22,11 @@ def printable(text: str) -> str:
     return text.translate(_SHOWN)
 
 
+def tell(text: str) -> None:
+    """Print a message with markup on standard error, in colour on a terminal."""
+    SafeConsole(stderr=True).print(text, highlight=False, soft_wrap=True)
+
+
 class SafeConsole(Console):
     """A console that renders no control characters of the texts it is given."""
 

@@ -21,6 +21,7 @@ from onnxmpq.errors import InputError
 from onnxmpq.graph.layers import all_graphs
 from onnxmpq.graph.protos import graphs
 from onnxmpq.graph.save import LARGEST_PROTOBUF, skeleton, tensors
+from onnxmpq.graph.standard import faults, texts
 
 LOWEST_OPSET = 7
 _CHUNK = 1 << 22
@@ -46,6 +47,7 @@ def load(source: str | Path | onnx.ModelProto | ir.Model) -> Source:
     if isinstance(source, (str, Path)):
         return _from_file(Path(source))
     if isinstance(source, ir.Model):
+        _check_nodes(source, "The model")
         # Sorting it would change what is the caller's, and onnx_ir clones only what is in order.
         model = source if _in_order(source.graph, set()) else ir.from_proto(ir.to_proto(source))
         _check_reads(model, "The model")
@@ -113,23 +115,32 @@ def _serialized(proto: onnx.ModelProto) -> bytes:
 
 def _from_proto(proto: onnx.ModelProto, where: str) -> ir.Model:
     """Check what onnx_ir would read wrongly without a word, then hand over to it."""
-    if not proto.HasField("graph") or not proto.opset_import or not proto.ir_version:
+    if not proto.HasField("graph") or not proto.opset_import or proto.ir_version < 1:
         raise InputError(f"{where} is not an ONNX model: it has no graph or names no opset. Export it again.")
-    for graph in graphs(proto.graph):
-        if graph.sparse_initializer:
-            raise InputError(
-                f"{where} holds a sparse weight ('{graph.sparse_initializer[0].values.name}'), which is not "
-                "supported. Store it as a dense tensor."
-            )
+    sparse = [graph.sparse_initializer[0].values.name for graph in graphs(proto.graph) if graph.sparse_initializer]
+    if sparse:
+        raise InputError(
+            f"{where} holds a sparse weight ('{sparse[0]}'), which is not supported. Store it as a dense tensor."
+        )
     quiet = logging.getLogger("onnx_ir")
     level = quiet.level
     quiet.setLevel(logging.ERROR)  # it warns of what _checked refuses
     try:
-        return ir.from_proto(proto)
+        model = ir.from_proto(proto)
     except Exception as error:  # whatever a malformed message makes the reader trip over
         raise InputError(f"{where} is not a valid ONNX model: {_first_line(error)}. Export it again.") from error
     finally:
         quiet.setLevel(level)
+    if any(isinstance(text, bytes) for text in texts(model)):  # what protobuf gives for a string that is none
+        raise InputError(f"{where} holds a name that is not UTF-8. Export it again.")
+    _check_nodes(model, where)
+    return model
+
+
+def _check_nodes(model: ir.Model, where: str) -> None:
+    """Refuse nodes that are not what their operators ask for; several are told at once."""
+    if found := faults(model):
+        raise InputError(f"{where} is broken: {'; '.join(found)}. Export it again.")
 
 
 def _first_line(error: BaseException) -> str:
@@ -260,7 +271,7 @@ def _contained(folder: Path, location: str, path: Path) -> Path:
     """Return the file ``location`` names, refusing what lies outside ``folder``."""
     parts = Path(location).parts
     file = folder / location
-    if not location or Path(location).is_absolute() or ".." in parts or "\\" in location:
+    if not location or Path(location).is_absolute() or ".." in parts or {"\\", "\0"} & set(location):
         raise InputError(
             f"'{path}' keeps weights in '{location}', outside its own folder, which is refused. Move the file beside "
             "the model and name it relatively."

@@ -17,6 +17,7 @@ import onnx_ir as ir
 from onnxmpq.errors import InputError
 from onnxmpq.files import reason
 from onnxmpq.graph.layers import all_graphs
+from onnxmpq.ledger import note
 
 LARGEST_PROTOBUF = (1 << 31) - (1 << 26)  # protobuf's limit, less 64 MiB for everything that is no weight
 _BIG = 1024  # bytes; tensors above it go to the external file, or are left out of a skeleton
@@ -93,6 +94,7 @@ class _Temporary:
     def __init__(self, final: Path, written: dict[Path, Path]) -> None:
         self.path = final.with_name(f".{final.name}.{secrets.token_hex(6)}.tmp")
         written[self.path] = final
+        note(self.path)
 
     def __enter__(self) -> BinaryIO:
         self.file = self.path.open("xb")

@@ -8,7 +8,6 @@ local errors, until its outputs are usable.
 """
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from onnxmpq.guard.culprits import LEAST_SAMPLES, MOST_SAMPLES, SHARE, Hunt, spr
 from onnxmpq.guard.damage import Damage, Meter, Thresholds, decibels
 from onnxmpq.guard.hops import Hop, Hops, boundaries, force, forced_name
 from onnxmpq.guard.judge import judge, judged_heads
+from onnxmpq.ledger import temporary_folder
 from onnxmpq.normalise import normalise
 from onnxmpq.runtime import Runtime, Session, get_runtime
 from onnxmpq.samples import Data, Samples, open_samples
@@ -236,7 +236,7 @@ def diagnose_file(
         raise InputError(f"'{path}' has no output '{missing[0]}', as its float model has: it was made of another.")
     samples = open_samples(calibration, before.inputs)
     damage = judge(before, after, samples, heads, progress)
-    with tempfile.TemporaryDirectory(prefix="onnxmpq-") as folder:
+    with temporary_folder() as folder:
         probe = _FileProbe(quantised.model, source.model, float_model, reference, samples, heads, Path(folder))
         progress("guard: local errors", 0, 0)
         hops = sorted(probe.hops(), key=lambda hop: -hop.ratio)

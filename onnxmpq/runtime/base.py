@@ -133,6 +133,15 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def arrays(output: object) -> list[np.ndarray]:
+    """Return the tensors of an output, which may be a sequence, a map or an optional value that is not there."""
+    if isinstance(output, dict):
+        return [array for key in output for array in (*arrays(key), *arrays(output[key]))]
+    if isinstance(output, list | tuple):
+        return [array for part in output for array in arrays(part)]
+    return [] if output is None else [np.asarray(output)]
+
+
 def describe(model: bytes | Path) -> str:
     """Name a model in a message."""
     return f"model '{model}'" if isinstance(model, Path) else f"the model ({len(model):,} bytes)"

@@ -2,7 +2,6 @@
 
 import functools
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 import onnx
 
 from onnxmpq.errors import InputError, VerifyError
+from onnxmpq.ledger import temporary_folder
 from onnxmpq.runtime.base import (
     QDQ,
     Feed,
@@ -133,7 +133,27 @@ class OrtSession:
         for name in self._outputs:
             binding.bind_output(name)
         run = self._session.run_with_iobinding
+        if not self._gives_what_it_says(feed):  # an error with bound buffers from the second run on, and none without
+            return lambda: self.run(feed)
         return lambda: run(binding)
+
+    def _gives_what_it_says(self, feed: Feed) -> bool:
+        """Tell whether all outputs are tensors of the shapes that the model declares."""
+        for value in self._session.get_outputs():
+            if any(isinstance(size, int) for size in value.shape) or not value.type.startswith("tensor("):
+                break
+        else:
+            return True  # nothing is declared that a run could contradict
+        got = self.run(feed)
+        return all(
+            isinstance(array := got[value.name], np.ndarray)
+            and len(array.shape) == len(value.shape)
+            and all(
+                not isinstance(want, int) or want == size for want, size in zip(value.shape, array.shape, strict=True)
+            )
+            for value in self._session.get_outputs()
+            if value.name in got
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +206,7 @@ class OnnxRuntime:
 
     def kernels(self, model: bytes | Path) -> KernelReport:
         """Read the kernels from the graph onnxruntime itself writes after optimising."""
-        with tempfile.TemporaryDirectory(prefix="onnxmpq-") as folder:
+        with temporary_folder() as folder:
             options = _options(threads=1)
             options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
             prefix = "session.optimized_model_external_initializers_"

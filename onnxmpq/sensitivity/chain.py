@@ -160,7 +160,8 @@ def local_error(base: Sequence[Arrays], news: Sequence[Arrays], names: Sequence[
     powers = np.zeros((len(base), 2))
     for row, held, new in zip(powers, base, news, strict=True):
         for name in names:
-            if name in new and name in held and new[name].dtype.kind == "f":
+            both = new.get(name), held.get(name)
+            if all(isinstance(value, np.ndarray) and value.dtype.kind == "f" for value in both):
                 float_values, error = held[name].ravel(), new[name].ravel() - held[name].ravel()
                 row += float(np.vdot(error, error)), float(np.vdot(float_values, float_values))
     return powers

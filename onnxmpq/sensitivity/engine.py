@@ -12,7 +12,6 @@ executor, the order or the number of workers.
 
 import hashlib
 import json
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
@@ -36,6 +35,7 @@ from onnxmpq.executors import InlineExecutor, run_jobs
 from onnxmpq.graph.opset import raise_opset
 from onnxmpq.graph.save import save
 from onnxmpq.hessians import TOGETHER_BYTES
+from onnxmpq.ledger import temporary_folder
 from onnxmpq.ranges import Ranges
 from onnxmpq.runtime import get_runtime
 from onnxmpq.samples import Data
@@ -108,7 +108,7 @@ class Engine:
         self.fresh_jobs = 0
         self._seconds_per_batch: float | None = None
         self._store: Store | None = None
-        self._place = tempfile.TemporaryDirectory(prefix="onnxmpq-", dir=folder)
+        self._place = temporary_folder(folder)
         self.folder = Path(self._place.name)
         try:
             self._open(prepared, calibration, numbers or Numbers(), store)
@@ -266,8 +266,8 @@ class Engine:
         errors = np.sqrt(spread / max(total - 1, 1))
         signal = np.concatenate(signals)
         noise, local = columns["noise"].sum(1), columns["local"].sum(1)
-        with np.errstate(divide="ignore"):
-            sqnr = 10 * np.log10(signal.sum(0) / noise)
+        with np.errstate(divide="ignore", invalid="ignore"):  # an output without a signal has no noise in float
+            sqnr = np.where(noise > 0, 10 * np.log10(signal.sum(0) / noise), np.inf)
         ratio = np.divide(local[:, 0], local[:, 1], out=np.zeros(count), where=local[:, 1] > 0)
         return Table(
             target=self.target.name,

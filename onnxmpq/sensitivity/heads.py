@@ -27,7 +27,8 @@ def find_heads(model: ir.Model, loss: str = "auto", outputs: Sequence[str] = ())
         raise InputError(
             f"The model has no output '{unknown[0]}'.{nearest(unknown[0], names)} It has: {', '.join(names)}."
         )
-    values = [v for v in model.graph.outputs if v.dtype in FLOAT_TYPES and (not outputs or v.name in outputs)]
+    floats = [v for v in model.graph.outputs if isinstance(v.type, ir.TensorType) and v.dtype in FLOAT_TYPES]
+    values = [value for value in floats if not outputs or value.name in outputs]
     if not values:
         raise InputError("No float output counts, so there is nothing to measure. Name another with --outputs.")
     named: dict[str, Kind] = {"kl": "kl", "ce": "ce", "power": "power"}

@@ -18,6 +18,7 @@ import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
+from onnxmpq.errors import InputError
 from onnxmpq.graph.layers import all_graphs, constant, dimensions, is_standard
 from onnxmpq.passkit import Pass, replace_by_initializer
 
@@ -89,6 +90,7 @@ class FoldConstants(Pass):
         given = [tensor for tensor in tensors if tensor is not None]
         if any(tensor.dtype == ir.DataType.STRING for tensor in given) or _overflows(node, given):
             return None
+        _refuse_deadly_division(node, given)
         allowed = self.growth * sum(tensor.nbytes for tensor in given) + self.slack_bytes
         if node.op_type not in _UNPACK and _foreseen_bytes(node, given) > allowed:
             return None
@@ -125,6 +127,18 @@ def _overflows(node: ir.Node, given: list[ir.TensorProtocol]) -> bool:
     numbers, limits = given[0].numpy().astype(np.float64), np.iinfo if kind.bitwidth >= 8 else ml_dtypes.iinfo
     low, high = limits(kind.numpy()).min, limits(kind.numpy()).max
     return not bool(np.all((numbers > float(low) - 1) & (numbers < float(high) + 1)))
+
+
+def _refuse_deadly_division(node: ir.Node, given: list[ir.TensorProtocol]) -> None:
+    """Refuse the one integer division that has no result: on x86 it ends the process of every runtime that tries."""
+    if node.op_type != "Div" or len(given) != 2 or not given[0].dtype.is_integer():
+        return
+    above, below = (tensor.numpy() for tensor in given)
+    if above.dtype.kind == "i" and (above == np.iinfo(above.dtype).min).any() and (below == -1).any():
+        raise InputError(
+            f"Node '{node.name}' (Div) divides the smallest {above.dtype} by -1, which has no result and ends "
+            "onnxruntime. Correct its constants."
+        )
 
 
 def _foreseen_bytes(node: ir.Node, given: list[ir.TensorProtocol]) -> int:

@@ -3,7 +3,7 @@
     x: float[1,3], y = Relu(x)   ->   y: float[1,3]
 
 What the model declares stays; only what is missing is added, a dimension that is not a number included. The outputs
-of the model get a type if they have none, nothing else. Big weights are not serialised for this.
+of the model get a type and its shape if they have no type, nothing else. Big weights are not serialised for this.
 """
 
 from dataclasses import dataclass
@@ -43,6 +43,7 @@ def _fill(value: ir.Value, found: ir.Value, public: bool) -> bool:
     filled = False
     if value.type is None and found.type is not None:
         value.type, filled = found.type, True
+        value.shape = value.shape or found.shape
     if public or found.shape is None:
         return filled
     if value.shape is None:

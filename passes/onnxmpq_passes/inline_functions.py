@@ -16,6 +16,9 @@ from onnxmpq.errors import InputError
 from onnxmpq.graph.opset import changed_between
 from onnxmpq.passkit import Pass
 
+MOST_NODES = 1_000_000
+"""How many nodes calls may become; the largest exports have some ten thousand."""
+
 
 @dataclass(frozen=True)
 class InlineFunctions(Pass):
@@ -27,6 +30,7 @@ class InlineFunctions(Pass):
         """Inline with onnx_ir; raise InputError for what it cannot do."""
         if not model.functions:
             return ir.passes.PassResult(model, modified=False)
+        _check_growth(model)
         _align_opsets(model)
         nodes = [node for f in model.functions.values() for node in f.all_nodes()] + list(model.graph.all_nodes())
         for node in nodes:
@@ -43,6 +47,27 @@ class InlineFunctions(Pass):
             ) from error
         model.functions.clear()
         return ir.passes.PassResult(model, modified=True)
+
+
+def _check_growth(model: ir.Model) -> None:
+    """Refuse functions whose calls of each other multiply beyond reason: 22 that call the one before twice are 2^22."""
+    sizes: dict[ir.OperatorIdentifier, int] = {}
+
+    def size(key: ir.OperatorIdentifier, above: tuple[ir.OperatorIdentifier, ...]) -> int:
+        if key in above:  # what calls itself is told by onnx_ir
+            return 1
+        if key not in sizes:
+            calls = (node.op_identifier() for node in model.functions[key].all_nodes())
+            sizes[key] = sum(size(call, (*above, key)) if call in model.functions else 1 for call in calls)
+        return sizes[key]
+
+    calls = [node.op_identifier() for node in model.graph.all_nodes()]
+    total = sum(size(call, ()) for call in calls if call in model.functions)
+    if total > MOST_NODES:
+        raise InputError(
+            f"The functions of the model call each other so often that it has {total:,} nodes; expected at most "
+            f"{MOST_NODES:,}. Export it without functions."
+        )
 
 
 def _align_opsets(model: ir.Model) -> None:

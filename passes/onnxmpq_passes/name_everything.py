@@ -24,16 +24,36 @@ class NameEverything(Pass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Name in the order of the graph, so that the same model always gets the same names."""
         public = [*model.graph.inputs, *model.graph.outputs]
-        names = _Names({value.name for value in public if value.name}, set(public))
+        names = _Names(_Taken({value.name for value in public if value.name}), set(public))
         names.name_graph(model.graph)
         return ir.passes.PassResult(model, modified=names.changed)
 
 
 @dataclass
+class _Taken:
+    """Names that are taken, and from which number on a stem may be free."""
+
+    names: set[str] = field(default_factory=set)
+    next_number: dict[str, int] = field(default_factory=dict)
+
+    def free(self, name: str, default: str) -> str:
+        """Return ``name`` if it is free, else the first free one that is numbered, and take it."""
+        stem = name or default
+        number = self.next_number.get(stem, 1)
+        candidate = name or f"{default}_0"
+        if candidate in self.names:
+            while (candidate := f"{stem}_{number}") in self.names:
+                number += 1
+            self.next_number[stem] = number + 1
+        self.names.add(candidate)
+        return candidate
+
+
+@dataclass
 class _Names:
-    values: set[str]
+    values: _Taken
     done: set[ir.Value]
-    nodes: set[str] = field(default_factory=set)
+    nodes: _Taken = field(default_factory=_Taken)
     changed: bool = False
 
     def name_graph(self, graph: ir.Graph) -> None:
@@ -42,7 +62,7 @@ class _Names:
         for value in (*graph.inputs, *list(graph.initializers.values())):
             self.name_value(value, "value")
         for node in graph:
-            name = _free(node.name or "", node.op_type, self.nodes)
+            name = self.nodes.free(node.name or "", node.op_type)
             if name != node.name:
                 node.name, self.changed = name, True
             for index, value in enumerate(node.outputs):
@@ -55,17 +75,6 @@ class _Names:
         if value in self.done:
             return
         self.done.add(value)
-        name = _free(value.name or "", default, self.values)
+        name = self.values.free(value.name or "", default)
         if name != value.name:
             value.name, self.changed = name, True
-
-
-def _free(name: str, default: str, taken: set[str]) -> str:
-    """Return ``name`` if it is free, else the first free one that is numbered, and take it."""
-    stem, number = name or default, 0
-    candidate = name or f"{default}_0"
-    while candidate in taken:
-        number += 1
-        candidate = f"{stem}_{number}"
-    taken.add(candidate)
-    return candidate
