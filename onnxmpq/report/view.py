@@ -26,6 +26,7 @@ STRONGEST = 20  # pairs that are named
 LARGEST_MAP = 400
 CELLS = 300_000
 PAIRS = 1000
+BAND = 1_000_000  # entries of the Gram matrix that are looked at together: of 8,000 variants it has 64 million
 
 Choices = Mapping[str, Option]
 
@@ -254,6 +255,7 @@ def make_view(
     plans = _plans(result, front, others, units)
     options = _option_figures(plans, chosen, table)
     units = _with_costs_of(units, {option.name for option in options})
+    own = np.array(np.diag(table.gram)) if table else np.zeros(0)
     named = {unit.name: unit.op for unit in units}
     return View(
         title=title or (result.path.name if result else f"Front over {front.over}" if front else "Report"),
@@ -265,15 +267,15 @@ def make_view(
         units=units,
         chosen=chosen,
         plans=plans,
-        alone=tuple(_alone(table)) if table else (),
-        maps=tuple(_maps(table, named, dict(zip(named, searched, strict=False)))) if table else (),
-        pairs=_pairs(table) if table else (),
-        guesses=_guesses(table, plans),
+        alone=tuple(_alone(table, own)) if table else (),
+        maps=tuple(_maps(table, own, named, dict(zip(named, searched, strict=False)))) if table else (),
+        pairs=_pairs(table, own) if table else (),
+        guesses=_guesses(table, own, plans),
         unquantised=_unquantised(space, result),
         verified=result.verdict.ok if result else None,
         checks=result.verdict.checks if result else (),
         proof=_proof(decision),
-        notes=_notes(result, front, space),
+        notes=_notes(result, front, space, table),
     )
 
 
@@ -424,12 +426,17 @@ def _is_as_searched(result: Result) -> bool:
     return result.decision is not None and _taken(result.plan.choices) == _taken(result.decision.choices)
 
 
-def _notes(result: Result | None, front: Front | None, space: Space | None) -> tuple[str, ...]:
+def _notes(result: Result | None, front: Front | None, space: Space | None, table: Table | None) -> tuple[str, ...]:
     """Return what was noticed on the way, then what is always so on this target."""
     found = [*(result.notes if result else ()), *(front.notes if front else ())]
     if result is not None and result.decision is not None and not _is_as_searched(result):
         found.append(
             "The losses are those of the plan as it was searched; the file computes the same weights in float."
+        )
+    if table is not None and (shown := len(_spaced(table))) < len(table.pairs):
+        found.append(
+            f"Of {len(table.pairs):,} pairs that were measured, prediction against measurement shows {shown:,}, evenly "
+            "from the smallest loss to the largest."
         )
     return tuple(dict.fromkeys([*found, *(space.notes if space else ())]))
 
@@ -458,8 +465,8 @@ def _unquantised(space: Space | None, result: Result | None) -> tuple[Unquantise
 # ---- the table -------------------------------------------------------------------------------------------------------
 
 
-def _alone(table: Table) -> list[Alone]:
-    predicted = table.centre_loss.value + table.linear + 0.5 * np.diag(table.gram)
+def _alone(table: Table, own: Array) -> list[Alone]:
+    predicted = table.centre_loss.value + table.linear + 0.5 * own
     return [
         Alone(
             variant.unit,
@@ -475,10 +482,16 @@ def _alone(table: Table) -> list[Alone]:
 
 def correlations(gram: Array) -> Array:
     """Return a Gram matrix with every row scaled to length 1; a row of zeros has no direction and stays zero."""
-    lengths = np.sqrt(np.maximum(np.diag(gram), 0.0))
-    scale = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+    scale = _scale(np.diag(gram))
     found: Array = np.clip(gram * scale[:, None] * scale, -1.0, 1.0)
     return found
+
+
+def _scale(own: Array) -> Array:
+    """Return what brings rows of a Gram matrix with this diagonal to length 1."""
+    lengths = np.sqrt(np.maximum(own, 0.0))
+    scale: Array = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+    return scale
 
 
 def clustered(correlation: Array) -> tuple[int, ...]:
@@ -493,7 +506,7 @@ def clustered(correlation: Array) -> tuple[int, ...]:
     return tuple(int(leaf) for leaf in leaves_list(optimal_leaf_ordering(tree, condensed)))
 
 
-def _maps(table: Table, ops: Mapping[str, str], chosen: Mapping[str, str]) -> list[Map]:
+def _maps(table: Table, own: Array, ops: Mapping[str, str], chosen: Mapping[str, str]) -> list[Map]:
     """Return the map of the plan's own options, then one for every option, in graph order."""
     place = {name: number for number, name in enumerate(ops)}
     rows = sorted(range(len(table.variants)), key=lambda row: place.get(table.variants[row].unit, len(place)))
@@ -504,47 +517,73 @@ def _maps(table: Table, ops: Mapping[str, str], chosen: Mapping[str, str]) -> li
         if chosen.get(variant.unit) == str(variant.option):
             of_option.setdefault("plan", []).append(row)
     finest = sorted((name for name in of_option if name != "plan"), key=lambda name: -Option.parse(name).weight_bits)
-    strength = np.diag(table.gram)
+    most = _largest_map(len(of_option))
     found: list[Map] = []
-    cells = 0
     for name in ["plan", *finest]:
-        kept = of_option.get(name, [])
-        if len(kept) > LARGEST_MAP:
-            kept = sorted(sorted(kept, key=lambda row: -strength[row])[:LARGEST_MAP], key=rows.index)
+        every = np.array(of_option.get(name, []), dtype=np.int64)
+        kept = every[np.sort(np.argsort(-own[every], kind="stable")[:most])]
+        if len(kept) < 2:
+            continue
         values = correlations(table.gram[np.ix_(kept, kept)])
         upper = np.rint(1000 * values[np.triu_indices(len(kept), 1)]).astype(int)
-        cells += len(upper)
-        if not len(upper) or cells > CELLS:
-            continue
         units = tuple(table.variants[row].unit for row in kept)
         options = tuple(str(table.variants[row].option) for row in kept)
         found.append(Map(name, units, options, clustered(values), tuple(upper.tolist())))
     return found
 
 
-def _pairs(table: Table) -> tuple[Pair, ...]:
+def _largest_map(maps: int) -> int:
+    """Return how many units a map may have, so that all maps together have no more than CELLS.
+
+    >>> _largest_map(1), _largest_map(5)
+    (400, 346)
+    """
+    return min(LARGEST_MAP, int((1 + np.sqrt(1 + 8 * CELLS / max(maps, 1))) / 2))
+
+
+def _pairs(table: Table, own: Array) -> tuple[Pair, ...]:
     """Return the pairs of units that interact most in loss, each at the options where it is strongest."""
-    values = correlations(table.gram)
-    units = np.array([variant.unit for variant in table.variants])
-    first, second = np.triu_indices(len(units), 1)
-    between = units[first] != units[second]
-    first, second = first[between], second[between]
-    extra = table.gram[first, second]
+    scale = _scale(own)
     found: dict[frozenset[str], Pair] = {}
-    for index in np.argsort(-np.abs(extra), kind="stable"):
+    for first, second, extra in _strongest(table):
         if len(found) == STRONGEST:
             break
-        a, b = table.variants[int(first[index])], table.variants[int(second[index])]
+        a, b = table.variants[first], table.variants[second]
         found.setdefault(
             frozenset((a.unit, b.unit)),
             Pair(
                 *(a.unit, str(a.option), b.unit, str(b.option)),
-                float(values[first[index], second[index]]),
-                float(extra[index]),
+                float(np.clip(extra * scale[first] * scale[second], -1.0, 1.0)),
+                extra,
                 _measured_extra(table, a, b),
             ),
         )
     return tuple(found.values())
+
+
+def _strongest(table: Table) -> list[tuple[int, int, float]]:
+    """Return the largest entries of the Gram matrix between two units, with their rows, the largest first.
+
+    They are enough for STRONGEST pairs of units, each of which has one entry for every two of its options.
+    """
+    count = len(table.variants)
+    number = {name: at for at, name in enumerate(dict.fromkeys(variant.unit for variant in table.variants))}
+    unit = np.array([number[variant.unit] for variant in table.variants], dtype=np.int64)
+    most = STRONGEST * int(np.bincount(unit).max(initial=0)) ** 2
+    extra, places, least = np.zeros(0), np.zeros(0, dtype=np.int64), -1.0
+    step = max(BAND // max(count, 1), 1)
+    for start in range(0, count, step):
+        band = table.gram[start : start + step]
+        rows = np.arange(start, start + len(band))[:, None]
+        sizes = np.where((unit[rows] != unit) & (rows < np.arange(count)), np.abs(band), -1.0).ravel()
+        larger = np.flatnonzero(sizes > least)
+        extra = np.concatenate([extra, band.ravel()[larger]])
+        places = np.concatenate([places, start * count + larger])
+        order = np.argsort(-np.abs(extra), kind="stable")[:most]
+        extra, places = extra[order], places[order]
+        if len(order) == most:
+            least = float(np.abs(extra[-1]))
+    return [(int(place) // count, int(place) % count, float(value)) for place, value in zip(places, extra, strict=True)]
 
 
 def _measured_extra(table: Table, a: Variant, b: Variant) -> Estimate | None:
@@ -556,16 +595,21 @@ def _measured_extra(table: Table, a: Variant, b: Variant) -> Estimate | None:
     return Estimate(float(pair.value - alone), pair.error)
 
 
-def _guesses(table: Table | None, plans: Sequence[PlanFigures]) -> tuple[Guess, ...]:
+def _guesses(table: Table | None, own: Array, plans: Sequence[PlanFigures]) -> tuple[Guess, ...]:
     """Return predictions beside what was measured, of whole plans and of pairs from the smallest to the largest."""
     found: list[Guess] = []
     if table is not None and table.pairs:
         row = {variant: number for number, variant in enumerate(table.variants)}
-        own = table.linear + 0.5 * np.diag(table.gram)
-        for (a, b), measured in sorted(table.pairs.items(), key=lambda item: item[1].value):
+        alone = table.linear + 0.5 * own
+        for (a, b), measured in _spaced(table):
             i, j = row[a], row[b]
-            predicted = float(table.centre_loss.value + own[i] + own[j] + table.gram[i, j])
+            predicted = float(table.centre_loss.value + alone[i] + alone[j] + table.gram[i, j])
             found.append(Guess(f"{a} with {b}", "pair", predicted, measured))
-        found = found[:: -(-len(found) // PAIRS)]
     found += [Guess(plan.name, "plan", plan.predicted, plan.loss) for plan in plans if plan.predicted is not None]
     return tuple(found)
+
+
+def _spaced(table: Table) -> list[tuple[tuple[Variant, Variant], Estimate]]:
+    """Return no more pairs that were measured than a page shows, evenly from the smallest loss to the largest."""
+    ordered = sorted(table.pairs.items(), key=lambda item: item[1].value)
+    return ordered[:: max(-(-len(ordered) // PAIRS), 1)]

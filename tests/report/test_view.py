@@ -8,8 +8,8 @@ import pytest
 
 from onnxmpq.artifacts import FLOAT, Option
 from onnxmpq.errors import InputError
-from onnxmpq.report.view import LARGEST_MAP, Measured, clustered, correlations, make_view
-from onnxmpq.sensitivity.table import Estimate, Variant
+from onnxmpq.report.view import LARGEST_MAP, PAIRS, STRONGEST, Measured, clustered, correlations, make_view
+from onnxmpq.sensitivity.table import Array, Estimate, Variant
 from tests.report import made
 
 SPACE = made.space(12)
@@ -114,11 +114,44 @@ def test_the_strongest_pairs_come_first() -> None:
     assert len({frozenset((pair.first, pair.second)) for pair in FULL.pairs}) == len(FULL.pairs)
 
 
+@pytest.mark.parametrize("gram", [TABLE.gram, np.zeros_like(TABLE.gram), np.round(200 * TABLE.gram)])
+@pytest.mark.parametrize("band", [1, 100, 10_000])
+def test_the_strongest_pairs_do_not_depend_on_how_many_rows_are_read_at_once(
+    gram: Array, band: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxmpq.report.view.BAND", band)
+    variants = TABLE.variants
+    entries = [
+        (-abs(gram[i, j]), i, j) for i in range(len(variants)) for j in range(i) if variants[i].unit != variants[j].unit
+    ]
+    expected: dict[frozenset[str], tuple[str, str, float]] = {}
+    for _, j, i in sorted((size, j, i) for size, i, j in entries):
+        a, b = variants[j], variants[i]
+        expected.setdefault(frozenset((a.unit, b.unit)), (str(a), str(b), gram[j, i]))
+    found = make_view(RESULT, table=replace(TABLE, gram=gram)).pairs
+    told = [(f"{p.first}@{p.first_option}", f"{p.second}@{p.second_option}", p.extra) for p in found]
+    assert told == list(expected.values())[:STRONGEST]
+
+
 def test_pairs_that_were_measured_are_set_beside_their_prediction() -> None:
     ((a, b), measured), *_ = TABLE.pairs.items()
     guess = next(guess for guess in FULL.guesses if guess.kind == "pair")
     assert guess.measured == measured
     assert guess.predicted == pytest.approx(TABLE.predict({a.unit: a.option, b.unit: b.option}), rel=1e-12)
+
+
+def test_of_many_measured_pairs_some_are_shown_and_the_notes_say_so() -> None:
+    variants = made.table(made.space(30)).variants
+    every = [(a, b) for a in variants for b in variants if a < b and a.unit != b.unit]
+    losses = np.random.default_rng(1).permutation(len(every)) / len(every)
+    pairs = {pair: Estimate(float(loss), 0.0) for pair, loss in zip(every, losses, strict=True)}
+    view = make_view(RESULT, table=replace(made.table(made.space(30)), pairs=pairs))
+    shown = [guess.measured.value for guess in view.guesses if guess.kind == "pair"]
+    assert PAIRS / 2 < len(shown) <= PAIRS < len(every)
+    assert shown == sorted(losses)[:: -(-len(every) // PAIRS)]
+    assert any(f"Of {len(every):,} pairs that were measured" in note for note in view.notes)
+    assert f"shows {len(shown):,}, evenly" in " ".join(view.notes)
+    assert "pairs that were measured" not in " ".join(FULL.notes)
 
 
 def test_plans_that_were_predicted_are_set_beside_what_they_measured() -> None:
