@@ -5,16 +5,21 @@ here, so that they can be read where scripts do not run. The page's own policy f
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from html import escape
 from importlib.resources import files
 from string import Template
 
 from onnxmpq.artifacts import Check
-from onnxmpq.report.view import Pair, Proof, Summary, View
+from onnxmpq.report.view import Alone, Pair, PlanFigures, Proof, Summary, Unquantised, View
 from onnxmpq.sensitivity.table import Estimate
 
 LIBRARY = ("d3.min.js", "plot.umd.min.js")
+CHOICES = 60_000  # options of plans in a page, of some 8 bytes each: of 2,000 units those of 30 plans
+EXACT = 4000  # units alone at an option whose figures a page has to the last digit; of more it has as many as it tells
+ROWS = 100  # of a list that are seen at once; further ones are folded away
 _PLANS = '<label>plan shown <select class="plans"></select></label>'
 _PICKED = '<output class="picked"></output>'
 ESCAPED = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
@@ -28,7 +33,7 @@ def make_page(view: View) -> str:
         style=_asset("page.css"),
         sections="\n".join(_sections(view)),
         licences=_asset("LICENCES.txt"),
-        numbers=_for_script(view),
+        numbers=_for_script(replace(view, plans=_with_fewer_choices(view.plans), alone=_with_fewer_digits(view.alone))),
         library="\n".join(map(_asset, LIBRARY)),
         script=_asset("page.js"),
     )
@@ -44,6 +49,41 @@ def _for_script(view: View) -> str:
     return text.translate(ESCAPED)
 
 
+def _with_fewer_choices(plans: Sequence[PlanFigures]) -> tuple[PlanFigures, ...]:
+    """Leave out the options of plans beyond what a page can hold: the first stays, then what no smaller plan beats."""
+    known = [number for number, plan in enumerate(plans) if plan.options]
+    if sum(len(plans[number].options) for number in known) <= CHOICES:
+        return tuple(plans)
+    best, beaten = float("inf"), set()
+    for number in sorted(known, key=lambda number: (plans[number].file_bytes, plans[number].loss.value)):
+        if plans[number].loss.value >= best:
+            beaten.add(number)
+        best = min(best, plans[number].loss.value)
+    order = sorted(known, key=lambda number: (number > 0, number in beaten, plans[number].loss.value))
+    kept = order[: max(CHOICES // len(plans[known[0]].options), 1)]
+    return tuple(plan if number in kept else replace(plan, options=()) for number, plan in enumerate(plans))
+
+
+def _with_fewer_digits(alone: Sequence[Alone]) -> tuple[Alone, ...]:
+    """Round what units lose alone to six digits where a page has many of them; figures show four."""
+    if len(alone) <= EXACT:
+        return tuple(alone)
+    return tuple(
+        replace(
+            one,
+            loss=Estimate(_rounded(one.loss.value), _rounded(one.loss.error)),
+            predicted=_rounded(one.predicted),
+            local=_rounded(one.local),
+            sqnr_db=_rounded(one.sqnr_db),
+        )
+        for one in alone
+    )
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
 def _sections(view: View) -> Iterator[str]:
     """Yield the sections that the numbers allow."""
     yield _section("summary", "What came out", "", '<div class="tiles">', *_tiles(view.summary), "</div>")
@@ -54,7 +94,7 @@ def _sections(view: View) -> Iterator[str]:
             "front",
             "Loss and size of the plans that were measured",
             "Every point is a plan, measured as a whole, with its standard error over the samples. Pick one to see it "
-            "below. The dashed line is the size of the file that was written.",
+            "below. The dashed line is the size of the file that was written." + _unpicked(view.plans),
             *(_controls(_PLANS), _figure("front"), _PICKED),
         )
     if len({unit.op for unit in view.units}) > 1:
@@ -79,7 +119,7 @@ def _sections(view: View) -> Iterator[str]:
             "map",
             "Interactions: which units err alike",
             "How far what two units do to the outputs points the same way: red adds up, blue cancels, and without "
-            "colour they do not touch one another.",
+            "colour they do not touch one another." + _unmapped(view),
             *(_controls(_select("options", "map-of"), _select("order", "map-order")), _figure("map")),
             '<output id="map-cell">Point at a cell to read it.</output>',
             _details("the strongest pairs", _pairs(view.pairs), shown=True),
@@ -101,7 +141,7 @@ def _sections(view: View) -> Iterator[str]:
             _portions(view),
         )
     if view.unquantised:
-        yield _section("unquantised", "What stays float, and why", "", _unquantised(view))
+        yield _section("unquantised", "What stays float, and why", "", _unquantised(view.unquantised))
     if view.checks:
         yield _section("checks", f"What {view.summary.runtime} really does with the file", "", _checks(view.checks))
     if view.proof is not None:
@@ -114,6 +154,31 @@ def _sections(view: View) -> Iterator[str]:
         )
     if view.command:
         yield _section("command", "The same again", "", f"<pre>{escape(view.command)}</pre>")
+
+
+def _unpicked(plans: Sequence[PlanFigures]) -> str:
+    """Say that some plans cannot be picked, where a page does not hold the options of all."""
+    left_out = sum(a.options != b.options for a, b in zip(plans, _with_fewer_choices(plans), strict=True))
+    if not left_out:
+        return ""
+    return (
+        f" Of {len(plans):,} plans, {left_out:,} cannot be picked: their options are left out here and are in the JSON "
+        "beside this file."
+    )
+
+
+def _unmapped(view: View) -> str:
+    """Say how many units the maps leave out, where they do."""
+    measured = Counter(one.option for one in view.alone)
+    cuts = [(measured[found.name] - len(found.units), found.name) for found in view.maps if found.name in measured]
+    left_out, option = max(cuts, default=(0, ""))
+    if not left_out:
+        return ""
+    whole = measured[option]
+    return (
+        f" A map has at most {whole - left_out:,} units: of {whole:,} at {option}, {left_out:,} are left out, those "
+        "whose own part in the model of the loss is smallest. The pairs below are of all units."
+    )
 
 
 def _section(name: str, heading: str, lead: str, *parts: str) -> str:
@@ -237,9 +302,14 @@ def _portions(view: View) -> str:
     return _table(("bytes of", "float file", "this file"), [*rows, total], numeric=(1, 2))
 
 
-def _unquantised(view: View) -> str:
-    rows = [(left.name, left.op, f"{left.stored_bytes:,}", left.reason) for left in view.unquantised]
-    return _table(("node or unit", "operator", "bytes", "why"), rows, numeric=(2,))
+def _unquantised(found: Sequence[Unquantised]) -> str:
+    """Return the largest as a table, and the others as one that is folded."""
+    rows = [(left.name, left.op, f"{left.stored_bytes:,}", left.reason) for left in found]
+    headings = ("node or unit", "operator", "bytes", "why")
+    shown = _table(headings, rows[:ROWS], numeric=(2,))
+    if len(rows) <= ROWS:
+        return shown
+    return shown + _details(f"{len(rows) - ROWS:,} more that take less", _table(headings, rows[ROWS:], numeric=(2,)))
 
 
 def _checks(checks: Sequence[Check]) -> str:

@@ -1,5 +1,6 @@
 """Results, tables and fronts made up for reports: any number of units, and names that try to break out."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,12 @@ from onnxmpq.verify import Accuracy
 from tests.graphs import rng
 
 OPTIONS = tuple(map(Option.parse, ("w8a8", "w4a8", "w2a8")))
+FOUR = (*OPTIONS, Option.parse("w3a8"))
 WEIGHTS_ONLY = tuple(Option(option.weight_bits) for option in OPTIONS)
 EVIL = "</script><script>document.title='broken'</script><img src=x onerror=alert(1)>&\"'`${x}"
 
 
-def space(count: int) -> Space:
+def space(count: int, offered: Sequence[Option] = OPTIONS) -> Space:
     """Return units of two operators, one of which has float alone."""
     units = []
     for number in range(count):
@@ -30,7 +32,7 @@ def space(count: int) -> Space:
         layer = Layer(
             name, op, "dense", (f"{name}.w",), (10, size // 10), "FLOAT", (1,), (0,), "", "", "y", size, False
         )
-        options = (FLOAT,) if number == count - 1 else (FLOAT, *OPTIONS, *WEIGHTS_ONLY)
+        options = (FLOAT,) if number == count - 1 else (FLOAT, *offered, *WEIGHTS_ONLY)
         costs = tuple(Cost(o, size * (o.weight_bits or 32) // 8, size * (o.weight_bits or 32)) for o in options)
         units.append(Unit(name, (layer,), size, size, costs, "it has no kernel" if len(options) == 1 else ""))
     leftovers = (Leftover("embed", "Gather", 4096, "operator Gather is not one that onnxmpq quantises"),)
@@ -39,10 +41,13 @@ def space(count: int) -> Space:
     )
 
 
-def table(space: Space, *, pairs: bool = False) -> Table:
-    """Return a table of random responses, larger for fewer bits; exact pairs where asked for."""
+def table(space: Space, *, pairs: bool = False, errors: bool = True) -> Table:
+    """Return a table of random responses, larger for fewer bits; exact pairs where asked for.
+
+    Without ``errors`` those of the Gram matrix, which a report does not read, are one 0 that is seen everywhere.
+    """
     g = rng(3)
-    variants = tuple(Variant(unit.name, option) for unit in space.units for option in unit.options if option in OPTIONS)
+    variants = tuple(Variant(unit.name, option) for unit in space.units for option in unit.options if option in FOUR)
     count = len(variants)
     scale = np.array([2.0**-variant.option.weight_bits for variant in variants])
     responses = (g.normal(size=(count, 24)) + 0.5 * g.normal(size=24)) * scale[:, None]
@@ -62,7 +67,7 @@ def table(space: Space, *, pairs: bool = False) -> Table:
         linear=linear,
         linear_error=0.1 * np.abs(linear),
         gram=gram,
-        gram_error=0.1 * np.abs(gram),
+        gram_error=0.1 * np.abs(gram) if errors else np.broadcast_to(0.0, gram.shape),
         local=scale**2,
         local_error=0.01 * scale**2,
         sqnr_db=np.where(np.arange(count) == 0, np.inf, 20.0 + g.normal(size=count))[:, None],

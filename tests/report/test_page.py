@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from onnxmpq.errors import InputError
 from onnxmpq.report import make_view, write_report
-from onnxmpq.report.page import byte_text, make_page
+from onnxmpq.report.page import ROWS, byte_text, make_page
 from tests.report import made
 
 SPACE = made.space(12)
@@ -69,6 +70,52 @@ def test_the_bytes_of_the_file_add_up() -> None:
 
 def test_a_model_of_300_units_stays_small() -> None:
     assert len(page(300).encode()) < LIMIT_BYTES
+
+
+def test_a_page_holds_the_options_of_plans_while_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    view = make_view(made.result(SPACE), front=made.front(SPACE), table=TABLE)
+    assert "cannot be picked" not in make_page(view)
+    monkeypatch.setattr("onnxmpq.report.page.CHOICES", 6 * len(SPACE.units))
+    text = make_page(view)
+    plans = json.loads(text.partition('id="numbers">')[2].partition("</script>")[0])["plans"]
+    kept = [number for number, plan in enumerate(plans) if plan["options"]]
+    unbeaten = [
+        number
+        for number, plan in enumerate(view.plans)
+        if all(plan.loss.value < other.loss.value for other in view.plans if other.file_bytes < plan.file_bytes)
+    ]
+    assert (len(kept), kept[0]) == (6, 0)
+    assert set(kept[1:]) <= set(unbeaten)
+    assert f"Of {len(plans)} plans, {len(plans) - 6} cannot be picked" in text
+
+
+def test_a_long_list_of_what_stays_float_is_folded() -> None:
+    space = made.space(ROWS + 30)
+    result = made.result(space, uniform_only=True)
+    text = make_page(make_view(replace(result, plan=replace(result.plan, choices={}))))
+    section = text.partition('<section id="unquantised">')[2].partition("</section>")[0]
+    seen, _, folded = section.partition("<details><summary>31 more that take less</summary>")
+    assert (seen.count("<tr>"), folded.count("<tr>")) == (ROWS + 1, 31 + 1)
+    assert "more that take less" not in page()
+
+
+def test_a_page_of_many_figures_rounds_them_and_its_json_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxmpq.report.page.EXACT", len(TABLE.variants) - 1)
+    view = make_view(made.result(SPACE), table=TABLE)
+    alone = json.loads(make_page(view).partition('id="numbers">')[2].partition("</script>")[0])["alone"]
+    for one, exact in zip(alone, view.to_json()["alone"], strict=True):
+        for found, whole in (
+            *((one[key], exact[key]) for key in ("predicted", "local", "sqnr_db")),
+            *((one["loss"][key], exact["loss"][key]) for key in ("value", "error")),
+        ):
+            assert float(found) == pytest.approx(float(whole), rel=1e-5)
+            assert len(str(found).partition("e")[0].lstrip("-0.").replace(".", "")) <= 6
+
+
+def test_maps_that_leave_units_out_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "left out" not in page()
+    monkeypatch.setattr("onnxmpq.report.view.LARGEST_MAP", 5)
+    assert "A map has at most 5 units: of 11 at w8a8, 6 are left out" in page()
 
 
 def test_what_cannot_be_drawn_is_text() -> None:

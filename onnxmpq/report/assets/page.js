@@ -147,7 +147,7 @@ function unitAxis(units, width) {
 }
 
 // Many units scroll sideways on a narrow screen rather than vanish.
-const unitWidth = (width, units) => Math.max(width, Math.min(units.length * 3, 3000));
+const unitWidth = (width, units) => Math.max(width, Math.min(units.length * 3, 6000));
 
 function drawBits(width) {
   const units = shownUnits().map((unit, at) => ({ ...unit, at, option: taken(unit.place) }));
