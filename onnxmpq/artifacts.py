@@ -12,11 +12,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from dataclasses import fields as dataclass_fields
 from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from onnxmpq.errors import InputError, nearest
+from onnxmpq.reading import FLAG, NAMED_TEXTS, OBJECT, TEXT, TEXTS, Fields, brief, read_json, refuse, shown
 
 _COMMON = ("float", "w8a8", "w4a8", "w2a8", "w8", "w4", "w2", "w4b32", "w4b128", "a8")
 _NUMBER = "[1-9][0-9]{0,5}"
@@ -53,8 +55,8 @@ class Option:
         weight, block, activation = (int(match[k] or 0) if match else 0 for k in ("weight", "block", "activation"))
         if not match or not text or weight == 1 or weight > 16 or activation == 1 or activation > 16:
             raise InputError(
-                f"'{text}' is not an option. Expected 'float', or w<bits> with an optional b<block> and a<bits>, "
-                "bits from 2 to 16: for example w8a8, w4a8, w8, w4b32." + nearest(text, _COMMON)
+                f"'{brief(text)}' is not an option. Expected 'float', or w<bits> with an optional b<block> and "
+                "a<bits>, bits from 2 to 16: for example w8a8, w4a8, w8, w4b32." + nearest(text, _COMMON)
             )
         return cls(weight, activation, block)
 
@@ -210,42 +212,44 @@ class Plan:
         """Read a plan; every fault is told at once."""
         if not isinstance(data, dict) or not isinstance(data.get("choices"), dict):
             raise InputError(f"'{where}' is not a plan: expected a JSON object with 'schema', 'target' and 'choices'.")
-        if data.get("schema") != cls.schema:
-            raise InputError(
-                f"'{where}' has schema {data.get('schema')!r}; this version of onnxmpq reads schema {cls.schema}."
-            )
-        choices: dict[str, Option] = {}
-        faults = []
-        for unit, text in data["choices"].items():
-            try:
-                choices[unit] = Option.parse(str(text))
-            except InputError as error:
-                faults.append(f"unit '{unit}': {error}")
-        ranges = data.get("ranges", {})
-        if not isinstance(ranges, dict):
-            faults.append("'ranges' must be an object.")
-        if faults:
-            raise InputError(f"'{where}' cannot be used. " + " ".join(faults))
-        return cls(
-            target=str(data.get("target", "")),
-            method=str(data.get("method", "")),
-            choices=choices,
-            model_sha256=str(data.get("model_sha256", "")),
-            ranges={k: str(v) for k, v in ranges.items()},
-            passes=tuple(map(str, data.get("passes", ()))),
-            keep_metadata=data.get("keep_metadata") is True,
+        _check_schema(data, cls.schema, where)
+        fields = Fields(data, ("schema", *(known.name for known in dataclass_fields(cls))))
+        read = cls(
+            target=fields.take("target", TEXT, ""),
+            method=fields.take("method", TEXT, ""),
+            choices=options_of(fields, "choices", "unit"),
+            model_sha256=fields.take("model_sha256", TEXT, ""),
+            ranges=fields.take("ranges", NAMED_TEXTS, {}),
+            passes=fields.take("passes", TEXTS, ()),
+            keep_metadata=fields.take("keep_metadata", FLAG, False),
         )
+        refuse(fields.faults, f"'{where}' cannot be used.")
+        return read
 
     @classmethod
     def read(cls, path: Path, point: int | None = None) -> Self:
         """Read a plan from a JSON file, or one ``point`` of a front, counted from 1."""
+        return cls.from_json(_point(read_json(path, "plan"), point, path), str(path))
+
+
+def options_of(fields: Fields, name: str, what: str) -> dict[str, Option]:
+    """Read a field that has an option by each name; ``what`` it is that has it is told where one cannot be read."""
+    found: dict[str, Option] = {}
+    for key, text in fields.take(name, OBJECT).items():
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"The plan '{path}' cannot be read: {error.strerror}.") from error
-        except ValueError as error:
-            raise InputError(f"The plan '{path}' is not JSON: {error}.") from error
-        return cls.from_json(_point(data, point, path), str(path))
+            found[key] = Option.parse(text if isinstance(text, str) else shown(text))
+        except InputError as error:
+            fields.faults.append(f"{what} '{brief(key)}': {error}")
+    return found
+
+
+def _check_schema(data: Mapping[str, Any], schema: int, where: str) -> None:
+    told = data.get("schema")
+    if type(told) is not int or told != schema:
+        raise InputError(
+            f"'{where}' has schema {'None' if told is None else shown(told)}; this version of onnxmpq reads schema "
+            f"{schema}."
+        )
 
 
 def _point(data: Any, point: int | None, path: Path) -> Any:
@@ -255,6 +259,7 @@ def _point(data: Any, point: int | None, path: Path) -> Any:
         if point is not None:
             raise InputError(f"'{path}' is one plan and no front: leave --point out.")
         return data
+    _check_schema(data, 1, str(path))
     if point is None or not 1 <= point <= len(points):
         asked = "" if point is None else f", and none of them is {point}"
         raise InputError(

@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import ClassVar
 
+_LONGEST = 200  # letters of a word that may be a slip of the finger; comparing takes time
+
 
 class OnnxmpqError(Exception):
     """Base of all errors raised on purpose; ``exit_code`` is what the command line ends with."""
@@ -58,6 +60,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
     >>> nearest("magic", ("size", "bits"))
     ''
     """
+    if len(word) > _LONGEST:
+        return ""
     words = {name.lower(): name for name in known}
     near = get_close_matches(word.lower(), words, 1)
     return f" Did you mean '{words[near[0]]}'?" if near else ""

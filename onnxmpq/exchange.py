@@ -1,6 +1,5 @@
 """Plans as onnxruntime's quantiser writes them: ``TensorQuantOverrides``, out and back."""
 
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +9,8 @@ from onnxmpq.artifacts import Plan
 from onnxmpq.build import Progress, scratch
 from onnxmpq.calibrated import Numbers
 from onnxmpq.compile import Model, checked_plan, prepare, silent
-from onnxmpq.errors import InputError
 from onnxmpq.overrides import from_overrides, to_overrides
+from onnxmpq.reading import read_json
 from onnxmpq.samples import Data
 
 
@@ -34,11 +33,9 @@ def export_overrides(
 
 def import_overrides(model: Model, overrides: Any, *, target: str = "ort-cpu", progress: Progress = silent) -> Plan:
     """Return the plan that ``TensorQuantOverrides`` mean for a model: the data itself, or the path of its JSON."""
-    data = overrides
+    data, where = overrides, ""
     if isinstance(overrides, str | os.PathLike):
-        try:
-            data = json.loads(Path(overrides).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"The overrides '{overrides}' cannot be read: {error}.") from error
+        data, where = read_json(Path(overrides), "overrides"), str(overrides)
     prepared = prepare(model, target, progress)
-    return replace(from_overrides(data, prepared.model, prepared.space), model_sha256=prepared.source.sha256)
+    plan = from_overrides(data, prepared.model, prepared.space, where=where)
+    return replace(plan, model_sha256=prepared.source.sha256)

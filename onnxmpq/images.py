@@ -7,7 +7,6 @@ taken in the order of their paths and read one at a time. Pillow is imported whe
 """
 
 import math
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from os import PathLike
@@ -17,7 +16,8 @@ from typing import Any, ClassVar, Literal, Self, get_args
 import numpy as np
 import numpy.typing as npt
 
-from onnxmpq.errors import InputError, nearest
+from onnxmpq.errors import InputError
+from onnxmpq.reading import brief, read_toml, refuse, shown, strangers
 
 Layout = Literal["NCHW", "NHWC"]
 Resize = Literal["shorter-side", "stretch"]
@@ -25,6 +25,10 @@ Color = Literal["RGB", "BGR", "L"]
 Resample = Literal["bilinear", "bicubic", "nearest"]
 SPEC = "preprocess.toml"
 SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
+_LONGEST_SIDE = 16384  # pixels of what a model takes
+_LEAST_CROP = 0.05
+_MOST_PIXELS = 200_000_000  # of a resized image, as Pillow takes at most of one in a file
+_LARGEST = 1e300
 CHANNELS: Mapping[str, int] = {"RGB": 3, "BGR": 3, "L": 1}
 
 
@@ -75,15 +79,11 @@ class Images:
     def described(cls, folder: Path) -> Self:
         """Read ``preprocess.toml`` in a folder: the fields by their names."""
         path = folder / SPEC
-        try:
-            given = tomllib.loads(path.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"'{path}' cannot be read: {error}.") from error
+        given = read_toml(path, "description of images")
         known = [field.name for field in fields(cls) if field.name != "folder"]
-        faults = [f"there is no '{name}'.{nearest(name, known)}" for name in given if name not in known]
+        faults = [f"there is no '{brief(name)}'.{hint}" for name, hint in strangers(given, known)]
         faults += ["'size' is missing: height and width of what the model takes."] if "size" not in given else []
-        if faults:
-            raise InputError(f"'{path}': {' '.join(faults)} Known: {', '.join(known)}.")
+        refuse(faults, f"'{path}':", f" Known: {', '.join(known)}.")
         return cls(folder, **given)
 
     @property
@@ -142,6 +142,11 @@ class Images:
                 f"Image '{file}' cannot be read: {str(error).rstrip('.')}. Replace it, or take it out of the folder."
             ) from error
         height, width = self._resized(image.height, image.width)
+        if height * width > _MOST_PIXELS:
+            raise InputError(
+                f"Image '{file}' of {image.width} × {image.height} pixels would be resized to {width} × {height}, "
+                "which is too large. Take it out of the folder, or correct 'size' and 'crop'."
+            )
         image = image.resize((width, height), Image.Resampling[self.resample.upper()])
         top, left = round((height - self.size[0]) / 2), round((width - self.size[1]) / 2)
         image = image.crop((left, top, left + self.size[1], top + self.size[0]))
@@ -161,22 +166,25 @@ class Images:
         for name, known in self._WORDS.items():
             word = getattr(self, name)
             if word not in known:
-                yield f"'{name}' is '{word}', expected {' or '.join(known)}"
+                yield f"'{name}' is {shown(word)}, expected {' or '.join(known)}"
         if not (
-            isinstance(self.size, tuple) and len(self.size) == 2 and all(type(n) is int and n > 0 for n in self.size)
+            isinstance(self.size, tuple)
+            and len(self.size) == 2
+            and all(type(n) is int and 0 < n <= _LONGEST_SIDE for n in self.size)
         ):
-            yield f"'size' is {self.size!r}, expected height and width as two whole numbers"
+            told = f"height and width as two whole numbers, up to {_LONGEST_SIDE}"
+            yield f"'size' is {_listed(self.size)}, expected {told}"
         if not (_is_number(self.scale) and self.scale):
-            yield f"'scale' is {self.scale!r}, expected a number other than 0"
-        if not (_is_number(self.crop) and 0 < self.crop <= 1):
-            yield f"'crop' is {self.crop!r}, expected a share above 0 and up to 1"
-        channels = CHANNELS.get(self.color, 3)
+            yield f"'scale' is {shown(self.scale)}, expected a number other than 0"
+        if not (_is_number(self.crop) and _LEAST_CROP <= self.crop <= 1):
+            yield f"'crop' is {shown(self.crop)}, expected a share from {_LEAST_CROP} to 1"
+        channels = CHANNELS.get(self.color, 3) if isinstance(self.color, str) else 3
         for name, least in (("mean", -math.inf), ("std", 0.0)):
             value = getattr(self, name)
             values = value if isinstance(value, tuple) else (value,)
             if len(values) not in (1, channels) or not all(_is_number(one) and one > least for one in values):
                 above = " above 0" if name == "std" else ""
-                yield f"'{name}' is {value!r}, expected one number{above} or {channels}, one for each channel"
+                yield f"'{name}' is {_listed(value)}, expected one number{above} or {channels}, one for each channel"
 
 
 def found_in(folder: Path) -> tuple[Path, ...]:
@@ -218,4 +226,11 @@ def example(shape: Sequence[int | str | None]) -> str:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return type(value) in (int, float) and -_LARGEST < value < _LARGEST  # type: ignore[operator]
+
+
+def _listed(value: object) -> str:
+    """Write a value, or those of a short list, for a message."""
+    if not isinstance(value, tuple) or len(value) > 4:
+        return shown(value)
+    return f"[{', '.join(map(shown, value))}]"

@@ -38,6 +38,7 @@ from onnxmpq.graph.layers import all_nodes, constant, shape_of
 from onnxmpq.lower import Quantised
 from onnxmpq.methods.uniform import nearest
 from onnxmpq.placement import Form, Pair
+from onnxmpq.reading import brief, refuse, shown
 
 Overrides = dict[str, list[dict[str, Any]]]
 
@@ -95,16 +96,15 @@ def arguments(data: Mapping[str, Any], quant_type: Any) -> Overrides:
     return {name: [entry(given) for given in entries] for name, entries in data.items()}
 
 
-def from_overrides(data: Any, model: ir.Model, space: Space, default: Option = USUAL) -> Plan:
+def from_overrides(data: Any, model: ir.Model, space: Space, default: Option = USUAL, where: str = "") -> Plan:
     """Read a plan from overrides for a normalised model; scales and zero points are chosen anew when it is built.
 
     What ``to_overrides`` wrote gives the options it was written from. In files of others, and in an empty one, a layer
     takes the bits of its weight and of its input, or those of ``default`` where they are not written, and then the
     nearest option it has.
     """
-    faults = list(_faults(data, model, space))
-    if faults:
-        raise InputError(f"The overrides cannot be used. {' '.join(faults)}")
+    named = f" '{where}'" if where else ""
+    refuse(list(_faults(data, model, space)), f"The overrides{named} cannot be used.")
     told = {unit: Option.parse(text) for unit, text in _told(data)}
     if any(OWN in entries[0] for entries in data.values() if entries):
         choices = {unit.name: told.get(unit.name, FLOAT) for unit in space.units}
@@ -204,7 +204,7 @@ def _faults(data: Any, model: ir.Model, space: Space) -> Iterator[str]:
     }
     for name, entries in data.items():
         if name not in values:
-            yield f"There is no tensor '{name}' in the normalised model."
+            yield f"There is no tensor '{brief(name)}' in the normalised model."
         elif not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
             yield f"Tensor '{name}': expected a list of objects."
         elif entries:
@@ -214,7 +214,7 @@ def _faults(data: Any, model: ir.Model, space: Space) -> Iterator[str]:
     seen: dict[str, str] = {}
     for unit, option in _told(readable):
         if seen.setdefault(unit, option) != option:
-            yield f"Unit '{unit}' has two options: '{seen[unit]}' and '{option}'."
+            yield f"Unit '{unit}' has two options: {shown(seen[unit])} and {shown(option)}."
 
 
 def _tensor_faults(entries: list[Mapping[str, Any]], tensor: ir.TensorProtocol | None) -> Iterator[str]:
@@ -227,19 +227,20 @@ def _tensor_faults(entries: list[Mapping[str, Any]], tensor: ir.TensorProtocol |
         yield "'convert' must be an object, and its 'recv_nodes' a list"
         return
     for entry in (*entries, *converted):
-        if str(entry.get("quant_type", "QInt8")) not in _BITS:
-            yield f"quant_type '{entry['quant_type']}' is not one of {', '.join(_BITS)}"
+        kind = entry.get("quant_type", "QInt8")
+        if not isinstance(kind, str) or kind not in _BITS:
+            yield f"quant_type {shown(kind)} is not one of {', '.join(_BITS)}"
         if ("scale" in entry) != ("zero_point" in entry):
             yield "'scale' and 'zero_point' go together"
-    if len({str(entry["quant_type"]) for entry in entries if "quant_type" in entry}) > 1:
+    if len({shown(entry["quant_type"]) for entry in entries if "quant_type" in entry}) > 1:
         yield "its channels have different types"
     axis = entries[0].get("axis")
     if axis is None and len(entries) == 1:
         return
     if tensor is None:
         yield "it is no constant, and has scales for each channel"
-    elif not isinstance(axis, int) or not -len(tensor.shape) <= axis < len(tensor.shape):
-        yield f"'axis' is {axis!r}, and it has {len(tensor.shape)} axes"
+    elif type(axis) is not int or not -len(tensor.shape) <= axis < len(tensor.shape):
+        yield f"'axis' is {shown(axis)}, and it has {len(tensor.shape)} axes"
     elif len(entries) not in (1, shape_of(tensor)[axis]):
         yield f"it has {shape_of(tensor)[axis]} channels, and {len(entries)} objects"
 
@@ -252,7 +253,7 @@ def _own_faults(told: Any, space: Space) -> Iterator[str]:
         return
     for name, text in told.items():
         if name not in units:
-            yield f"there is no unit '{name}'"
+            yield f"there is no unit '{brief(name)}'"
         elif text not in map(str, units[name].options):
             allowed = ", ".join(map(str, units[name].options))
-            yield f"unit '{name}' has no option '{text}' (allowed: {allowed})"
+            yield f"unit '{name}' has no option {shown(text)} (allowed: {allowed})"

@@ -196,7 +196,7 @@ def test_a_model_of_two_inputs_takes_no_images(folder: Path) -> None:
         ('size = [8, 8]\nlayout = "NCWH"', "'layout' is 'NCWH', expected NCHW or NHWC"),
         ("size = [8, 8]\nmean = [0.5, 0.5]\nstd = 0", "'mean' is .* or 3, one for each channel; 'std' is 0, expected"),
         ("size = [8, 8]\ncrop = 2\nscale = 0", "'scale' is 0, expected a number other than 0; 'crop' is 2"),
-        ("size = [8", "preprocess.toml' cannot be read"),
+        ("size = [8", "preprocess.toml' is not TOML"),
     ],
 )
 def test_a_spec_that_cannot_be_meant_is_refused(text: str, told: str, folder: Path) -> None:

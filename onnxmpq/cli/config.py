@@ -10,7 +10,6 @@ Keys are the long names of options. What is given on the command line wins over 
 
 import functools
 import json
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,8 @@ import click
 from click.core import ParameterSource
 
 from onnxmpq.cli.options import checked_output, decorated
-from onnxmpq.errors import InputError, nearest
 from onnxmpq.files import data_of, page_of, plan_of, refuse_shared, write_whole
+from onnxmpq.reading import brief, read_toml, refuse, shown, strangers
 
 _NOT_KEPT = ("config", "save-config", "overwrite", "json", "quiet", "verbose", "help", "dry-run")
 _TAKEN = "onnxmpq.cli.config.taken"
@@ -128,23 +127,19 @@ def _take(context: click.Context, _option: click.Parameter, path: Path | None) -
 
 def read(path: Path, context: click.Context) -> dict[str, Any]:
     """Read a file for a command; every fault is told at once."""
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"The configuration '{path}' cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise InputError(f"The configuration '{path}' is not TOML: {error}.") from error
     known = keys(context.command)
-    found, faults = {}, []
-    for key, value in data.items():
-        if key not in known:
-            faults.append(f"`onnxmpq {context.command.name}` has no option '{key}'.{nearest(key, known)}")
-        elif fault := _fault(known[key], value, context):
+    data = read_toml(path, "configuration")
+    command = f"`onnxmpq {context.command.name}`"
+    faults = [f"{command} has no option '{brief(key)}'.{hint}" for key, hint in strangers(data, known)]
+    found = {}
+    for key, option in known.items():
+        if key not in data:
+            continue
+        if fault := _fault(option, data[key], context):
             faults.append(f"'{key}' {fault}")
         else:
-            found[str(known[key].name)] = value
-    if faults:
-        raise InputError(f"The configuration '{path}' cannot be used. {' '.join(faults)}")
+            found[str(option.name)] = data[key]
+    refuse(faults, f"The configuration '{path}' cannot be used.")
     return found
 
 
@@ -156,16 +151,18 @@ def _fault(option: click.Option, value: Any, context: click.Context) -> str:
             return f'must be an array of texts, for example ["{_example(value)}"], not {_value_of(value)}.'
     elif type(value) is not kind:
         return f"must be {_KINDS[kind]}, not {_value_of(value)}."
+    if any("\0" in text for text in (value if isinstance(value, list) else [str(value)])):
+        return "has a NUL character, which no option can have."
     try:
         option.type_cast_value(context, value)
     except click.BadParameter as error:
-        return f"does not fit: {error.message}"
+        return f"does not fit: {brief(error.message, 300)}"
     return ""
 
 
 def _example(value: Any) -> str:
-    return value if isinstance(value, str) else "..."
+    return brief(value) if isinstance(value, str) else "..."
 
 
 def _value_of(value: Any) -> str:
-    return f"a {type(value).__name__}" if isinstance(value, dict) else _value(value)
+    return _value(brief(value)) if isinstance(value, str) else shown(value)

@@ -9,7 +9,7 @@ pairs         loss with two units changed, for those that were asked for
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -17,11 +17,21 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from onnxmpq.artifacts import Option
+from onnxmpq.artifacts import Option, options_of, plain
 from onnxmpq.errors import InputError
 from onnxmpq.files import write_whole
+from onnxmpq.reading import COUNT, FIGURE, FLAG, OBJECTS, TEXT, TEXTS, Fields, Kind, read_json, refuse
 
 Array = npt.NDArray[np.float64]
+
+LARGEST_BYTES = 1 << 30
+"""The most that the file of a table may have: that of 4,000 variants, whose products are written out."""
+_COLUMNS = ("loss", "loss_error", "linear", "linear_error", "local", "local_error")
+_BY_OUTPUT = ("sqnr_db", "sqnr_error_db")
+_FIELDS = (
+    *("schema", "target", "loss", "samples", "sketched", "outputs", "centre", "centre_loss", "centre_loss_error"),
+    *("variants", "gram", "gram_error", "pairs", "cost"),
+)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -94,7 +104,7 @@ class Table:
         return [known[variant] for variant in changed]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the table as plain JSON data."""
+        """Return the table as plain JSON data; a value that JSON has no number for as text."""
         rows = [
             {
                 "unit": variant.unit,
@@ -105,7 +115,7 @@ class Table:
                 "linear_error": self.linear_error[i],
                 "local": self.local[i],
                 "local_error": self.local_error[i],
-                "sqnr_db": dict(zip(self.outputs, map(_number, self.sqnr_db[i]), strict=True)),
+                "sqnr_db": dict(zip(self.outputs, self.sqnr_db[i], strict=True)),
                 "sqnr_error_db": dict(zip(self.outputs, self.sqnr_error_db[i], strict=True)),
             }
             for i, variant in enumerate(self.variants)
@@ -114,7 +124,7 @@ class Table:
             {"first": _pair(a), "second": _pair(b), "loss": x.value, "loss_error": x.error}
             for (a, b), x in self.pairs.items()
         ]
-        return {
+        data: dict[str, Any] = {
             "schema": self.schema,
             "target": self.target,
             "loss": self.loss_name,
@@ -130,6 +140,7 @@ class Table:
             "pairs": pairs,
             "cost": dict(self.cost),
         }
+        return {name: plain(value) for name, value in data.items()}
 
     def write(self, path: Path, *, overwrite: bool = True) -> None:
         """Write the table as JSON, whole or not at all."""
@@ -138,59 +149,104 @@ class Table:
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read what ``write`` wrote."""
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"The table '{path}' cannot be read: {error}.") from error
-        if not isinstance(data, dict) or data.get("schema") != cls.schema:
-            raise InputError(f"'{path}' is not a table of schema {cls.schema}. Measure again.")
-        try:
-            return cls._of(data)
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"The table '{path}' is damaged: {error!r}. Measure again.") from error
+        return cls.from_json(read_json(path, "table", LARGEST_BYTES), str(path))
 
     @classmethod
-    def _of(cls, data: Mapping[str, Any]) -> Self:
-        """Read plain JSON data."""
-        rows = data["variants"]
-
-        def column(key: str) -> Array:
-            return np.array([row[key] for row in rows], np.float64)
-
-        return cls(
-            target=data["target"],
-            loss_name=data["loss"],
-            centre={unit: Option.parse(text) for unit, text in data["centre"].items()},
-            variants=tuple(Variant(row["unit"], Option.parse(row["option"])) for row in rows),
-            samples=data["samples"],
-            centre_loss=Estimate(data["centre_loss"], data["centre_loss_error"]),
-            loss=column("loss"),
-            loss_error=column("loss_error"),
-            linear=column("linear"),
-            linear_error=column("linear_error"),
-            gram=np.array(data["gram"], np.float64).reshape(len(rows), len(rows)),
-            gram_error=np.array(data["gram_error"], np.float64).reshape(len(rows), len(rows)),
-            local=column("local"),
-            local_error=column("local_error"),
-            sqnr_error_db=np.array([list(row["sqnr_error_db"].values()) for row in rows], np.float64),
-            sqnr_db=np.array([[float(x) for x in row["sqnr_db"].values()] for row in rows], np.float64),
-            outputs=tuple(data["outputs"]),
-            sketched=data["sketched"],
-            pairs={
-                (_variant(item["first"]), _variant(item["second"])): Estimate(item["loss"], item["loss_error"])
-                for item in data["pairs"]
-            },
-            cost=data["cost"],
+    def from_json(cls, data: Any, where: str = "table") -> Self:
+        """Read plain JSON data; every fault is told at once."""
+        if not isinstance(data, dict) or type(data.get("schema")) is not int or data["schema"] != cls.schema:
+            raise InputError(f"'{where}' is not a table of schema {cls.schema}. Measure again.")
+        fields = Fields(data, _FIELDS)
+        outputs = fields.take("outputs", TEXTS)
+        rows = [
+            Fields(row, ("unit", "option", *_COLUMNS, *_BY_OUTPUT), f"variants[{index}].", fields.faults)
+            for index, row in enumerate(fields.take("variants", OBJECTS))
+        ]
+        columns = {name: np.array([row.take(name, FIGURE) for row in rows], np.float64) for name in _COLUMNS}
+        by_output = {
+            name: np.array([_by_output(row, name, outputs) for row in rows], np.float64).reshape(
+                len(rows), len(outputs)
+            )
+            for name in _BY_OUTPUT
+        }
+        square = _square(len(rows))
+        read = cls(
+            target=fields.take("target", TEXT),
+            loss_name=fields.take("loss", TEXT),
+            centre=options_of(fields, "centre", "unit"),
+            variants=tuple(Variant(row.take("unit", TEXT), row.take("option", OPTION)) for row in rows),
+            samples=fields.take("samples", COUNT),
+            centre_loss=Estimate(fields.take("centre_loss", FIGURE), fields.take("centre_loss_error", FIGURE)),
+            gram=fields.take("gram", square),
+            gram_error=fields.take("gram_error", square),
+            outputs=outputs,
+            sketched=fields.take("sketched", FLAG),
+            pairs=dict(_estimated(fields, index, pair) for index, pair in enumerate(fields.take("pairs", OBJECTS))),
+            cost=fields.take("cost", FIGURES),
+            **columns,
+            **by_output,
         )
+        known = set(read.variants)
+        if len(known) < len(rows):
+            fields.faults.append("'variants' has one of them twice.")
+        if not known.issuperset(variant for pair in read.pairs for variant in pair):
+            fields.faults.append("'pairs' has what is not in 'variants'.")
+        refuse(fields.faults, f"The table '{where}' is damaged.", " Measure again.")
+        return read
 
 
-def _number(value: float) -> float | str:
-    return value if np.isfinite(value) else str(value)
+def _by_output(row: Fields, name: str, outputs: tuple[str, ...]) -> list[float]:
+    """Read what a variant has of every output."""
+    figures = row.take(name, FIGURES)
+    if tuple(figures) != outputs:
+        row.faults.append(f"'{row.inside}{name}' does not have the outputs of the table.")
+        return [0.0] * len(outputs)
+    return list(figures.values())
+
+
+def _estimated(table: Fields, index: int, pair: dict[str, Any]) -> tuple[tuple[Variant, Variant], Estimate]:
+    """Read one pair of variants and its loss."""
+    fields = Fields(pair, ("first", "second", "loss", "loss_error"), f"pairs[{index}].", table.faults)
+    estimate = Estimate(fields.take("loss", FIGURE), fields.take("loss_error", FIGURE))
+    return (fields.take("first", VARIANT), fields.take("second", VARIANT)), estimate
+
+
+def _square(count: int) -> Kind[Array]:
+    """Return what reads a matrix of ``count`` rows and columns."""
+
+    def read(value: Any) -> Array:
+        if not isinstance(value, list) or len(value) != count:
+            raise ValueError
+        if not all(isinstance(row, list) and len(row) == count for row in value):
+            raise ValueError
+        return np.array([[FIGURE.read(x) for x in row] for row in value], np.float64).reshape(count, count)
+
+    return Kind(f"{count} lists of {count} numbers", np.zeros((count, count)), read)
+
+
+def _figures(value: Any) -> dict[str, float]:
+    if not isinstance(value, dict):
+        raise ValueError
+    return {name: FIGURE.read(x) for name, x in value.items()}
+
+
+def _option(value: Any) -> Option:
+    try:
+        return Option.parse(TEXT.read(value))
+    except InputError as error:
+        raise ValueError from error
+
+
+def _variant(value: Any) -> Variant:
+    if not isinstance(value, list) or len(value) != 2:
+        raise ValueError
+    return Variant(TEXT.read(value[0]), _option(value[1]))
+
+
+OPTION = Kind("an option such as 'w8a8'", Option(), _option)
+FIGURES: Kind[dict[str, float]] = Kind("an object with numbers", {}, _figures)
+VARIANT = Kind("a unit and an option", Variant("", Option()), _variant)
 
 
 def _pair(variant: Variant) -> list[str]:
     return [variant.unit, str(variant.option)]
-
-
-def _variant(pair: Sequence[str]) -> Variant:
-    return Variant(pair[0], Option.parse(pair[1]))

@@ -8,7 +8,6 @@ and which model files the runtime loads. ``onnxmpq targets NAME`` explains one. 
 
 import dataclasses
 import re
-import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,6 +17,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from onnxmpq.artifacts import Grouping, Layer, Neighbours, Option, container_bits, parse_options
 from onnxmpq.errors import InputError, nearest
+from onnxmpq.reading import FAULTS, TOML_BYTES, brief, parse_toml, read_text, refuse, shown, strangers
 
 Carrier = Literal["dq", "cast8", "castmul", "gather"]
 Isa = Literal["any", "vnni"]
@@ -27,6 +27,8 @@ ActivationType = Literal["uint8", "int8", "uint16", "int16"]
 
 LAYER_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "MatMul:product", "Gather", "LSTM", "GRU")
 """What a rule of layers may be for."""
+_HIGHEST = 999  # of opsets and IR versions
+_MOST_AXES = 64
 WEIGHT_OPSET = {8: 13, 4: 21, 2: 25}
 """Opset that first has a weight type of so many bits, for the main ONNX domain."""
 
@@ -193,14 +195,7 @@ def split_isa(name: str) -> tuple[str, Isa]:
 def _whole(name: str) -> Target:
     """Read a target with the rules of all its variants."""
     if name.endswith(".toml"):
-        path = Path(name)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"The target '{name}' cannot be read: {error.strerror}.") from error
-        except UnicodeDecodeError as error:
-            raise InputError(f"The target '{name}' is not UTF-8 text: {error}.") from error
-        return parse_target(text, name)
+        return parse_target(read_text(Path(name), "target", TOML_BYTES), name)
     if name not in builtin_names():
         known = ", ".join(builtin_names())
         raise InputError(
@@ -216,28 +211,34 @@ def _builtin(name: str) -> Target:
 
 
 def parse_target(text: str, where: str) -> Target:
-    """Read the TOML text of a target; a fault is told with its line."""
+    """Read the TOML text of a target; every fault is told, with its line."""
     try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"Target '{where}' is not TOML: {error}.") from error
-    if data.pop("schema", None) != 1:
+        data = parse_toml(text)
+    except ValueError as error:
+        raise InputError(f"Target '{where}' is not TOML: {brief(str(error), 200)}.") from error
+    schema = data.pop("schema", None)
+    if type(schema) is not int or schema != 1:
         raise InputError(f"Target '{where}' has no 'schema = 1'; this version of onnxmpq reads schema 1.")
-    reader = _Reader(text, where)
+    reader = _Reader(text)
     result: Target = reader.record(Target, data, "")
-    reader.check(result)
+    if not reader.faults:
+        reader.check(result)
+    refuse(reader.faults, f"Target '{where}',")
     return result
 
 
 class _Reader:
-    """Turn TOML tables into the data classes above, saying the line of what does not fit."""
+    """Turn TOML tables into the data classes above; ``faults`` keeps what does not fit, with its line."""
 
-    def __init__(self, text: str, where: str) -> None:
-        self.lines, self.where = text.splitlines(), where
+    def __init__(self, text: str) -> None:
+        self.lines = text.splitlines()
+        self.faults: list[str] = []
 
-    def fault(self, key: str, table: str, message: str) -> InputError:
-        """Make an error that names the line of ``key`` in ``table`` (``layers[2]`` is the third ``[[layers]]``)."""
-        return InputError(f"Target '{self.where}', line {self._line(key, table)}: {message}")
+    def fault(self, key: str, table: str, message: str) -> None:
+        """Keep a fault with the line of ``key`` in ``table`` (``layers[2]`` is the third ``[[layers]]``)."""
+        line = "Line" if self.faults else "line"
+        number = self._line(key, table) if len(self.faults) < FAULTS else 0  # the others are counted and not told
+        self.faults.append(f"{line} {number}: {message}")
 
     def _line(self, key: str, table: str) -> int:
         name, _, index = table.rstrip("]").partition("[")
@@ -253,70 +254,76 @@ class _Reader:
         return start + 1
 
     def record(self, kind: Any, data: Any, table: str) -> Any:
-        """Read one table as the data class ``kind``."""
+        """Read one table as the data class ``kind``; None where it cannot be read."""
         if not isinstance(data, dict):
-            raise self.fault(table, "", f"'{table}' must be a table.")
+            self.fault(table.partition("[")[0], "", f"'{table}' must be a table, not {shown(data)}.")
+            return None
         fields = {f.name: f for f in dataclasses.fields(kind)}
         hints = get_type_hints(kind)
-        for key in data:
-            if key not in fields:
-                raise self.fault(key, table, f"unknown key '{key}'. Known: {', '.join(fields)}.{nearest(key, fields)}")
-        values = {key: self.value(hints[key], value, key, table) for key, value in data.items()}
-        missing = [
-            name
-            for name, f in fields.items()
-            if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        ]
-        if missing:
-            raise self.fault(table.partition("[")[0], table, f"'{missing[0]}' is missing in {table or 'the target'}.")
-        return kind(**values)
+        before = len(self.faults)
+        for key, hint in strangers(data, fields):
+            self.fault(key, table, f"unknown key '{brief(key)}'. Known: {', '.join(fields)}.{hint}")
+        values = {key: self.value(hints[key], value, key, table) for key, value in data.items() if key in fields}
+        for name, f in fields.items():
+            if name not in data and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+                self.fault(table.partition("[")[0], table, f"'{name}' is missing in {table or 'the target'}.")
+        return kind(**values) if len(self.faults) == before else None
 
     def value(self, hint: Any, value: Any, key: str, table: str) -> Any:
-        """Read one value of type ``hint``."""
-        if hint == tuple[Option, ...]:
-            texts = self.value(tuple[str, ...], value, key, table)
-            try:
-                return parse_options(texts)
-            except InputError as error:
-                raise self.fault(key, table, str(error)) from error
+        """Read one value of type ``hint``; None where it does not fit."""
         origin, arguments = get_origin(hint), get_args(hint)
+        if hint == tuple[Option, ...]:
+            return self._options(value, key, table)
         if origin is tuple:
             if not isinstance(value, list):
-                raise self.fault(key, table, f"'{key}' must be a list.")
+                return self.fault(key, table, f"'{key}' must be a list, not {shown(value)}.")
             if dataclasses.is_dataclass(arguments[0]):
                 return tuple(self.record(arguments[0], item, f"{key}[{i}]") for i, item in enumerate(value))
             return tuple(self.value(arguments[0], item, key, table) for item in value)
         if origin is Literal:
             if value not in arguments:
-                raise self.fault(key, table, f"'{key}' is {value!r}; allowed: {', '.join(map(repr, arguments))}.")
+                return self.fault(key, table, f"'{key}' is {shown(value)}; allowed: {', '.join(map(repr, arguments))}.")
             return value
         if origin is not None:  # a mapping of carriers
             if not isinstance(value, dict):
-                raise self.fault(key, table, f"'{key}' must be a table such as {{ 8 = \"dq\" }}.")
+                return self.fault(key, table, f"'{key}' must be a table such as {{ 8 = \"dq\" }}, not {shown(value)}.")
             if strange := value.keys() - {"8", "4", "2"}:
-                raise self.fault(key, table, f"'{key}' has '{min(strange)}'; codes are 8, 4 or 2 bits wide in a file.")
+                told = f"'{key}' has '{brief(min(strange))}'; codes are 8, 4 or 2 bits wide in a file."
+                return self.fault(key, table, told)
             return {k: self.value(arguments[1], v, key, table) for k, v in value.items()}
         if dataclasses.is_dataclass(hint):
             return self.record(hint, value, key)
         if type(value) is not hint:
-            raise self.fault(key, table, f"'{key}' must be of type {hint.__name__}, not {type(value).__name__}.")
+            return self.fault(key, table, f"'{key}' must be of type {hint.__name__}, not {type(value).__name__}.")
         return value
+
+    def _options(self, value: Any, key: str, table: str) -> tuple[Option, ...] | None:
+        before = len(self.faults)
+        texts = self.value(tuple[str, ...], value, key, table)
+        try:
+            return parse_options(texts) if len(self.faults) == before else None
+        except InputError as error:
+            self.fault(key, table, str(error))
+            return None
 
     def check(self, result: Target) -> None:
         """Refuse what is well written and cannot work."""
-        low, high = result.limits.lowest_opset, result.limits.highest_opset
-        if not 10 <= low <= high:
-            raise self.fault(
-                "lowest_opset", "limits", f"opsets {low} to {high} are not a range that starts at 10 or later."
-            )
+        low, high, highest_ir = result.limits.lowest_opset, result.limits.highest_opset, result.limits.highest_ir
+        if not 10 <= low <= high <= _HIGHEST:
+            told = f"opsets {shown(low)} to {shown(high)} are not a range that starts at 10 or later."
+            self.fault("lowest_opset", "limits", told)
+        if not 1 <= highest_ir <= _HIGHEST:
+            self.fault("highest_ir", "limits", f"{shown(highest_ir)} is no version of the IR.")
         for index, rule in enumerate(result.layers):
+            if not 0 <= rule.weight_rank <= _MOST_AXES:
+                self.fault("weight_rank", f"layers[{index}]", f"{shown(rule.weight_rank)} is no number of axes.")
             self.known("op", (rule.op,), LAYER_OPS, f"layers[{index}]")
             for key in ("fuses", "blocks_not_before"):
                 self.known(key, getattr(rule, key), _operators(), f"layers[{index}]")
             for option in rule.options:
                 key, why = _obstacle(rule, option, high)
                 if why:
-                    raise self.fault(key, f"layers[{index}]", f"'{option}' {why}")
+                    self.fault(key, f"layers[{index}]", f"'{option}' {why}")
         for index, follower in enumerate(result.followers):
             self.known("op", (follower.op,), _operators(), f"followers[{index}]")
             self.known("fuses", follower.fuses, _operators(), f"followers[{index}]")
@@ -326,7 +333,7 @@ class _Reader:
         for name in names:
             if name not in known:
                 few = f" Known: {', '.join(known)}." if len(known) <= len(LAYER_OPS) else " ONNX has no such operator."
-                raise self.fault(key, table, f"'{key}' has '{name}'.{few}{nearest(name, known)}")
+                self.fault(key, table, f"'{key}' has '{brief(name)}'.{few}{nearest(name, known)}")
 
 
 @cache

@@ -87,7 +87,7 @@ def test_a_plan_of_what_was_not_measured_is_refused() -> None:
     ("content", "message"),
     [
         (None, "cannot be read"),
-        ("{", "cannot be read"),
+        ("{", "is not JSON"),
         ("[]", "schema 1"),
         ('{"schema": 2}', "schema 1"),
         ('{"schema": 1}', "damaged"),
