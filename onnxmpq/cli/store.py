@@ -9,7 +9,7 @@ from rich.table import Table
 from onnxmpq.cli import show
 from onnxmpq.cli.groups import NearestGroup
 from onnxmpq.cli.options import json_option
-from onnxmpq.errors import InputError, VerifyError
+from onnxmpq.errors import VerifyError
 
 if TYPE_CHECKING:
     from onnxmpq.sensitivity.store import Report, Store
@@ -50,8 +50,8 @@ def verify_command(path: Path, as_json: bool) -> None:
 @path_argument
 def compact_command(path: Path) -> None:
     """Drop damaged results from the store at PATH and give unused space back."""
-    before = path.stat().st_size if path.exists() else 0
     with _opened(path) as store:
+        before = path.stat().st_size
         dropped = store.compact()
     show.out.print(f"{dropped} results dropped; {show.size(before)} → {show.size(path.stat().st_size)}.")
 
@@ -59,8 +59,6 @@ def compact_command(path: Path) -> None:
 def _opened(path: Path) -> "Store":
     from onnxmpq.sensitivity.store import Store
 
-    if not path.is_file():
-        raise InputError(f"There is no store '{path}'. `onnxmpq measure --store` makes one.")
     return Store.open(path, None)
 
 

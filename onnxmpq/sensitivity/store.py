@@ -12,22 +12,30 @@ it leaves results in a second file, which gets lost when the first is copied. Th
 second, each of which takes milliseconds or more to measure.
 
 Nothing read from a store is believed. A row carries checksums over its key, its content and the identity of its store,
-looked at on every read: a row that does not fit is reported and treated as absent, so that it is measured again. A file
-that SQLite itself finds damaged is an InputError. The file is never deleted, nor made anew.
+looked at on every read: a row that does not fit, or holds no arrays, is reported and treated as absent, so that it is
+measured again. A file that SQLite itself finds damaged is an InputError; so is one with other tables than these, with a
+view or a trigger, with rows that come twice, or with one that keeps SQLite busy for longer than its size can explain.
+The file is never deleted, nor made anew.
 """
 
 import dataclasses
 import hashlib
 import json
+import math
+import os
+import re
 import sqlite3
+import stat
 import struct
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from math import isfinite
 from pathlib import Path
+from threading import Timer
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeAlias
 
@@ -36,6 +44,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxmpq.errors import InputError, InternalError
+from onnxmpq.reading import NAMED_TEXTS, brief, parse_json
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -64,7 +73,16 @@ _LAYOUT = (
 )
 
 
-_COLUMNS = "key, job, seconds, head, digest"
+_COLUMNS = "rowid, key, job, seconds, head, digest"
+_STEPS = 100_000  # of SQLite's machine, between two looks at how many there were
+_MOST_STEPS = 20_000_000  # of one statement, besides one for every byte of the file: an intact row takes a hundred
+_FAULTS = 20  # that SQLite tells of one file
+_CHECK_S, _CHECK_BYTES_S = 10.0, 2e6
+_LISTING_BYTES = 2**20  # of names, types and shapes in a result
+_IDENTITY_BYTES = 2**16
+_MOST_AXES = 32
+_MOST_BYTES = 2**62  # numpy counts no further, even where another length is 0
+_DTYPE = re.compile(r"[<>|=]?[A-Za-z?][0-9]{0,9}(\[[0-9]{0,9}[A-Za-z]{1,2}\])?")
 
 
 def job_json(job: object) -> str:
@@ -107,16 +125,51 @@ class Report:
         return not self.damaged and not self.faults
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One array in the content of a row, and where its values begin."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    start: int
+
+
+class _Watch:
+    """Ends a statement of SQLite that takes more steps than a file of its size can explain."""
+
+    def __init__(self, sql: sqlite3.Connection, path: Path | None) -> None:
+        self.path, self.left = path, 0
+        if path is not None:
+            sql.set_progress_handler(self._step, _STEPS)
+
+    def begin(self) -> None:
+        """Count from here."""
+        if self.path is not None:
+            size = os.stat(self.path).st_size if self.path.exists() else 0
+            self.left = _MOST_STEPS + size
+
+    def _step(self) -> bool:
+        self.left -= _STEPS
+        return self.left < 0
+
+
 class Store:
     """Results of jobs by key, in a file or in memory. Open it with ``Store.open``; use it in one thread."""
 
     schema: ClassVar[int] = SCHEMA
 
     def __init__(
-        self, connection: sqlite3.Connection, where: str, identity: Mapping[str, str], on_damage: Callable[[str], None]
+        self,
+        connection: sqlite3.Connection,
+        where: str,
+        watch: _Watch,
+        identity: Mapping[str, str],
+        on_damage: Callable[[str], None],
     ) -> None:
         self._sql = connection
         self._where = where
+        self._watch = watch
         self._salt = hashlib.blake2b(_canonical(dict(identity)).encode()).digest()
         self._on_damage = on_damage
         self._told: set[str] = set()
@@ -139,17 +192,15 @@ class Store:
         told of each damaged row; by default it warns.
         """
         where = "memory" if path is None else str(path)
-        if path is not None and not path.exists():
-            if identity is None:
-                raise InputError(f"There is no store '{where}'.")
-            if not path.absolute().parent.is_dir():
-                raise InputError(f"The store '{where}' cannot be made: there is no folder '{path.absolute().parent}'.")
-        with _explained(where):
-            sql = sqlite3.connect(":memory:" if path is None else path, timeout=BUSY_S, isolation_level=None)
+        if path is not None:
+            _check_place(path, identity is None)
+        with _explained(where):  # a path that is whole: a name such as ":memory:" has a meaning of its own
+            sql = sqlite3.connect(path.absolute() if path else ":memory:", timeout=BUSY_S, isolation_level=None)
         try:
             # Text comes as bytes: what is damaged need not be text.
             sql.text_factory = bytes
-            with _explained(where):
+            watch = _Watch(sql, path)
+            with _explained(where, watch):
                 for pragma in ("synchronous=FULL", "cell_size_check=ON", "trusted_schema=OFF"):
                     sql.execute(f"PRAGMA {pragma}")
                 if identity is not None and _is_blank(sql):
@@ -162,9 +213,9 @@ class Store:
                     f"The store '{where}' was made for {' and '.join(differences)}, so that its results do not hold "
                     "here. Choose another --store; delete this one if it is no longer wanted."
                 )
-            with _explained(where):
+            with _explained(where, watch):
                 sql.execute("PRAGMA journal_mode=DELETE").fetchall()
-            return cls(sql, where, stored, on_damage or _warn)
+            return cls(sql, where, watch, stored, on_damage or _warn)
         except BaseException:
             sql.close()
             raise
@@ -185,8 +236,8 @@ class Store:
 
     def get(self, key: str) -> dict[str, Array] | None:
         """Return the arrays put under ``key``, bit for bit and in C order; None where they are absent or damaged."""
-        content = self._content(key)
-        return None if content is None else _unpacked(content)
+        found = self._found(key)
+        return None if found is None else _unpacked(*found)
 
     def put(self, key: str, job_json: str, arrays: Mapping[str, Array], seconds: float) -> None:
         """Put the result of a job under ``key``, in one transaction; one that is there already is replaced.
@@ -201,7 +252,7 @@ class Store:
         digest = _blake2b(self._salt, key.encode(), content)
         head = self._head(key, job_json.encode(), seconds, digest)
         try:
-            with _explained(self._where), _transaction(self._sql):
+            with self._explained(), _transaction(self._sql):
                 self._sql.execute("DELETE FROM results WHERE key = ?", (key,))
                 self._sql.execute(
                     "INSERT INTO results (key, job, seconds, head, digest, arrays) VALUES (?, ?, ?, ?, ?, ?)",
@@ -221,7 +272,7 @@ class Store:
 
     def missing(self, keys: Iterable[str]) -> tuple[str, ...]:
         """Return those of ``keys`` that have no intact result, each once, in their order."""
-        return tuple(key for key in dict.fromkeys(keys) if self._content(key) is None)
+        return tuple(key for key in dict.fromkeys(keys) if self._found(key) is None)
 
     @property
     def count(self) -> int:
@@ -236,7 +287,7 @@ class Store:
     def verify(self) -> Report:
         """Look at every row and at the structure of the file."""
         good, damaged, size, seconds = 0, 0, 0, 0.0
-        with _explained(self._where):
+        with self._explained():
             for _, row in self._rows():
                 if row:
                     good, size, seconds = good + 1, size + row[1], seconds + row[2]
@@ -258,8 +309,13 @@ class Store:
 
     def compact(self) -> int:
         """Drop damaged rows and give free space back to the disk; return how many rows were dropped."""
-        with _explained(self._where):
+        with self._explained():
             with _transaction(self._sql):
+                self._numbers()  # an index of rows that come again and again has no end
+                told = "\n".join(_faults(self._sql))
+                if "2nd reference" in told or told.count("\n") >= _FAULTS - 1:
+                    # Nor has emptying a tree whose pages hang at several places.
+                    raise _damaged(self._where, "pages in it are used twice, or many are damaged")
                 self._sql.execute("REINDEX")
                 bad = [(rowid,) for rowid, row in self._rows() if row is None]
                 self._sql.executemany("DELETE FROM results WHERE rowid = ?", bad)
@@ -268,31 +324,52 @@ class Store:
             self._sql.execute("VACUUM")
         return len(bad)
 
+    def _explained(self) -> AbstractContextManager[None]:
+        """Turn what SQLite complains of into an InputError, and begin to count its steps."""
+        return _explained(self._where, self._watch)
+
+    def _numbers(self) -> list[int]:
+        """Return the numbers of all rows."""
+        rows = self._sql.execute("SELECT rowid FROM results NOT INDEXED ORDER BY rowid")
+        return [number for number, *_ in self._in_order(rows)]
+
+    def _in_order(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+        """Yield rows, which begin with their numbers; refuse a file that has one of them again and again."""
+        last = None
+        for row in rows:
+            if last is not None and row[0] <= last:
+                raise _damaged(self._where, "rows in it come twice")
+            last = row[0]
+            yield row
+
     def _rows(self) -> Iterator[tuple[int, tuple[str, int, float] | None]]:
         """Yield the row number of every row, with its key, size and seconds; None where it is damaged."""
-        for (rowid,) in self._sql.execute("SELECT rowid FROM results ORDER BY rowid").fetchall():
-            row = self._sql.execute(f"SELECT {_COLUMNS}, arrays FROM results WHERE rowid = ?", (rowid,)).fetchone()
-            key = self._intact(row[:5]) if row else None
-            if key is not None and self._fits(key, row):
-                yield rowid, (key, len(row[5]), row[2])
+        for number in self._numbers():
+            row = self._sql.execute(f"SELECT {_COLUMNS}, arrays FROM results WHERE rowid = ?", (number,)).fetchone()
+            key = self._intact(row[1:6]) if row else None
+            if key is not None and self._parts(key, row) is not None:
+                yield number, (key, len(row[6]), row[3])
             else:
-                yield rowid, None
+                yield number, None
 
     def _heads(self) -> Iterator[tuple[str, float]]:
         """Yield key and seconds of every result whose row is intact but perhaps for its arrays."""
-        with _explained(self._where):
-            rows = self._sql.execute(f"SELECT {_COLUMNS} FROM results ORDER BY rowid").fetchall()
-        yield from {key: row[2] for row in rows if (key := self._intact(row)) is not None}.items()
+        with self._explained():
+            rows = self._sql.execute(f"SELECT {_COLUMNS} FROM results NOT INDEXED ORDER BY rowid")
+            found = {key: row[3] for row in self._in_order(rows) if (key := self._intact(row[1:6])) is not None}
+        yield from found.items()
 
-    def _content(self, key: str) -> bytes | None:
+    def _found(self, key: str) -> tuple[bytes, list[_Part]] | None:
         """Return the packed arrays under ``key``, if they and all that stands with them are intact."""
-        with _explained(self._where):
-            rows = self._sql.execute(f"SELECT {_COLUMNS}, arrays FROM results WHERE key = ?", (key,)).fetchall()
-        for row in rows:
-            if self._intact(row[:5]) == key and self._fits(key, row):
-                content: bytes = row[5]
-                return content
-        if rows and key not in self._told:
+        any_row = False
+        with self._explained():
+            query = f"SELECT {_COLUMNS}, arrays FROM results WHERE key = ? ORDER BY rowid"
+            with closing(self._sql.execute(query, (key,))) as rows:
+                for row in self._in_order(rows):
+                    any_row = True
+                    if self._intact(row[1:6]) == key and (parts := self._parts(key, row)) is not None:
+                        return row[6], parts
+        if any_row and key not in self._told:
             self._told.add(key)
             self._on_damage(
                 f"The store '{self._where}' has a damaged result (key {key[:12]}...). It counts as absent and is "
@@ -300,14 +377,21 @@ class Store:
             )
         return None
 
-    def _fits(self, key: str, row: tuple[Any, ...]) -> bool:
-        """Tell whether the arrays of a row are those its checksum was made of."""
-        return isinstance(row[5], bytes) and _blake2b(self._salt, key.encode(), row[5]) == row[4]
+    def _parts(self, key: str, row: tuple[Any, ...]) -> list[_Part] | None:
+        """Return the arrays of a row, if they are those its checksum was made of."""
+        if not isinstance(row[6], bytes) or _blake2b(self._salt, key.encode(), row[6]) != row[5]:
+            return None
+        try:
+            return _listed(row[6])
+        except ValueError:
+            return None
 
     def _intact(self, row: tuple[Any, ...]) -> str | None:
         """Return the key of a row (key, job, seconds, head, digest) if its head checksum fits, otherwise None."""
         key, job, seconds, head, digest = row
         if not (isinstance(key, bytes) and isinstance(job, bytes) and isinstance(seconds, float)):
+            return None
+        if not 0 <= seconds < math.inf:
             return None
         try:
             name = key.decode()
@@ -330,9 +414,29 @@ class _FullError(InputError):
         self.reason = reason
 
 
+def _check_place(path: Path, must_be_there: bool) -> None:
+    """Refuse a place where no store can be."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        if must_be_there:
+            raise InputError(f"There is no store '{path}'. `onnxmpq measure --store` makes one.") from None
+        if not path.absolute().parent.is_dir():
+            told = f"The store '{path}' cannot be made: there is no folder '{path.absolute().parent}'."
+            raise InputError(told) from None
+        return
+    except (OSError, ValueError) as error:
+        told = getattr(error, "strerror", None) or "its name has a NUL character"
+        raise InputError(f"The store '{path}' cannot be opened: {told}. Check its name and permissions.") from error
+    if not stat.S_ISREG(mode):
+        raise InputError(f"The store '{path}' cannot be opened: it is no file. Choose another --store.")
+
+
 @contextmanager
-def _explained(where: str) -> Iterator[None]:
+def _explained(where: str, watch: _Watch | None = None) -> Iterator[None]:
     """Turn what SQLite complains of into an InputError that says what to do."""
+    if watch:
+        watch.begin()
     try:
         yield
     except sqlite3.ProgrammingError:
@@ -340,6 +444,8 @@ def _explained(where: str) -> Iterator[None]:
     except (sqlite3.Error, UnicodeError) as error:  # the names in a damaged schema need not be text
         extended = getattr(error, "sqlite_errorcode", 0)
         code = extended & 0xFF
+        if code == sqlite3.SQLITE_INTERRUPT:
+            raise _damaged(where, "it keeps SQLite busy for longer than its size can explain") from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise InputError(
                 f"Another run is writing to the store '{where}' ({error}). Wait for it, or choose another --store."
@@ -376,8 +482,14 @@ def _transaction(sql: sqlite3.Connection) -> Iterator[None]:
 
 
 def _faults(sql: sqlite3.Connection) -> tuple[str, ...]:
-    """Return what SQLite finds wrong with the structure of the file."""
-    rows = [str(row[0], "utf-8", "replace") for row in sql.execute("PRAGMA integrity_check(20)")]
+    """Return what SQLite finds wrong with the structure of the file, in a time that fits its size."""
+    size = _number(sql, "page_count") * _number(sql, "page_size")
+    end = Timer(_CHECK_S + size / _CHECK_BYTES_S, sql.interrupt)  # counting the rows of an index takes no steps
+    end.start()
+    try:
+        rows = [str(row[0], "utf-8", "replace") for row in sql.execute(f"PRAGMA integrity_check({_FAULTS})")]
+    finally:
+        end.cancel()
     return tuple(row for row in rows if row != "ok")
 
 
@@ -411,16 +523,35 @@ def _identity(sql: sqlite3.Connection, where: str) -> dict[str, str]:
             f"The store '{where}' has schema {schema}; this version of onnxmpq reads schema {SCHEMA}. Update onnxmpq, "
             "or choose another --store."
         )
-    rows = sql.execute("SELECT parts, checksum FROM identity").fetchall()
-    if schema < SCHEMA or len(rows) != 1 or not isinstance(rows[0][0], bytes) or _blake2b(rows[0][0]) != rows[0][1]:
-        raise _damaged(where, "what it was made for cannot be read")
-    return {str(part): str(digest) for part, digest in json.loads(rows[0][0]).items()}
+    if schema < SCHEMA or _objects(sql) != _own_objects():
+        raise _damaged(where, "its tables are not those of a store")
+    rows = sql.execute("SELECT parts, checksum FROM identity").fetchmany(2)
+    parts = rows[0][0] if len(rows) == 1 else None
+    if isinstance(parts, bytes) and len(parts) <= _IDENTITY_BYTES and _blake2b(parts) == rows[0][1]:
+        with suppress(ValueError):
+            return NAMED_TEXTS.read(parse_json(parts.decode()))
+    raise _damaged(where, "what it was made for cannot be read")
+
+
+def _objects(sql: sqlite3.Connection) -> list[tuple[bytes, ...]]:
+    """Return the tables and whatever else a file has, with the statements that make them; the first of them do."""
+    return sql.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchmany(len(_LAYOUT) + 1)
+
+
+@cache
+def _own_objects() -> list[tuple[bytes, ...]]:
+    """Return the tables of a store."""
+    with closing(sqlite3.connect(":memory:")) as sql:
+        sql.text_factory = bytes
+        _lay_out(sql, {})
+        return _objects(sql)
 
 
 def _differences(stored: Mapping[str, str], given: Mapping[str, str]) -> list[str]:
     """Name the parts in which two identities differ."""
     return [
-        f"{_OTHER.get(part, f'another {part}')} (stored: {_short(stored.get(part))}, now: {_short(given.get(part))})"
+        f"{_OTHER.get(part, f'another {brief(part)}')} "
+        f"(stored: {_short(stored.get(part))}, now: {_short(given.get(part))})"
         for part in sorted({*stored, *given})
         if stored.get(part) != given.get(part)
     ]
@@ -428,7 +559,7 @@ def _differences(stored: Mapping[str, str], given: Mapping[str, str]) -> list[st
 
 def _short(digest: str | None) -> str:
     """Shorten a digest for a message."""
-    return "none" if digest is None else digest if len(digest) <= 16 else f"{digest[:12]}..."
+    return "none" if digest is None else brief(digest, 16 if len(digest) <= 16 else 12)
 
 
 def _warn(message: str) -> None:
@@ -473,23 +604,69 @@ def _packed(arrays: Mapping[str, Array]) -> bytes:
     return b"".join((struct.pack("<I", len(listing)), listing, *(array.tobytes() for _, array in contents)))
 
 
-def _unpacked(content: bytes) -> dict[str, Array]:
+def _listed(content: bytes) -> list[_Part]:
+    """Return what ``_packed`` wrote into the list; ValueError where it does not fit the bytes behind it."""
+    length = int.from_bytes(content[:4], "little")
+    start = 4 + length
+    if len(content) < start or length > _LISTING_BYTES:
+        raise ValueError
+    listing = parse_json(content[4:start].decode())
+    if not isinstance(listing, list):
+        raise ValueError
+    parts = []
+    for item in listing:
+        name, dtype, shape = _entry(item)
+        parts.append(_Part(name, dtype, shape, start))
+        start += math.prod(shape) * dtype.itemsize
+    if start != len(content):
+        raise ValueError
+    return parts
+
+
+def _entry(item: object) -> tuple[str, np.dtype[Any], tuple[int, ...]]:
+    """Read name, dtype and shape of one array."""
+    if not isinstance(item, list) or len(item) != 3:
+        raise ValueError
+    name, dtype, shape = item
+    if not isinstance(name, str) or not isinstance(dtype, str) or not isinstance(shape, list):
+        raise ValueError
+    if len(shape) > _MOST_AXES or not all(type(length) is int and length >= 0 for length in shape):
+        raise ValueError
+    found = _dtype(dtype)
+    if math.prod(length for length in shape if length) * found.itemsize >= _MOST_BYTES:
+        raise ValueError
+    return name, found, tuple(shape)
+
+
+def _unpacked(content: bytes, parts: Iterable[_Part]) -> dict[str, Array]:
     """Read what ``_packed`` wrote."""
-    start = 4 + struct.unpack_from("<I", content)[0]
     arrays: dict[str, Array] = {}
-    for name, dtype, shape in json.loads(content[4:start]):
-        array = np.empty(shape, getattr(ml_dtypes, dtype, dtype))
+    for part in parts:
+        array = np.empty(part.shape, part.dtype)
         if array.nbytes:
-            array.reshape(-1).view(np.uint8)[:] = np.frombuffer(content, np.uint8, array.nbytes, start)
-        start += array.nbytes
-        arrays[name] = array
+            array.reshape(-1).view(np.uint8)[:] = np.frombuffer(content, np.uint8, array.nbytes, part.start)
+        arrays[part.name] = array
     return arrays
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    """Return the dtype that ``_dtype_name`` has named; ValueError for any other name."""
+    known = getattr(ml_dtypes, name, None)
+    try:
+        if known is None and not _DTYPE.fullmatch(name):
+            raise ValueError
+        found: np.dtype[Any] = np.dtype(name if known is None else known)
+        if _dtype_name(found) != name:
+            raise ValueError
+    except (TypeError, InternalError) as error:
+        raise ValueError from error
+    return found
 
 
 def _dtype_name(dtype: np.dtype[Any]) -> str:
     """Name a dtype so that numpy and ml_dtypes find it again."""
     if getattr(ml_dtypes, dtype.name, None) is dtype.type:
         return dtype.name
-    if dtype.kind not in "biufcSUmMV" or dtype.fields:
+    if dtype.kind not in "biufcSUmMV" or dtype.fields or dtype.subdtype or not dtype.itemsize:
         raise InternalError(f"Arrays of dtype {dtype} cannot be stored.")
     return dtype.str

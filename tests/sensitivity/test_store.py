@@ -1,13 +1,16 @@
 """The store: what was put is there after any death of the run, and what is damaged is never believed."""
 
 import hashlib
+import json
 import os
 import random
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -456,3 +459,232 @@ def test_compacting_gives_space_back(tmp_path: Path) -> None:
         assert store.compact() == 0
         assert store.verify().file_bytes == path.stat().st_size < before / 10
         assert same(store.get("a"), {"x": np.zeros(1)})
+
+
+# ---- forged, with the right checksums --------------------------------------------------------------------------------
+
+
+def forge(path: Path, name: str, content: bytes, seconds: float = 1.0) -> None:
+    """Put a row with any content, and checksums that are right."""
+    with Store.open(path, IDENTITY) as store:
+        digest = module._blake2b(store._salt, name.encode(), content)
+        row = (name, "{}", seconds, store._head(name, b"{}", seconds, digest), digest, content)
+        store._sql.execute("DELETE FROM results WHERE key = ?", (name,))
+        store._sql.execute("INSERT INTO results VALUES (?, ?, ?, ?, ?, ?)", row)
+
+
+def packed(listing: object, values: bytes = b"") -> bytes:
+    """Write any list of arrays in front of any values."""
+    text = listing if isinstance(listing, bytes) else json.dumps(listing).encode()
+    return struct.pack("<I", len(text)) + text + values
+
+
+FORGED: dict[str, bytes] = {
+    "nothing": b"",
+    "no list": packed({"x": 1}),
+    "no JSON": packed(b"{"),
+    "no text": packed(b"\xff"),
+    "nested": packed(b"[" * 100_000),
+    "longer than the row": struct.pack("<I", 2**31) + b"[]",
+    "numbers": packed([1, 2, 3]),
+    "nulls": packed([[None, None, None]]),
+    "no shape": packed([["x", "<f8", 3]], bytes(24)),
+    "a shape of texts": packed([["x", "<f8", ["3"]]], bytes(24)),
+    "a shape of truths": packed([["x", "<f8", [True]]], bytes(8)),
+    "a shape of fractions": packed([["x", "<f8", [1.0]]], bytes(8)),
+    "a negative shape": packed([["x", "<f8", [-1]]], bytes(8)),
+    "a petabyte": packed([["x", "<f8", [10**15]]], bytes(8)),
+    "more than numpy counts": packed([["x", "<f8", [0, 2**62, 2**62]]]),
+    "many axes": packed([["x", "<f8", [1] * 100]], bytes(8)),
+    "too few values": packed([["x", "<f8", [2]]], bytes(8)),
+    "too many values": packed([["x", "<f8", [2]]], bytes(80)),
+    "objects": packed([["x", "|O", [1]]], bytes(8)),
+    "fields": packed([["x", "f4,f4", [1]]], bytes(8)),
+    "arrays in arrays": packed([["x", "(2,)f4", [1]]], bytes(8)),
+    "no type": packed([["x", "nonsense", [1]]], bytes(8)),
+    "a name of ml_dtypes": packed([["x", "finfo", [1]]], bytes(8)),
+    "a module of ml_dtypes": packed([["x", "__name__", [1]]], bytes(8)),
+    "values of no size": packed([["x", "|V0", [10**12]]]),
+    "another spelling": packed([["x", "float64", [1]]], bytes(8)),
+    "no number": packed(b'[["x","<f8",[NaN]]]', bytes(8)),
+    "a number of many digits": packed(b'[["x","<f8",[' + b"9" * 5000 + b"]]]", bytes(8)),
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_a_forged_result_is_told_dropped_and_measured_again(name: str, tmp_path: Path) -> None:
+    path, told = tmp_path / "store.db", list[str]()
+    fill(path, 1)
+    forge(path, "k", FORGED[name])
+    with Store.open(path, IDENTITY, on_damage=told.append) as store:
+        assert store.get("k") is None
+        assert store.missing(["k"]) == ("k",)
+        assert ["has a damaged result (key k...)" in line for line in told] == [True]
+        assert (store.verify().good, store.verify().damaged) == (1, 1)
+        store.put("k", "{}", {"x": np.zeros(1)}, 1.0)
+        assert same(store.get("k"), {"x": np.zeros(1)})
+    forge(path, "k", FORGED[name])
+    with Store.open(path, IDENTITY) as store:
+        assert store.compact() == 1
+        assert store.verify().ok
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), -1.0])
+def test_a_result_took_a_time(seconds: float, tmp_path: Path) -> None:
+    forge(tmp_path / "store.db", "k", packed([]), seconds)
+    with Store.open(tmp_path / "store.db", IDENTITY) as store:
+        assert store.keys() == ()
+        assert store.seconds == 0
+        assert store.verify().damaged == 1
+    forge(tmp_path / "store.db", "k", packed([]))
+    with Store.open(tmp_path / "store.db", IDENTITY) as store:
+        assert store.get("k") == {}
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        b"[]",
+        b"null",
+        b"{",
+        b"[" * 10_000,
+        b'{"a": 1}',
+        b'{"a": {"b": "c"}}',
+        b"\xff",
+        b'{"a":"' + b"x" * 70_000 + b'"}',
+    ],
+)
+def test_a_forged_identity_is_refused(parts: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    fill(path, 1)
+    with closing(sqlite3.connect(path)) as sql, sql:
+        sql.execute("UPDATE identity SET parts = ?, checksum = ?", (parts.decode("latin1"), module._blake2b(parts)))
+        sql.execute("UPDATE identity SET parts = CAST(? AS TEXT)", (parts,))
+    for identity in (IDENTITY, None):
+        with pytest.raises(InputError, match=r"store.db' is damaged, or no store: what it was made for cannot be read"):
+            Store.open(path, identity)
+
+
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)"
+SCHEMAS: dict[str, str] = {
+    "results from a view without end": f"""DROP TABLE results; CREATE VIEW results AS {ENDLESS}
+        SELECT i AS rowid, 'k' AS key, '' AS job, 1.0 AS seconds, x'' AS head, x'' AS digest, x'' AS arrays FROM n;""",
+    "an identity from a view without end": f"""DROP TABLE identity; CREATE VIEW identity AS {ENDLESS}
+        SELECT '{{}}' AS parts, x'00' AS checksum FROM n WHERE i < 0;""",
+    "a trigger": f"""CREATE TRIGGER t AFTER INSERT ON results BEGIN INSERT INTO identity {ENDLESS}
+        SELECT i, x'00' FROM n; END;""",
+    "a table besides": "CREATE TABLE more (x);",
+    "an index besides": "CREATE INDEX more ON results (job);",
+    "no index": "DROP INDEX results_by_key;",
+    "no results": "DROP TABLE results;",
+    "no table": "DROP TABLE results; DROP TABLE identity;",
+    "a column that is computed": """DROP TABLE identity;
+        CREATE TABLE identity (parts TEXT NOT NULL, checksum BLOB AS (zeroblob(900000000)));""",
+    "statistics": "ANALYZE;",
+}
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_a_file_with_other_tables_is_refused_before_a_row_is_read(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    fill(path, 1)
+    with closing(sqlite3.connect(path)) as sql:
+        sql.executescript(SCHEMAS[name])
+    before, begun = path.read_bytes(), time.monotonic()
+    for identity in (IDENTITY, None):
+        with pytest.raises(InputError, match=r"store.db' is damaged, or no store: its tables are not those of a store"):
+            Store.open(path, identity)
+    assert time.monotonic() - begun < 5
+    assert path.read_bytes() == before
+
+
+def varint(value: int) -> bytes:
+    """Write a number as SQLite does."""
+    groups = [value & 127]
+    while value := value >> 7:
+        groups.append(value & 127 | 128)
+    return bytes(reversed(groups))
+
+
+def branching(kind: int, child: int, cells: list[bytes]) -> bytes:
+    """Return a page of a tree all of whose branches lead to one page."""
+    body, places = b"", []
+    for cell in cells:
+        body = struct.pack(">I", child) + cell + body
+        places.append(4096 - len(body))
+    head = struct.pack(">BHHHBI", kind, 0, len(cells), 4096 - len(body), 0, child)
+    head += b"".join(struct.pack(">H", place) for place in places)
+    return head + bytes(4096 - len(head) - len(body)) + body
+
+
+def grow_without_end(path: Path, name: str) -> None:
+    """Let the tree of a table or an index have eight levels of a hundred branches that lead to the same page."""
+    with closing(sqlite3.connect(path)) as sql:
+        (root,) = sql.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (name,)).fetchone()
+    data = bytearray(path.read_bytes())
+    pages = len(data) // 4096
+    leaf, kind = bytes(data[(root - 1) * 4096 : root * 4096]), 5 if name == "results" else 2
+    assert leaf[0] in (10, 13)
+    entry = varint(8) + b"\x03\x0f\x01k\x01"
+    cells = [varint(1) if kind == 5 else varint(len(entry[1:])) + entry[1:] for _ in range(100)]
+    data += leaf
+    for level in range(7):
+        data += branching(kind, pages + 1 + level, cells)
+    data[(root - 1) * 4096 : root * 4096] = branching(kind, pages + 8, cells)
+    data[28:32] = struct.pack(">I", pages + 8)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["results", "results_by_key"])
+def test_a_tree_without_end_is_noticed(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    with Store.open(path, IDENTITY):
+        pass
+    forge(path, "k", b"damaged")
+    grow_without_end(path, name)
+    uses: list[Callable[[Store], object]] = [
+        lambda store: store.keys(),
+        lambda store: store.count,
+        lambda store: store.get("k"),
+        lambda store: store.missing(["k"]),
+        Store.verify,
+        Store.compact,
+        lambda store: store.put("k", "{}", {}, 1.0),
+    ]
+    refused = 0
+    for use in uses:
+        before, begun = path.read_bytes(), time.monotonic()
+        with suppress(InputError), Store.open(path, IDENTITY, on_damage=lambda _: None) as store:
+            refused += 1
+            use(store)
+            refused -= 1
+        assert time.monotonic() - begun < 20
+        path.write_bytes(before)
+    assert refused >= 4
+
+
+def test_a_statement_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "store.db", IDENTITY) as store:
+        begun = time.monotonic()
+        with pytest.raises(InputError, match="busy for longer than its size can explain"), store._explained():
+            store._sql.execute(f"{ENDLESS} SELECT max(i) FROM n").fetchall()
+        assert time.monotonic() - begun < 30
+        store.put("a", "{}", {}, 1.0)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
+def test_what_is_no_file_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        for identity in (IDENTITY, None):
+            with pytest.raises(InputError, match="cannot be opened: it is no file"):
+                Store.open(path, identity)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be opened: Not a directory"):
+        Store.open(tmp_path / "file" / "store.db", IDENTITY)
+    for length in (250, 300):  # the journal has a longer name
+        with pytest.raises(InputError, match="cannot be opened"):
+            Store.open(tmp_path / ("x" * length), IDENTITY)
+    monkeypatch.chdir(tmp_path)
+    fill(Path(":memory:"), 1)
+    assert (tmp_path / ":memory:").is_file()
