@@ -10,18 +10,21 @@ drop=1%       how far the measured metric may fall; no row: the smallest file th
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import ClassVar, Literal
 
 import numpy as np
 
 from onnxmpq.artifacts import FLOAT, Option, Space, Unit
 from onnxmpq.errors import InputError, nearest
+from onnxmpq.reading import brief
 
 Kind = Literal["size", "bits", "bops", "memory", "drop"]
 KINDS: tuple[Kind, ...] = ("size", "bits", "bops", "memory", "drop")
 ROWS: tuple[Kind, ...] = ("size", "bits", "bops", "memory")
 _FACTORS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 _AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?(?:E[+-]?[0-9]+)?)\s*(%|(?:[KMGT]I?)?B?)")
+_LARGEST = 10**300
 FLOAT_BITS = 32
 
 
@@ -56,8 +59,10 @@ class Limit:
         kind = checked_kind(name)
         match = _AMOUNT.fullmatch(amount.upper())
         if not equals or not match:
-            raise InputError(f"'{text}' is no budget. Expected an amount: {cls.examples[kind]}.")
+            raise InputError(f"'{brief(text)}' is no budget. Expected an amount: {cls.examples[kind]}.")
         value, unit = float(match[1]), match[2].removesuffix("B")
+        if not isfinite(value * _FACTORS.get(unit, 1)):
+            raise InputError(f"'{brief(text)}' is no budget: it is beyond all numbers. Expected {cls.examples[kind]}.")
         if unit == "%":
             if kind == "bits":
                 raise InputError(f"'{text}' is no budget: bits are a number, for example {cls.examples[kind]}.")
@@ -70,7 +75,7 @@ class Limit:
 def checked_kind(name: str) -> Kind:
     """Read the name of a kind of budget."""
     if name not in KINDS:
-        raise InputError(f"There is no budget '{name}'. Known: {', '.join(KINDS)}.{nearest(name, KINDS)}")
+        raise InputError(f"There is no budget '{brief(name)}'. Known: {', '.join(KINDS)}.{nearest(name, KINDS)}")
     return name
 
 
@@ -88,6 +93,8 @@ def parse_limits(texts: Sequence[str] | Mapping[str, object]) -> tuple[Limit, ..
 def _amount(kind: str, value: object) -> str:
     if isinstance(value, int | float) and kind != "bits" and 0 < value < 1:
         return f"{value * 100!r}%"
+    if isinstance(value, int) and abs(value) > _LARGEST:  # Python does not write numbers of many digits
+        raise InputError(f"The budget '{kind}' is beyond all numbers. Expected {Limit.examples[checked_kind(kind)]}.")
     return str(value)
 
 

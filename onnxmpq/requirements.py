@@ -25,6 +25,7 @@ from onnxmpq.budgets import Limit
 from onnxmpq.errors import InputError, nearest
 from onnxmpq.graph.load import Source
 from onnxmpq.normalise import normalise
+from onnxmpq.reading import brief
 from onnxmpq.runtime import Runtime
 from onnxmpq.samples import Samples
 from onnxmpq.sensitivity.heads import find_heads
@@ -70,15 +71,18 @@ class Requirement:
         found = _WRITTEN.fullmatch(text)
         name, sign, amount = found.groups() if found else ("", "", "")
         if name not in KINDS:
-            raise InputError(f"There is no requirement '{name}'. Known: {', '.join(KINDS)}.{nearest(name, KINDS)}")
+            raise InputError(
+                f"There is no requirement '{brief(name)}'. Known: {', '.join(KINDS)}.{nearest(name, KINDS)}"
+            )
         kind: Kind = name
         example = _EXAMPLES[kind]
         if sign != ("<=" if "<=" in example else ">="):
-            raise InputError(f"'{text}' is no requirement. Expected {example}.")
+            raise InputError(f"'{brief(text)}' is no requirement. Expected {example}.")
         try:
             value, share = _amount(kind, amount)
         except (InputError, ValueError):
-            raise InputError(f"'{text}' is no requirement: '{amount}' is no amount. Expected {example}.") from None
+            told = f"'{brief(text)}' is no requirement: '{brief(amount)}' is no amount. Expected {example}."
+            raise InputError(told) from None
         return cls(kind, value, share, f"{name}{sign}{''.join(amount.split())}")
 
 

@@ -44,6 +44,15 @@ def test_a_budget_is_read_and_written_as_it_is_typed(text: str, limit: Limit) ->
         ("size=much", "Expected an amount"),
         ("size=-5%", "Expected an amount"),
         ("size=5XB", "Expected an amount"),
+        ("size=NaN", "Expected an amount"),
+        ("size=inf%", "Expected an amount"),
+        ("size=٤%", "Expected an amount"),
+        ("size=1e999%", "'size=1e999%' is no budget: it is beyond all numbers. Expected size=30%, size=5MB."),
+        ("bits=1e999", "beyond all numbers"),
+        ("memory=1e308GB", "beyond all numbers"),
+        pytest.param(f"size={'9' * 5000}", "9...' is no budget: it is beyond", id="many digits"),
+        pytest.param(f"size={'x' * 5000}", "xx...' is no budget", id="many letters"),
+        pytest.param(f"{'x' * 5000}=1", "There is no budget 'xxx", id="a long name"),
         ("bits=50%", "bits are a number"),
         ("drop=3", "a drop is a share, for example drop=1%"),
     ],
@@ -52,6 +61,15 @@ def test_what_is_no_budget_is_refused(text: str, message: str) -> None:
     with pytest.raises(InputError) as error:
         Limit.parse(text)
     assert message in str(error.value)
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "amount", [float("nan"), float("inf"), -1, -0.5, None, True, [], pytest.param(10**5000, id="digits"), "x"]
+)
+def test_what_is_no_amount_in_a_mapping_is_refused(amount: object) -> None:
+    with pytest.raises(InputError, match="budget"):
+        parse_limits({"size": amount})
 
 
 def test_every_kind_has_examples_that_are_read() -> None:

@@ -21,10 +21,12 @@ import numpy.typing as npt
 
 from onnxmpq.artifacts import plain
 from onnxmpq.errors import InputError, nearest
+from onnxmpq.reading import brief
 from onnxmpq.sensitivity.losses import Head, log_softmax
 
 Outputs = Mapping[str, npt.NDArray[np.generic]]
 _MOST_CHANNELS = 1024  # axes that are longer hold positions, not channels
+_BOUNDS = {"classes": (0.0, 1.0), "loss": (0.0, 1e6), "sqnr": (-1000.0, 1000.0)}
 _STEP = 4.0  # bits between the ranges of two parts
 _PARTS = 3  # so many steps below the largest range are judged
 
@@ -74,16 +76,23 @@ class Thresholds:
         values: dict[str, float] = {}
         signs = {"classes": ">=", "loss": "<=", "sqnr": ">="}
         for text in texts:
-            found = re.fullmatch(r"\s*([a-z]*)\s*([<>=]*)\s*(-?[\d.]+)\s*(%?|dB)\s*", text)
+            found = re.fullmatch(r"\s*([a-z]*)\s*([<>=]*)\s*(-?[0-9.]+)\s*(%?|dB)\s*", text)
             name, sign, amount, unit = found.groups() if found else (text, "", "", "")
             if signs.get(name) != sign or (unit == "%") > (name == "classes"):
                 raise InputError(
-                    f"'{text}' is no threshold. Expected classes>=80%, loss<=0.1 or sqnr>=10.{nearest(name, signs)}"
+                    f"'{brief(text)}' is no threshold. Expected classes>=80%, loss<=0.1 or sqnr>=10."
+                    + nearest(name, signs)
                 )
+            if name in values:
+                raise InputError(f"The threshold '{name}' is given twice.")
             try:
-                values[name] = float(amount) / (100 if unit == "%" else 1)
+                value = float(amount) / (100 if unit == "%" else 1)
             except ValueError:
-                raise InputError(f"'{text}' is no threshold: '{amount}' is no number.") from None
+                raise InputError(f"'{brief(text)}' is no threshold: '{brief(amount)}' is no number.") from None
+            least, most = _BOUNDS[name]
+            if not least <= value <= most:
+                raise InputError(f"'{brief(text)}' is no threshold: '{name}' goes from {least:g} to {most:g}.")
+            values[name] = value
         return cls(**values)
 
     def to_json(self) -> dict[str, float]:

@@ -2,8 +2,10 @@
 
 import re
 from dataclasses import dataclass
+from math import inf, isfinite
 
 from onnxmpq.errors import InputError
+from onnxmpq.reading import brief
 from onnxmpq.sensitivity.losses import LossFunction
 
 _UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
@@ -36,6 +38,7 @@ def parse_bytes(text: str) -> int:
     (4000000000, 536870912, 1000)
     """
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMG]?I?)B?\s*", text.upper())
-    if not match or match[2] not in _UNITS:
-        raise InputError(f"'{text}' is no amount of memory. Expected a number and a unit: 4GB, 512MB, 2GiB.")
-    return int(float(match[1]) * _UNITS[match[2]])
+    amount = float(match[1]) * _UNITS.get(match[2], inf) if match else inf
+    if not isfinite(amount) or amount < 1:
+        raise InputError(f"'{brief(text)}' is no amount of memory. Expected a number and a unit: 4GB, 512MB, 2GiB.")
+    return int(amount)

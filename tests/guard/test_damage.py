@@ -109,3 +109,27 @@ def test_thresholds_are_read_and_held() -> None:
 def test_what_is_no_threshold_is_told(text: str) -> None:
     with pytest.raises(InputError, match="is no threshold"):
         Thresholds.parse([text])
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("classes>=90", "'classes' goes from 0 to 1"),
+        ("classes>=101%", "'classes' goes from 0 to 1"),
+        ("loss<=-0.1", "'loss' goes from 0 to 1e"),
+        ("sqnr>=1001", "'sqnr' goes from -1000 to 1000"),
+        pytest.param(f"loss<={'9' * 5000}", "is no threshold: 'loss' goes", id="many digits"),
+        ("sqnr>=٤", "is no threshold. Expected"),
+        ("sqnr>=nan", "is no threshold. Expected"),
+    ],
+)
+def test_a_threshold_that_cannot_be_meant_is_told(text: str, told: str) -> None:
+    with pytest.raises(InputError) as error:
+        Thresholds.parse([text])
+    assert told in str(error.value)
+    assert len(str(error.value)) < 200
+
+
+def test_a_threshold_is_given_once() -> None:
+    with pytest.raises(InputError, match="The threshold 'loss' is given twice"):
+        Thresholds.parse(["loss<=0.5", "loss<=0.1"])
