@@ -16,7 +16,10 @@ import os
 import pickle
 import queue
 import signal
+import socket
+import struct
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +32,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any, ParamSpec, TypeVar
 
 from onnxmpq.errors import InputError, InternalError, OnnxmpqError, RuntimeMissingError, nearest
+from onnxmpq.reading import brief
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -40,6 +44,10 @@ KNOWN = ("inline", "processes", "processes:<workers>", "dask:local", "dask:local
 
 CONNECT_S = 15
 """How long a dask scheduler has to answer, in seconds."""
+
+_CLOSE_S = 5
+_GREETING_BYTES = 1 << 16  # a scheduler greets with some two hundred
+_GREETING_WORD = b"pickle-protocol"
 
 
 class WorkerDied(BrokenExecutor):
@@ -300,13 +308,15 @@ def open_executor(spec: str) -> Iterator[Executor]:
             yield client
     else:
         hint = nearest(kind, ("inline", "processes", "dask"))
-        raise InputError(f"There is no executor '{spec}'. Known: {', '.join(KNOWN)}.{hint}")
+        raise InputError(f"There is no executor '{brief(spec)}'. Known: {', '.join(KNOWN)}.{hint}")
 
 
 def _workers(spec: str, text: str) -> int:
     """Read a number of workers."""
-    if not (text.isascii() and text.isdigit() and 0 < int(text) <= 1024):
-        raise InputError(f"The executor '{spec}' needs a number of workers from 1 to 1024 at its end, not '{text}'.")
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 0 < int(text) <= 1024):
+        raise InputError(
+            f"The executor '{brief(spec)}' needs a number of workers from 1 to 1024 at its end, not '{brief(text)}'."
+        )
     return int(text)
 
 
@@ -327,7 +337,9 @@ def _dask(address: str | None, workers: int) -> Iterator[Executor]:
     with ExitStack() as stack:
         cluster = address
         try:
-            if address is None:
+            if address is not None:
+                _check_scheduler(address)
+            else:
                 # One job at a time per worker, and no limit on memory: dask would stop or restart workers on account of
                 # memory that runtimes keep in reserve, and measuring has a ceiling of its own.
                 cluster = stack.enter_context(
@@ -335,15 +347,16 @@ def _dask(address: str | None, workers: int) -> Iterator[Executor]:
                         n_workers=workers, threads_per_worker=1, memory_limit=0, dashboard_address="127.0.0.1:0"
                     )
                 )
-            client = stack.enter_context(distributed.Client(cluster, timeout=CONNECT_S, set_as_default=False))
-        except (OSError, ValueError, RuntimeError) as error:
+            client = stack.enter_context(_client(distributed.Client, cluster))
+        except (OSError, ValueError, TypeError, RuntimeError, MemoryError) as error:
             what = f"No dask scheduler answers at '{address}'" if address else "A local dask cluster does not start"
             hint = (
                 "Start one with `dask scheduler`, or correct the address."
                 if address
                 else "A script must do its work under `if __name__ == \"__main__\":`. Or choose 'processes'."
             )
-            raise InputError(f"{what}: {error}. {hint}") from error
+            told = brief(str(error) or type(error).__name__, 300)
+            raise InputError(f"{what}: {told}. {hint}") from error
         executor = ClusterExecutor(client)
         try:
             yield executor
@@ -351,6 +364,56 @@ def _dask(address: str | None, workers: int) -> Iterator[Executor]:
             executor.shutdown(cancel_futures=True)
             raise
         executor.shutdown()
+
+
+def _client(kind: Any, cluster: Any) -> Any:
+    """Connect a client of dask. One that cannot be made keeps its thread running, unless it is closed like another."""
+    client = kind.__new__(kind)
+    try:
+        client.__init__(cluster, timeout=CONNECT_S, set_as_default=False)
+    except BaseException:
+        with suppress(Exception):
+            client.close(timeout=_CLOSE_S)
+        with suppress(Exception):
+            client._loop_runner.stop()
+        raise
+    return client
+
+
+def _check_scheduler(address: str) -> None:
+    """Raise OSError where something else than a scheduler answers: dask believes whatever length it is told.
+
+    A scheduler greets whoever connects. Where nobody answers at all, dask tries again and says so.
+    """
+    if not address.startswith("tcp://"):
+        return
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    if not (port.isascii() and port.isdigit() and len(port) < 6):
+        raise ValueError(f"'{port}' is no port")
+    end = time.monotonic() + CONNECT_S
+    try:
+        opened = socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S)
+    except OSError:
+        return
+    with opened:
+        (length,) = struct.unpack("<Q", _received(opened, 8, end))
+        if length > _GREETING_BYTES or _GREETING_WORD not in _received(opened, length, end):
+            raise OSError("what answers there is something else")
+
+
+def _received(opened: socket.socket, count: int, end: float) -> bytes:
+    """Return so many bytes, if they come in time."""
+    content = b""
+    while len(content) < count:
+        opened.settimeout(max(end - time.monotonic(), 0.001))
+        try:
+            part = opened.recv(count - len(content))
+        except TimeoutError:
+            raise OSError(f"nothing, or not enough, came in {CONNECT_S} seconds") from None
+        if not part:
+            raise OSError("the connection was closed")
+        content += part
+    return content
 
 
 @dataclass(slots=True)
