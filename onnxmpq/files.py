@@ -12,7 +12,9 @@ from pathlib import Path
 
 from onnxmpq.errors import InputError
 from onnxmpq.ledger import note
+from onnxmpq.reading import brief
 
+_NAME_BYTES = 255  # of a file's name, where a folder does not say
 _REASONS = {
     errno.ENOSPC: "the disk is full; free some space or choose another place",
     errno.EDQUOT: "your quota is used up; free some space or choose another place",
@@ -75,17 +77,27 @@ def reason(error: OSError) -> str:
 
 def plan_of(output: Path) -> Path:
     """Return where the plan of a model file lies: beside it."""
-    return output.with_suffix(".plan.json")
+    return output.parent / f"{output.stem}.plan.json"
 
 
 def data_of(output: Path) -> Path:
     """Return where the weights of a model file lie that is too large for protobuf."""
-    return output.with_name(output.name + ".data")
+    return output.parent / f"{output.name}.data"
+
+
+def kept_of(output: Path) -> tuple[Path, Path]:
+    """Return where a search that fails keeps its measurements and its plan: beside the output."""
+    return output.parent / f"{output.stem}.store", output.parent / f"{output.stem}.unverified.plan.json"
+
+
+def journal_of(store: Path) -> Path:
+    """Return where SQLite keeps what it needs to take a change of a store back."""
+    return store.parent / f"{store.name}-journal"
 
 
 def page_of(report: Path) -> Path:
     """Return the page of a report, which may be asked for by a folder."""
-    return report / "report.html" if report.is_dir() else report
+    return report / "report.html" if os.path.isdir(report) else report
 
 
 def refuse_shared(reads: Mapping[str, Path | None], writes: Mapping[str, Path | None]) -> None:
@@ -99,14 +111,28 @@ def refuse_shared(reads: Mapping[str, Path | None], writes: Mapping[str, Path | 
     known = {what: _real(path) for what, path in reads.items() if path is not None}
     faults = []
     for what, path in writes.items():
-        if path is None or (path.exists() and not path.is_file() and not path.is_dir()):
+        if path is None or (os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)):
             continue
+        check_length(path, what)
         for other, there in known.items():
             if there == _real(path):
                 faults.append(f"The {what} '{path}' is the {other}, too.")
         known[what] = _real(path)
     if faults:
         raise InputError(f"{' '.join(faults)} Give each a name of its own.")
+
+
+def check_length(path: Path, what: str) -> None:
+    """Refuse a name that is longer than the file system takes, before any work."""
+    try:
+        most = os.pathconf(path.absolute().parent, "PC_NAME_MAX")
+    except (OSError, AttributeError):
+        most = _NAME_BYTES
+    over = len(os.fsencode(path.name)) - most
+    if over > 0:
+        raise InputError(
+            f"The name of the {what} '{brief(str(path), 300)}' is too long by {over} bytes; choose a shorter one."
+        )
 
 
 def refuse_foreign(page: Path) -> None:

@@ -7,16 +7,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from onnx import serialization
+
 from onnxmpq.build import Export
 from onnxmpq.errors import InputError
-from onnxmpq.files import data_of, place, plan_of, reason, taken
+from onnxmpq.files import check_length, data_of, kept_of, place, plan_of, reason, taken
 from onnxmpq.ledger import temporary_folder
 
 
 def checked_output(path: Path, overwrite: bool) -> Path:
     """Refuse an output that could not be written, before any work is done: the model, its data or its plan."""
     free_place(path, overwrite)
+    kind = serialization.registry.get_format_from_file_extension(path.suffix.lower())
+    if kind not in (None, "protobuf"):
+        raise InputError(
+            f"The output '{path}' is a model in protobuf, which '{path.suffix}' would let others read as {kind}. "
+            "Call it .onnx."
+        )
+    check_length(max(kept_of(path), key=lambda kept: len(kept.name)), "file that keeps the plan of a search that fails")
     for there in (plan_of(path), data_of(path)):
+        check_length(there, "file beside the output")
         if there.exists() and not overwrite:
             raise taken(there)
     return path
@@ -25,8 +35,9 @@ def checked_output(path: Path, overwrite: bool) -> Path:
 def free_place(path: Path, overwrite: bool, what: str = "output") -> None:
     """Refuse a file that could not be written."""
     folder = path.absolute().parent
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise InputError(f"The folder '{path.parent}' of the {what} '{path}' does not exist. Make it first.")
+    check_length(path, what)
     if path.is_dir():
         raise InputError(f"The {what} '{path}' is a folder. Give the name of a file.")
     if not os.access(folder, os.W_OK):

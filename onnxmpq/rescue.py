@@ -17,7 +17,7 @@ from typing import Self
 from onnxmpq import ledger
 from onnxmpq.artifacts import Plan
 from onnxmpq.errors import InputError, OnnxmpqError
-from onnxmpq.files import write_whole
+from onnxmpq.files import kept_of, write_whole
 from onnxmpq.sensitivity.store import Store
 
 
@@ -57,7 +57,7 @@ class Rescue:
         """Write the plan beside the output; say how to use it."""
         if self.plan is None:
             return []
-        place = free_name(self.output.with_name(f"{self.output.stem}.unverified.plan.json"))
+        place = free_name(kept_of(self.output)[1])
         write_whole(place, self.plan.to_text(), "plan", overwrite=False)
         return [
             f"The plan that was found is in '{place}': `onnxmpq apply MODEL {place} -c SAMPLES -o {self.output}` tries "
@@ -72,7 +72,7 @@ def kept_results(store: Path, output: Path, given: Path | None = None) -> list[s
         return []
     place = given
     if place is None:
-        place = free_name(output.with_name(f"{output.stem}.store"))
+        place = free_name(kept_of(output)[0])
         shutil.move(store, place)
     return [f"What was measured, {count} results, is in '{place}': the same command with --store {place} goes on."]
 

@@ -116,7 +116,7 @@ def test_verbose_and_config_are_options_of_the_commands_named() -> None:
 
 def test_every_exit_code_is_told_and_true() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.OnnxmpqError)]
-    codes = {0, 130, 143} | {kind.exit_code for kind in kinds if kind is not errors.OnnxmpqError}
+    codes = {0, 130, 141, 143} | {kind.exit_code for kind in kinds if kind is not errors.OnnxmpqError}
     table = README.read_text("utf-8").partition("| exit code |")[2].partition("\n\n")[0]
     assert set(map(int, re.findall(r"^\| (\d+) \|", table, re.MULTILINE))) == codes
     for told in re.findall(r"exit codes? ((?:\d+(?:, | and )?)+)", all_text(), re.IGNORECASE):

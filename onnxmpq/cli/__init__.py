@@ -2,7 +2,7 @@
 
 0   done            2   the caller can mend it      3   no plan meets the budgets
 4   the export does not hold                        70  our fault
-130 interrupted         143 terminated
+130 interrupted         143 terminated             141 nobody reads the output any more
 
 Commands are loaded when they are asked for, and load what is heavy when they run: help and completion take no time.
 """
@@ -10,12 +10,13 @@ Commands are loaded when they are asked for, and load what is heavy when they ru
 import re
 import signal
 import sys
+from contextlib import suppress
 
 import click
 
 from onnxmpq import __version__
 from onnxmpq.cli.groups import LazyGroup
-from onnxmpq.errors import OnnxmpqError
+from onnxmpq.errors import InputError, OnnxmpqError
 
 COMMANDS = {
     "quantize": "Quantise MODEL, write it, and prove what the file does.",
@@ -42,6 +43,7 @@ Exit codes:
   4    the file does not do what was predicted, or misses a requirement
   70   a fault of ours: please report it
   130  interrupted
+  141  nobody reads the output any more
   143  terminated
 """
 
@@ -73,9 +75,25 @@ class Terminated(BaseException):
 
 def main() -> None:
     """Run the command line and end with the exit code of what happened."""
+    from onnxmpq.cli.console import told_streams
+
+    with told_streams():
+        code = _run()
+    sys.exit(code)
+
+
+def _run() -> int | str | None:
+    """Run the command line, tell what happened and return the exit code."""
+    from onnxmpq.cli.console import Unread
+
     signal.signal(signal.SIGTERM, _terminate)
+    code: int | str | None
     try:
         code = cli.main(prog_name="onnxmpq", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except Unread:
+        code = 141
     except click.ClickException as error:
         error.show()
         code = error.exit_code
@@ -97,7 +115,7 @@ def main() -> None:
         if error.exit_code == 70:
             _tell("This is a fault of onnxmpq. Please report it with this message and the output of `onnxmpq doctor`.")
         code = error.exit_code
-    sys.exit(code)
+    return code
 
 
 def _terminate(_number: int, _frame: object) -> None:
@@ -107,10 +125,11 @@ def _terminate(_number: int, _frame: object) -> None:
 
 
 def _tell(text: str) -> None:
-    """Print on standard error."""
-    from onnxmpq.cli.console import tell
+    """Print on standard error; where that cannot be written, the exit code has to do."""
+    from onnxmpq.cli.console import Unread, tell
 
-    tell(text)
+    with suppress(InputError, Unread):
+        tell(text)
 
 
 def _tell_notes(error: BaseException | None) -> None:

@@ -119,7 +119,7 @@ def test_every_exit_code_is_explained() -> None:
     shown = run("--help").stdout
     codes = [int(code) for code in re.findall(r"^ +(\d+)  ", shown.partition("Exit codes:")[2], re.MULTILINE)]
     kinds = (InputError, InfeasibleError, VerifyError, InternalError)
-    assert codes == [0, *(kind.exit_code for kind in kinds), 130, 143]
+    assert codes == [0, *(kind.exit_code for kind in kinds), 130, 141, 143]
 
 
 def test_an_interrupted_process_ends_with_130(desk: Path) -> None:
