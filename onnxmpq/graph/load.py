@@ -173,7 +173,7 @@ def opset_of(model: ir.Model) -> int:
 
 def _check_reads(model: ir.Model, where: str) -> None:
     """Refuse values that nothing produces, and sort the nodes of graphs that are out of order."""
-    for graph in all_graphs(model):
+    for graph in (*all_graphs(model), *(body for f in model.functions.values() for body in (f.graph, *f.subgraphs()))):
         for node in graph:
             for value in node.inputs:
                 if value is not None and not _exists(value):
