@@ -70,9 +70,9 @@ def load(source: str | Path | onnx.ModelProto | ir.Model) -> Source:
 
 def _from_file(path: Path) -> Source:
     where = f"'{path}'"
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"{where} is a folder. Expected an ONNX model: name the .onnx file in it.")
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not os.path.isfile(path):
         raise InputError(f"{where} is a device or a pipe. Expected an ONNX model: name a file.")
     try:
         data = path.read_bytes()

@@ -57,6 +57,7 @@ from onnxmpq.sensitivity.worker import (
     Results,
     TraceJob,
     as_choices,
+    fits,
     forget_bench,
     rounded,
     run_job,
@@ -421,8 +422,11 @@ class Engine:
         self.builder.count_hessians(self.builder.calibrated.missing_hessians(plan), room)
 
     def result(self, job: Job) -> Results:
-        """Return what the store has for a job, measured again if it was damaged."""
+        """Return what the store has for a job, measured again if it was damaged or is of another form."""
         found = self.store.get(key(job))
+        if found is not None and not fits(job, found):
+            self.store.forget(key(job))
+            found = None
         if found is None:
             self.run([job], "again")
             found = self.store.get(key(job))

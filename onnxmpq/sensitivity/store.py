@@ -266,6 +266,11 @@ class Store:
             ) from error
         self._told.discard(key)
 
+    def forget(self, key: str) -> None:
+        """Drop a result that is not what its job gives."""
+        with self._explained(), _transaction(self._sql):
+            self._sql.execute("DELETE FROM results WHERE key = ?", (key,))
+
     def keys(self) -> tuple[str, ...]:
         """Return the keys of the results, oldest first. Arrays are not looked at: ``missing`` does."""
         return tuple(key for key, _ in self._heads())

@@ -129,6 +129,28 @@ def choices(pairs: tuple[Choice, ...]) -> dict[str, Option]:
     return {unit: Option.parse(option) for unit, option in pairs}
 
 
+_FORMS: dict[type, dict[str, int]] = {
+    CentreJob: {"float": 2, "centre": 2, "widths": 2},
+    ResponseJob: {"loss": 1, "linear": 1, "noise": 2, "local": 2, "root": 2},
+    PairsJob: {"pairs": 2},
+    PlanJob: {"loss": 1, "noise": 2},
+    TraceJob: {"trace": 1},
+}
+"""What jobs give, and how many axes it has; the first is samples, but for widths, local errors and pairs."""
+
+
+def fits(job: Job, results: Results) -> bool:
+    """Tell whether results are of the form that this kind of job gives, whoever wrote them."""
+    form = _FORMS[type(job)]
+    if not form.keys() <= results.keys():
+        return False
+    if any(results[name].ndim != axes or results[name].dtype.kind not in "fiu" for name, axes in form.items()):
+        return False
+    if isinstance(job, PairsJob):
+        return len(results["pairs"]) == len(job.others)
+    return len({len(results[name]) for name in form if name not in ("widths", "local")}) == 1
+
+
 def forget_bench() -> None:
     """Let go of what this process holds for jobs."""
     _bench.cache_clear()

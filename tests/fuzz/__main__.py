@@ -97,6 +97,8 @@ def main() -> int:
             children.append(child)
         failed = [child for child in children if os.waitpid(child, 0)[1]]
         lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+        if failed:
+            print(f"{len(failed)} of {given.workers} workers failed")
         return _told(lines, base) or bool(failed)
 
 
