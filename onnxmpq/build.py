@@ -24,6 +24,7 @@ from onnxmpq.graph.text import drop_text, forget_inferred, needed_types
 from onnxmpq.hessians import TOGETHER_BYTES, Hessians, Reading, Run, count, passes
 from onnxmpq.ledger import temporary_folder
 from onnxmpq.lower import Quantised
+from onnxmpq.placement import Placement
 from onnxmpq.runtime import Runtime, get_runtime
 from onnxmpq.samples import Data, Samples, open_samples
 from onnxmpq.targets import Target
@@ -33,7 +34,8 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is (0 where that is not known)."""
 
 VERIFY_SAMPLES = 16
-_LARGE_BYTES = 1_500_000_000
+_LARGE_BYTES = 1 << 22
+"""Weights from which on a model is handed to runtimes as a file whose weights they map, not as bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,14 @@ class Export:
         """Return how many times faster than float it ran."""
         value = self.verdict["speed"].value
         return value if isinstance(value, float) else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What is expected of a file: what was placed in it, and the bytes of its tensors."""
+
+    placement: Placement
+    stored_bytes: int
 
 
 class Builder:
@@ -102,20 +112,21 @@ class Builder:
 
     def build(self, plan: Plan, name: str) -> Export:
         """Lower a plan, write it as ``name`` into a folder of its own and verify it."""
-        quantised = self.lowered(plan)
         path = Path(tempfile.mkdtemp(dir=self.folder)) / name
-        self._save(quantised.model, path, plan)
-        return Export(plan, path, self._verified(quantised, path, self.budget))
+        return Export(plan, path, self._verified(self._placed(self.lowered(plan), path, plan), path, self.budget))
 
     def tried(self, plan: Plan) -> Verdict:
         """Verify a plan with the nearest codes, which are quick to find; its file is gone afterwards."""
-        quantised = self._quick(plan).lower(plan)
         with tempfile.TemporaryDirectory(dir=self.folder) as place:
             path = Path(place) / "tried.onnx"
-            self._save(quantised.model, path, plan)
-            return self._verified(quantised, path, 0.0)
+            return self._verified(self._placed(self._quick(plan).lower(plan), path, plan), path, 0.0)
 
-    def _verified(self, quantised: Quantised, path: Path, speed_budget_s: float) -> Verdict:
+    def _placed(self, quantised: Quantised, path: Path, plan: Plan) -> Expected:
+        """Write a lowered model, of which only what is expected of the file is kept in memory."""
+        self._save(quantised.model, path, plan)
+        return Expected(quantised.placement, quantised.stored_bytes)
+
+    def _verified(self, expected: Expected, path: Path, speed_budget_s: float) -> Verdict:
         return verify(
             self.runtime,
             self.reference,
@@ -123,10 +134,10 @@ class Builder:
             path,
             self.feeds,
             target=self.prepared.target,
-            predicted_bytes=quantised.stored_bytes,
+            predicted_bytes=expected.stored_bytes,
             expected_low_bit=[
                 form.layer.node
-                for form in quantised.placement.forms
+                for form in expected.placement.forms
                 if form.option.activation_bits and form.layer.weights and self.prepared.target.integer_kernels
             ],
             speed_budget_s=speed_budget_s,
@@ -214,12 +225,12 @@ class Builder:
         return self.loadable(self.prepared.model, "normalised")
 
     def loadable(self, model: ir.Model, name: str) -> bytes | Path:
-        """Return a model in the form that runtimes load: bytes, or a file when it is large."""
+        """Return a model as runtimes load it: bytes, or a file with its weights beside it when it is large."""
         size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
         if size < _LARGE_BYTES:
             return bytes(ir.to_proto(model).SerializeToString())
         path = self.folder / f"{name}.onnx"
-        save(model, path, overwrite=True)
+        save(model, path, overwrite=True, largest_protobuf=0)
         return path
 
 

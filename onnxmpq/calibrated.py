@@ -1,6 +1,6 @@
 """A normalised model with what calibrating has counted: it lowers any plan, the same way for measuring and export."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
@@ -84,7 +84,7 @@ class Calibrated:
     numbers: Numbers
     stats: dict[str, Histogram] = field(default_factory=dict)
     means: dict[str, np.ndarray] = field(default_factory=dict)
-    memory: dict[tuple[object, ...], QuantisedWeight] | None = None
+    memory: MutableMapping[tuple[object, ...], QuantisedWeight] | None = None
     hessians: Hessians | None = None
     _affines: dict[tuple[object, ...], Affine] = field(default_factory=dict)
     _readings: tuple[dict[str, tuple[Reading, ...]], dict[str, str]] | None = field(default=None, init=False)

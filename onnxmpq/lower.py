@@ -8,8 +8,10 @@ gather       Gather(codes) -> Cast(float) -> Mul(Gather(scale))              (on
 bias         int32 codes -> DequantizeLinear with scale = input scale * weight scale
 """
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -18,6 +20,7 @@ import onnx_ir as ir
 from onnxmpq.artifacts import Neighbours, Option, Plan, Space, container_bits
 from onnxmpq.errors import InternalError
 from onnxmpq.graph.layers import all_graphs, all_nodes, constant, paddings
+from onnxmpq.graph.mapped import let_go
 from onnxmpq.graph.opset import raise_opset
 from onnxmpq.placement import Form, Island, Pair, Placement, place
 from onnxmpq.ranges import Affine
@@ -57,7 +60,7 @@ def lower(
     means: Mapping[str, np.ndarray] | None = None,
     weight_method: Method = "mse",
     round_weight: RoundWeight | None = None,
-    memory: dict[tuple[object, ...], QuantisedWeight] | None = None,
+    memory: MutableMapping[tuple[object, ...], QuantisedWeight] | None = None,
     placement: Placement | None = None,
 ) -> Quantised:
     """Write ``plan`` into a copy of a normalised model.
@@ -72,7 +75,6 @@ def lower(
     need = [target.opset_for(form.option, form.layer) for form in placement.forms]
     if placement.forms:
         raise_opset(lowered, max(need))
-    memory = {} if memory is None else memory
     _Writer(lowered, activations, means or {}, weight_method, round_weight, memory).write(placement)
     return Quantised(lowered, placement, stored_bytes(model, placement))
 
@@ -90,7 +92,7 @@ class _Writer:
         means: Mapping[str, np.ndarray],
         method: Method,
         round_weight: RoundWeight | None,
-        memory: dict[tuple[object, ...], QuantisedWeight],
+        memory: MutableMapping[tuple[object, ...], QuantisedWeight] | None,
     ) -> None:
         self.model, self.activations, self.means = model, activations, means
         self.method: Method = method
@@ -102,6 +104,7 @@ class _Writer:
         self.codes: dict[str, tuple[ir.Value, QuantisedWeight]] = {}
         self.floors: dict[str, np.ndarray] = {}
         self.saturates: dict[str, tuple[Neighbours, ...]] = {}
+        self.readers: Counter[str] = Counter()
         self.made: dict[str, ir.Value] = {}
         self.heads = {id(graph): next(iter(graph), None) for graph in all_graphs(model)}
         self.taken = {name for name in self.values if name} | set(self.nodes)
@@ -113,9 +116,11 @@ class _Writer:
         }
         for form in placement.forms:
             self.make_room(form, scales.get((form.layer.node, 0)))
-        for form in placement.forms:
-            if form.option.weight_bits:
-                self.weights(form, scales.get((form.layer.node, 0)))
+        quantised = [form for form in placement.forms if form.option.weight_bits]
+        self.readers.update(name for form in quantised for name in form.layer.weights)
+        for form in quantised:
+            self.weights(form, scales.get((form.layer.node, 0)))
+            self.forget(form.layer.weights)
         codes = {(pair.tensor, pair.type): self.pair(pair) for pair in placement.pairs}
         for island in placement.islands:
             self.island(island, *codes[island.tensor, island.type])
@@ -161,6 +166,15 @@ class _Writer:
             if bias is not None:
                 self.bias(form, bias.numpy() - self.shift(form, value, quantised), quantised, input_scale)
 
+    def forget(self, weights: Iterable[str]) -> None:
+        """Let go of the codes of weights that no other layer reads, and of the pages they were made from."""
+        self.readers.subtract(weights)
+        for name in weights:
+            if not self.readers[name]:
+                if name in self.codes:
+                    let_go(self.codes.pop(name)[1].codes)
+                let_go(constant(self.values.get(name)))
+
     def shift(self, form: Form, value: ir.Value, quantised: QuantisedWeight) -> np.ndarray | float:
         """Return how far rounding the weights moves the mean of each output: sum of weight error times input mean.
 
@@ -170,7 +184,8 @@ class _Writer:
         tensor, mean = constant(value), self.means.get(form.layer.node)
         if tensor is None or mean is None:
             return 0.0
-        error = dequantise(quantised).astype(np.float64) - tensor.numpy()
+        error = dequantise(quantised).astype(np.float64)
+        error -= tensor.numpy()
         match form.layer.op:
             case "Conv":  # [outputs, inputs of the group, kernel ...]
                 taps = tap_means(self.nodes[form.layer.node], mean, error.shape)
@@ -194,7 +209,8 @@ class _Writer:
         inner = next(axis for axis in range(weight.ndim) if axis not in layer.channel_axes)
         saturates = self.saturates.get(value.name or "", ())
         key = (value.name, option.weight_bits, option.block, layer.channel_axes, self.method, self.rounded, saturates)
-        if key not in self.memory:
+        found = self.memory.get(key) if self.memory is not None else None
+        if found is None:
             quantised = quantise_weight(
                 weight,
                 bits=option.weight_bits,
@@ -203,19 +219,17 @@ class _Writer:
                 method=self.method,
                 rule=rule(saturates, weight.shape, layer.channel_axes),
             )
-            self.memory[key] = self.round_weight(value.name or "", weight, quantised)
-        found = self.memory[key]
+            found = self.round_weight(value.name or "", weight, quantised)
+            if self.memory is not None:
+                self.memory[key] = found
+                found = self.memory[key]
         if floor is None or not np.any(found.scale < floor):
             return found
         return self.round_weight(value.name or "", weight, _widened(found, weight, floor))
 
     def initializer(self, like: ir.Value, suffix: str, array: np.ndarray, option: Option | None = None) -> ir.Value:
         """Add an initialiser named after ``like`` to the graph that holds it."""
-        if option is not None:
-            dtype, numpy_type = _CODES[container_bits(option.weight_bits)]
-            tensor = ir.Tensor(array.astype(numpy_type), dtype=dtype)
-        else:
-            tensor = ir.Tensor(np.asarray(array))
+        tensor = ir.Tensor(np.asarray(array)) if option is None else _stored(array, option)
         name = self.fresh(f"{like.name}_{suffix}")
         value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
         tensor.name = name
@@ -461,6 +475,15 @@ def _widened(quantised: QuantisedWeight, weight: np.ndarray, floor: np.ndarray) 
     rounded = np.clip(np.rint(weight / scale.reshape(shape)), *code_limits(quantised.bits)).astype(np.int8)
     codes = np.where((quantised.scale < floor).reshape(shape), rounded, quantised.codes)
     return held(replace(quantised, codes=codes, scale=scale), weight)
+
+
+def _stored(codes: np.ndarray, option: Option) -> ir.Tensor[Any] | ir.PackedTensor[Any]:
+    """Return codes as they are stored: several to a byte where they are narrow."""
+    dtype, numpy_type = _CODES[container_bits(option.weight_bits)]
+    tensor = ir.Tensor(codes.astype(numpy_type, copy=False), dtype=dtype)
+    if dtype.bitwidth == 8:
+        return tensor
+    return ir.PackedTensor(np.frombuffer(tensor.tobytes(), np.uint8), dtype, shape=tensor.shape)
 
 
 def _values(graph: ir.Graph) -> list[ir.Value]:

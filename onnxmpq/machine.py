@@ -3,13 +3,17 @@
 Linux tells by /proc/cpuinfo and /proc/meminfo, a Mac by ``sysctl``; elsewhere little is known.
 """
 
+import contextlib
+import ctypes
+import functools
+import gc
 import os
 import platform
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +23,7 @@ ISA = (
 )
 """Instruction sets that matter, as Linux names them."""
 
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt, as <malloc.h> numbers them
 _MAC_NAMES = {"AVX2": "avx2", "AVX512F": "avx512f", "AVX512VNNI": "avx512_vnni"}
 _MAC_ARM = {"FEAT_DotProd": "asimddp", "FEAT_I8MM": "i8mm", "FEAT_BF16": "bf16"}
 
@@ -101,3 +106,34 @@ def memory_bytes(
         return total, free
     text = run("-n", "hw.memsize").strip() if sys.platform == "darwin" else ""
     return (int(text) if text.isdigit() else None), None
+
+
+def give_back() -> None:
+    """Give memory back: that of graphs, which refer to themselves, and what the C library keeps for later."""
+    gc.collect()
+    if (library := _glibc()) is not None:
+        library.malloc_trim(0)
+
+
+@contextlib.contextmanager
+def large_blocks_apart() -> Iterator[None]:
+    """Take blocks from a quarter of a megabyte on from the system, which has them back as soon as they are freed.
+
+    glibc does so by itself up to 32 MB, but raises that limit to the largest block that was ever freed; among the
+    weights of a model, copied and laid out anew while it is loaded, its heap then grows by holes. Afterwards the limit
+    is where it would have risen to: arrays that come and go are quicker so.
+    """
+    library = _glibc()
+    if library is not None:
+        library.mallopt(_MMAP_THRESHOLD, 1 << 18)
+    yield
+    if library is not None:
+        library.mallopt(_MMAP_THRESHOLD, 32 << 20)
+        library.mallopt(_TRIM_THRESHOLD, 64 << 20)
+
+
+@functools.cache
+def _glibc() -> ctypes.CDLL | None:
+    """Return the C library where it is one that can be told what to keep."""
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    return library if library is not None and hasattr(library, "malloc_trim") else None

@@ -11,20 +11,22 @@ accuracy    against labels, where there are any, with the standard error of the 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 
 from onnxmpq import processors
 from onnxmpq.artifacts import Check, Verdict
 from onnxmpq.errors import InputError, VerifyError
+from onnxmpq.graph.mapped import load_mapped, read_mapped, write_with
 from onnxmpq.graph.protos import bytes_on_disk, graphs
-from onnxmpq.runtime import Runtime, Session, paired
-from onnxmpq.runtime.base import Mode, arrays, one_line
+from onnxmpq.ledger import temporary_folder
+from onnxmpq.runtime import KernelReport, Runtime, Session, paired
+from onnxmpq.runtime.base import arrays, one_line
 from onnxmpq.samples import checked_labels
 from onnxmpq.targets import Target
 
@@ -61,7 +63,8 @@ def verify(
     """Load ``path`` in ``runtime`` and compare it with its literal simulation in ``reference`` and with float.
 
     ``target`` tells how its kernels add products. A file of which bytes are predicted is one of ours, which must keep
-    the rules of its target.
+    the rules of its target. Sessions come one after the other, each gone before the next is made, since each takes as
+    much memory as the float model; two are there at once only while their speeds are compared.
     """
     count = 5 + (target is not None)
     steps = iter(range(1, count + 1))
@@ -74,7 +77,7 @@ def verify(
         onnx.checker.check_model(str(path))
     except Exception as error:  # the checker's own errors, and those of protobuf
         raise VerifyError(f"'{path}' is not a valid ONNX model: {one_line(error)}") from error
-    deployed = runtime.session(path, mode="deployed", threads=threads)
+    used = run_all(runtime.session(path, mode="deployed", threads=threads), feeds)
     checks = [Check("loads", True, runtime.version, "the runtime accepts the file")]
     stored = file_tensor_bytes(path)
     checks.append(
@@ -91,37 +94,30 @@ def verify(
         checks.append(processors_check(target, reference, path, feeds, promised=predicted_bytes is not None))
     step("simulation")
     own_floats = runtime.float_type == "f32"
-    exact = deployed if own_floats else runtime.session(path, mode="exact", threads=threads)
+    got = used if own_floats else run_all(runtime.session(path, mode="exact", threads=threads), feeds)
     literal = reference.session(path, mode="literal", threads=threads)
-    original = reference.session(float_model, mode="deployed", threads=threads)
-    if (told := literal.outputs) != original.outputs:
+    outputs, simulated = literal.outputs, run_all(literal, feeds)
+    del literal
+    simulation = simulation_check(reference, path, feeds, simulated, got)
+    step("kernels")
+    kernels = kernels_check(runtime.kernels(path), expected_low_bit)
+    step("speed")
+    deployed = runtime.session(path, mode="deployed", threads=threads)
+    before = reference.session(float_model, mode="deployed", threads=threads)
+    if outputs != before.outputs:
         raise InputError(
-            f"'{path}' gives {', '.join(told)} and the float model {', '.join(original.outputs)}: it was made of "
+            f"'{path}' gives {', '.join(outputs)} and the float model {', '.join(before.outputs)}: it was made of "
             "another. Name the model that it came from."
         )
-    got, simulated, plain = (run_all(session, feeds) for session in (exact, literal, original))
-    checks.append(simulation_check(reference, path, feeds, simulated, got))
-    used = got if own_floats else run_all(deployed, feeds)
-    checks.append(Check("sqnr", None, worst_sqnr(plain, used), "dB", "runtime against the float model"))
-    step("kernels")
-    report = runtime.kernels(path)
-    integer = {kernel.node for kernel in report.layers if kernel.low_bit}
-    float_layers = [name for name in expected_low_bit if name not in integer] if integer else []
-    low_bit_wanted = bool(expected_low_bit)
-    checks.append(
-        Check(
-            "kernels",
-            report.low_bit > 0 if low_bit_wanted else None,
-            report.low_bit,
-            f"{len(expected_low_bit)} integer layers" if low_bit_wanted else "",
-            f"{report.leftover} Q/DQ left over, {report.float_compute} layers in float"
-            + (f"; not seen in integers: {', '.join(float_layers[:5])}" if float_layers else ""),
-        )
-    )
-    step("speed")
-    before = runtime.session(float_model, mode="deployed", threads=threads)
+    sqnr = Check("sqnr", None, worst_sqnr(run_all(before, feeds), used), "dB", "runtime against the float model")
+    if runtime != reference:
+        del before
+        before = runtime.session(float_model, mode="deployed", threads=threads)
+    checks += [simulation, sqnr, kernels]
     checks.append(speed_check("speed", f"times {runtime.float_type}", before, deployed, feeds[0], speed_budget_s))
     if not own_floats:  # the runtime's default narrows floats: show float32 beside it
+        del before, deployed
+        exact = runtime.session(path, mode="exact", threads=threads)
         before = runtime.session(float_model, mode="exact", threads=threads)
         checks.append(speed_check("speed_f32", "times f32", before, exact, feeds[0], speed_budget_s))
     return Verdict(f"{runtime.name} {runtime.version}", tuple(checks))
@@ -129,7 +125,7 @@ def verify(
 
 def processors_check(target: Target, reference: Runtime, path: Path, feeds: Sequence[Feed], *, promised: bool) -> Check:
     """Say on which processors the file's sums are exact; one that was made for all of them must be on all."""
-    layers = list(processors.find_layers(ir.load(path)))
+    layers = list(processors.find_layers(load_mapped(path)))
     unsafe = processors.measure(processors.examine(layers, target), target, reference, path, feeds)
     where, detail = processors.told(unsafe, len(layers), target.isa)
     must = promised and target.isa == "any"
@@ -151,28 +147,49 @@ def simulation_check(
     agreement = worst_sqnr(simulated, got)
     limit, detail = SIMULATION_DB, "runtime against literal Q/DQ"
     if agreement < SIMULATION_DB:
-        models: list[tuple[bytes | Path, Mode]] = [(path, "unoptimised")]
+        own = worst_sqnr(simulated, run_all(reference.session(path, mode="unoptimised"), feeds))
         for towards in (np.inf, -np.inf):
-            if (moved := _with_moved_scales(path, towards)) is not None:
-                models.append((moved, "literal"))
-        own = min(worst_sqnr(simulated, run_all(reference.session(model, mode=mode), feeds)) for model, mode in models)
+            with _with_moved_scales(path, towards) as moved:
+                if moved is not None:
+                    own = min(own, worst_sqnr(simulated, run_all(reference.session(moved, mode="literal"), feeds)))
         limit = min(SIMULATION_DB, own - SELF_MARGIN_DB)
         detail += f", which itself moves to {own:.1f} dB when last bits change"
     return Check("simulation", agreement >= limit, agreement, f"at least {limit:.1f} dB", detail)
 
 
-def _with_moved_scales(path: Path, towards: float) -> bytes | None:
-    """Return the model with the scale of every QuantizeLinear moved by its last bit; None where data is external."""
-    model = onnx.load(str(path), load_external_data=False)
-    scales = {node.input[1] for node in model.graph.node if node.op_type == "QuantizeLinear"}
-    for tensor in model.graph.initializer:
+def kernels_check(report: KernelReport, expected_low_bit: Sequence[str]) -> Check:
+    """Tell how many kernels compute in few bits, and which layers that should be among them are not."""
+    integer = {kernel.node for kernel in report.layers if kernel.low_bit}
+    float_layers = [name for name in expected_low_bit if name not in integer] if integer else []
+    wanted = bool(expected_low_bit)
+    return Check(
+        "kernels",
+        report.low_bit > 0 if wanted else None,
+        report.low_bit,
+        f"{len(expected_low_bit)} integer layers" if wanted else "",
+        f"{report.leftover} Q/DQ left over, {report.float_compute} layers in float"
+        + (f"; not seen in integers: {', '.join(float_layers[:5])}" if float_layers else ""),
+    )
+
+
+@contextmanager
+def _with_moved_scales(path: Path, towards: float) -> Iterator[Path | None]:
+    """Give the model with the scale of every QuantizeLinear moved by its last bit; None where data is external."""
+    proto, large = read_mapped(path)
+    scales = {node.input[1] for node in proto.graph.node if node.op_type == "QuantizeLinear"}
+    for tensor in proto.graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            return None
-        if tensor.name in scales:
+            yield None
+            return
+        if tensor.name in scales and tensor.name not in large:
             value = onnx.numpy_helper.to_array(tensor)
             moved = np.nextafter(value, np.asarray(towards, value.dtype))
             tensor.CopyFrom(onnx.numpy_helper.from_array(moved, tensor.name))
-    return bytes(model.SerializeToString())
+    with temporary_folder() as folder:
+        place = Path(folder) / "moved.onnx"
+        with place.open("wb") as file:
+            write_with(proto, large, file)
+        yield place
 
 
 def speed_check(name: str, unit: str, before: Session, after: Session, feed: Feed, budget_s: float) -> Check:
@@ -302,14 +319,14 @@ def _labels_misfit(labels: np.ndarray) -> InputError:
 
 def file_bytes(path: Path) -> int:
     """Return the bytes of a model file and of the external data beside it."""
-    model = onnx.load(str(path), load_external_data=False)
-    return bytes_on_disk(path, model)
+    return bytes_on_disk(path, read_mapped(path)[0])
 
 
 def file_tensor_bytes(path: Path) -> int:
     """Return the bytes that the tensors of a file store, bodies of If, Loop and Scan included."""
-    model = onnx.load(str(path), load_external_data=False)
-    return sum(_tensor_bytes(tensor) for graph in graphs(model.graph) for tensor in graph.initializer)
+    proto, large = read_mapped(path)
+    stored = (tensor for graph in graphs(proto.graph) for tensor in graph.initializer)
+    return sum(_tensor_bytes(tensor) for tensor in stored) + sum(tensor.nbytes for tensor in large.values())
 
 
 def _tensor_bytes(tensor: onnx.TensorProto) -> int:

@@ -10,8 +10,10 @@ Where sums of two products must not saturate (``onnxmpq.saturation``), both sear
 """
 
 import math
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -19,6 +21,7 @@ import numpy.typing as npt
 
 from onnxmpq import saturation
 from onnxmpq.errors import InputError, InternalError, nearest
+from onnxmpq.graph.mapped import BIG
 from onnxmpq.saturation import Order, Rule
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -52,6 +55,37 @@ class QuantisedWeight:
     axes: tuple[int, ...] | None = None
     block: tuple[int, int] | None = None
     rule: Rule | None = None
+
+
+class Kept(MutableMapping[tuple[object, ...], QuantisedWeight]):
+    """Quantised weights by key, for whoever lowers many plans; codes of large ones lie in files and are mapped."""
+
+    def __init__(self, folder: Path) -> None:
+        """Keep codes in a folder of their own within ``folder``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = Path(tempfile.mkdtemp(prefix="codes-", dir=folder))
+        self._known: dict[tuple[object, ...], QuantisedWeight] = {}
+        self._files = 0
+
+    def __setitem__(self, key: tuple[object, ...], weight: QuantisedWeight) -> None:
+        if weight.codes.nbytes >= BIG:
+            self._files += 1
+            file = self._folder / f"{self._files}.npy"
+            np.save(file, weight.codes)
+            weight = replace(weight, codes=np.load(file, mmap_mode="r"))
+        self._known[key] = weight
+
+    def __getitem__(self, key: tuple[object, ...]) -> QuantisedWeight:
+        return self._known[key]
+
+    def __delitem__(self, key: tuple[object, ...]) -> None:
+        del self._known[key]
+
+    def __iter__(self) -> Iterator[tuple[object, ...]]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +124,8 @@ class _Layout:
             kept = math.prod(self.scale_shape)
             return np.ascontiguousarray(moved.reshape(kept, moved.size // max(kept, 1)))
         size = self.block[1]
-        moved = np.pad(moved, [(0, 0)] * (moved.ndim - 1) + [(0, -moved.shape[-1] % size)])
+        if filler := -moved.shape[-1] % size:
+            moved = np.pad(moved, [(0, 0)] * (moved.ndim - 1) + [(0, filler)])
         return np.ascontiguousarray(moved.reshape(-1, size))
 
     def array(self, rows: Array) -> Array:

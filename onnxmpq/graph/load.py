@@ -2,7 +2,7 @@
 
 Protobuf reads many broken files without complaint, so what was read is checked: there is a graph, it has nodes, every
 tensor has the bytes that its shape asks for, every value that is read exists, and external data stays in the folder
-of the model. Weights in external files are memory-mapped, never read here except for the digest.
+of the model. Big weights are memory-mapped, in external files and in the model's own, and read for the digest only.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from onnxmpq.errors import InputError
 from onnxmpq.graph.layers import all_graphs
+from onnxmpq.graph.mapped import fill, let_go, mapped_file, put_back, without_big
 from onnxmpq.graph.protos import graphs
 from onnxmpq.graph.save import LARGEST_PROTOBUF, skeleton, tensors
 from onnxmpq.graph.standard import faults, texts
@@ -75,14 +76,15 @@ def _from_file(path: Path) -> Source:
     if os.path.exists(path) and not os.path.isfile(path):
         raise InputError(f"{where} is a device or a pipe. Expected an ONNX model: name a file.")
     try:
-        data = path.read_bytes()
+        data = mapped_file(path)
     except FileNotFoundError:
         raise InputError(f"There is no file {where}. Expected an ONNX model: check the path.") from None
     except OSError as error:
         raise InputError(f"{where} cannot be read: {error.strerror}. Check its permissions.") from None
     proto = onnx.ModelProto()
+    bare, places = without_big(data)
     try:
-        proto.ParseFromString(data)
+        proto.ParseFromString(bare)  # pyright: ignore[reportArgumentType]  # takes views
     except MemoryError:
         raise
     except Exception:  # protobuf's DecodeError, which it gives no type for
@@ -91,8 +93,11 @@ def _from_file(path: Path) -> Source:
             "it again."
         ) from None
     digest, size_bytes = hashlib.sha256(data), len(data)
-    del data
+    places = put_back(proto, data, places)
     model = _from_proto(proto, where)
+    fill(model, proto, data, places)
+    for tensor in tensors(model):
+        let_go(tensor)
     for graph in (model.graph, *(function.graph for function in model.functions.values())):
         ir.external_data.set_base_dir(graph, path.parent or ".")
     opset = _checked(model, where)

@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from onnxmpq.errors import InputError
 from onnxmpq.graph.load import Source
+from onnxmpq.graph.mapped import read_mapped
 from onnxmpq.graph.protos import bytes_on_disk, graphs, tensors
 from onnxmpq.graph.save import skeleton
 from onnxmpq.graph.text import described
@@ -86,10 +87,13 @@ class Portions:
 def portions_of_file(path: Path) -> Portions:
     """Return what the bytes of a model file are, those of its external data included."""
     try:
-        proto = onnx.load(str(path), load_external_data=False)
+        proto, large = read_mapped(path)
         size = bytes_on_disk(path, proto)
     except OSError as error:
         raise InputError(f"'{path}' cannot be read: {error.strerror}.") from error
+    for tensor in proto.graph.initializer:
+        if tensor.name in large:
+            tensor.external_data.add(key="length", value=str(large[tensor.name].nbytes))
     return portions(proto, size)
 
 

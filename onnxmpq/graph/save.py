@@ -17,6 +17,7 @@ import onnx_ir as ir
 from onnxmpq.errors import InputError
 from onnxmpq.files import reason
 from onnxmpq.graph.layers import all_graphs
+from onnxmpq.graph.mapped import BIG, write_bytes, write_with
 from onnxmpq.ledger import note
 
 LARGEST_PROTOBUF = (1 << 31) - (1 << 26)  # protobuf's limit, less 64 MiB for everything that is no weight
@@ -54,10 +55,16 @@ def save(
             with _Temporary(data_path, written) as file:
                 _move_out(copy, file, data_path.name)
         _move_in(copy, keep=data_path.name if external else "")
+        aside = _set_aside(copy)
         with _Temporary(path, written) as file:
             proto = ir.to_proto(copy)
+            for tensor in proto.graph.initializer:
+                if tensor.name in aside:
+                    tensor.ClearField("external_data")
+                    tensor.ClearField("data_location")
+                    tensor.raw_data = b""
             trim(proto)
-            file.write(proto.SerializeToString())
+            write_with(proto, aside, file)
         size = sum(temporary.stat().st_size for temporary in written)
         _install(written)
         return size
@@ -169,8 +176,19 @@ def _move_out(copy: ir.Model, file: BinaryIO, location: str) -> None:
             if isinstance(tensor, ir.ExternalTensor):
                 tensor.tofile(file)  # from file to file
             else:
-                file.write(tensor.tobytes())
+                write_bytes(tensor, file)
         value.const_value = _reference(tensor, value.name or "", location, offsets[id(tensor)])
+
+
+def _set_aside(copy: ir.Model) -> dict[str, ir.TensorProtocol]:
+    """Take big initialisers, which are written one by one, out of the main graph; references stand for them."""
+    aside: dict[str, ir.TensorProtocol] = {}
+    for name, value in copy.graph.initializers.items():
+        tensor = value.const_value
+        if isinstance(tensor, ir.Tensor | ir.PackedTensor) and tensor.nbytes >= BIG:
+            aside[name] = tensor
+            value.const_value = _reference(tensor, name, "-", None)
+    return aside
 
 
 def _move_in(copy: ir.Model, keep: str) -> None:

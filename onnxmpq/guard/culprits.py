@@ -12,7 +12,9 @@
 All of it runs on a few samples, and within a tenth of what measuring every unit on all of them would take.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -23,10 +25,12 @@ import onnx_ir as ir
 from onnxmpq.artifacts import FLOAT, Option, Plan, Space, plain
 from onnxmpq.build import Builder
 from onnxmpq.constraints import Constraints, matching
+from onnxmpq.graph.mapped import BIG
 from onnxmpq.guard.damage import Damage, Meter, Thresholds, decibels
-from onnxmpq.guard.hops import Feed, Hops, boundaries
+from onnxmpq.guard.hops import Array, Feed, Hops, boundaries
 from onnxmpq.methods.uniform import no_coarser
 from onnxmpq.sensitivity.losses import Head
+from onnxmpq.weights import Kept
 
 Places = dict[str, int]
 """On which of its steps every unit stands."""
@@ -82,7 +86,7 @@ class Probe:
 
     def __init__(self, builder: Builder, heads: Sequence[Head]) -> None:
         """Choose the samples, from all over them: so many that some passes over them are within the budget."""
-        self.builder, self.heads, self.runs, self._loaded = builder, heads, 0, 0
+        self.builder, self.heads, self.runs = builder, heads, 0
         total = len(builder.samples)
         units = sum(len(unit.options) > 1 for unit in builder.prepared.space.units)
         self.everything = max(total * units / 2, 1.0)  # half of the model for each unit, on average
@@ -90,8 +94,8 @@ class Probe:
         chosen = spread(total, count)
         self.feeds: list[Feed] = [feed for place, feed in enumerate(builder.samples) if place in chosen]
         self.wanted: list[Feed] = []
-        known = builder.calibrated
-        self.calibrated = replace(known, numbers=replace(known.numbers, rounding="nearest"), memory={})
+        known, kept = builder.calibrated, Kept(builder.folder)
+        self.calibrated = replace(known, numbers=replace(known.numbers, rounding="nearest"), memory=kept)
 
     @property
     def budget(self) -> float:
@@ -108,48 +112,80 @@ class Probe:
         self.builder.calibrate(self.calibrated.needs(plan))
         return self.calibrated.lower(plan).model
 
-    def _loadable(self, model: ir.Model, name: str) -> bytes | Path:
-        """Return a model as runtimes load it; a large one is a file of its own, since sessions map it."""
-        self._loaded += 1
-        return self.builder.loadable(model, f"guard-{name}-{self._loaded}")
-
     def damage(self, plan: Plan) -> Damage:
         """Measure what a plan does to the outputs, by its literal simulation."""
-        session = self.builder.reference.session(self._loadable(self.lowered(plan), "plan"), mode="literal")
         meter = Meter(self.heads)
-        for feed, wanted in zip(self.feeds, self.wanted, strict=True):
-            meter.add(wanted, session.run(feed, meter.names))
-            self.runs += 1
+        with self._place() as place:
+            model = self.builder.loadable(self.lowered(plan), f"{place.name}/plan")
+            session = self.builder.reference.session(model, mode="literal")
+            for feed, wanted in zip(self.feeds, self.wanted, strict=True):
+                meter.add(wanted, session.run(feed, meter.names))
+                self.runs += 1
         return meter.damage()
 
+    @contextmanager
+    def _place(self) -> Iterator[Path]:
+        """Give a folder for what is large, within that of the builder; it is gone afterwards."""
+        with tempfile.TemporaryDirectory(dir=self.builder.folder, ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
+
     def local_errors(self, plans: Sequence[Plan]) -> list[dict[str, float]]:
-        """Return for each plan the local error of every unit, noise over signal; float outputs are kept on the way."""
+        """Return for each plan the local error of every unit, noise over signal; float outputs are kept on the way.
+
+        One model is loaded at a time: first the float one, whose tensors are kept in files, then that of each plan.
+        """
         models = [self.lowered(plan) for plan in plans]
         graph = self.builder.prepared.model.graph
         inner = {value.name for node in graph for value in node.outputs}
         wanted = {value.name or "" for model in models for value in boundaries(model)} & inner
         names = [head.name for head in self.heads]
         run = self.builder.runner({*wanted, *names, *(value.name or "" for value in graph.outputs)})
-        cuts: list[Hops] = []
-        for feed in self.feeds:
-            arrays = run(feed)
-            self.wanted.append({name: arrays[name] for name in names})
-            if not cuts:
-                cuts = [Hops.of(model, arrays) for model in models]
-                for cut in cuts:
-                    cut.open(self.builder.reference, self._loadable)
-            for cut in cuts:
-                cut.add(feed, arrays)
-            self.runs += 1 + len(cuts)
-        unit_of = {layer.node: unit.name for unit in self.builder.prepared.space.units for layer in unit.layers}
-        found = []
-        for cut in cuts:
-            errors: dict[str, float] = {}
-            for hop in cut.found():
-                for unit in {unit_of[layer] for layer in hop.layers if layer in unit_of}:
-                    errors[unit] = max(errors.get(unit, 0.0), hop.ratio)
-            found.append(errors)
+        with self._place() as place:
+            kept = [Aside(run(feed), place) for feed in self.feeds]
+            self.runs += len(self.feeds)
+            del run
+            for aside in kept:
+                arrays = aside.arrays()
+                self.wanted.append({name: arrays[name] for name in names})
+            found = []
+            while models:
+                cut = Hops.of(models[0], kept[0].arrays())
+                loadable = self.builder.loadable(models.pop(0), f"{place.name}/cut{len(models)}")
+                cut.open(self.builder.reference, loadable)
+                for feed, aside in zip(self.feeds, kept, strict=True):
+                    cut.add(feed, aside.arrays())
+                    self.runs += 1
+                found.append(self._unit_errors(cut))
         return found
+
+    def _unit_errors(self, cut: Hops) -> dict[str, float]:
+        """Return the local error of every unit: that of the worst hop that has a layer of it."""
+        unit_of = {layer.node: unit.name for unit in self.builder.prepared.space.units for layer in unit.layers}
+        errors: dict[str, float] = {}
+        for hop in cut.found():
+            for unit in {unit_of[layer] for layer in hop.layers if layer in unit_of}:
+                errors[unit] = max(errors.get(unit, 0.0), hop.ratio)
+        return errors
+
+
+class Aside:
+    """The tensors of one sample, the large ones in a file each."""
+
+    def __init__(self, arrays: Feed, folder: Path) -> None:
+        """Put the arrays of plain numbers aside that are large; strings and narrow floats have no plain file."""
+        self._held: dict[str, Array] = {}
+        self._files: dict[str, Path] = {}
+        place = Path(tempfile.mkdtemp(dir=folder))
+        for index, (name, array) in enumerate(arrays.items()):
+            if array.nbytes >= BIG and array.dtype.kind in "fiu":
+                self._files[name] = place / f"{index}.npy"
+                np.save(self._files[name], array)
+            else:
+                self._held[name] = array
+
+    def arrays(self) -> Feed:
+        """Return all of them."""
+        return self._held | {name: np.load(file) for name, file in self._files.items()}
 
 
 def find(

@@ -205,9 +205,9 @@ def _layer(unit: str, hunt: Hunt) -> LayerError:
 
 
 def _simulated(builder: Builder, plan: Plan, heads: Sequence[Head], progress: Progress) -> Damage:
-    before = builder.reference.session(builder.float_model, mode="deployed")
     model = builder.loadable(builder.lowered(plan).model, "diagnosed")
-    after = builder.reference.session(model, mode="literal")
+    after = builder.reference.session(model, mode="literal")  # takes more memory to load
+    before = builder.reference.session(builder.float_model, mode="deployed")
     return judge(before, after, builder.samples, heads, progress)
 
 
@@ -282,8 +282,9 @@ class _FileProbe:
         for feed in self.feeds:
             arrays = session.run(feed)
             if cut is None:
-                cut = Hops.of(self.model.clone(), arrays)
-                cut.open(self.reference, self._loadable)
+                model = self.model.clone()
+                cut = Hops.of(model, arrays)
+                cut.open(self.reference, self._loadable(model, "cut"))
             cut.add(feed, arrays)
             self.runs += 2
         return cut.found() if cut is not None else ()

@@ -11,7 +11,7 @@ float model and one of the file give all of them, whatever their number.
 Works on any file whose Q and DQ stand around float operators and whose tensors keep the names of the float model.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,8 +25,6 @@ from onnxmpq.runtime import Runtime, Session
 
 Array = np.ndarray
 Feed = Mapping[str, Array]
-Loadable = Callable[[ir.Model, str], bytes | Path]
-"""Gives a model in the form that runtimes load."""
 LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Gather", "LSTM", "GRU", "RNN"})
 _READS = {"Gather": (), "LSTM": (0,), "GRU": (0,), "RNN": (0,)}
 """Which inputs of a layer are activations, where it is not any that is no constant."""
@@ -45,7 +43,6 @@ class Hop:
 class Hops:
     """A file cut at the tensors that its layers read. ``seen`` are those that are compared, by the names of both."""
 
-    model: ir.Model
     given: tuple[str, ...]
     seen: tuple[str, ...]
     layers: Mapping[str, tuple[str, ...]]
@@ -65,11 +62,11 @@ class Hops:
         seen = {value.name or "": value for value in (*model.graph.outputs, *cut) if value.name in arrays}
         layers = {name: tuple(_behind(value)) for name, value in seen.items()}
         model.graph.outputs.extend(value for name, value in seen.items() if name not in outputs)
-        return cls(model, tuple(value.name or "" for value in cut), tuple(seen), layers, tuple(outputs), ranges)
+        return cls(tuple(value.name or "" for value in cut), tuple(seen), layers, tuple(outputs), ranges)
 
-    def open(self, reference: Runtime, loadable: Loadable) -> None:
-        """Load the model that is cut."""
-        self._session = reference.session(loadable(self.model, "cut"), mode="literal")
+    def open(self, reference: Runtime, cut: bytes | Path) -> None:
+        """Load the model that is cut, which nobody need hold any more."""
+        self._session = reference.session(cut, mode="literal")
 
     def add(self, feed: Feed, arrays: Mapping[str, Array]) -> None:
         """Run one sample, and count its errors."""

@@ -77,8 +77,8 @@ def judge(
 
 def judge_export(builder: Builder, path: Path, heads: Sequence[Head]) -> Damage:
     """Judge a file that was built."""
+    after = builder.runtime.session(path, mode="deployed", threads=builder.threads)  # takes more memory to load
     before = builder.reference.session(builder.float_model, mode="deployed", threads=builder.threads)
-    after = builder.runtime.session(path, mode="deployed", threads=builder.threads)
     return judge(before, after, builder.samples, heads, builder.progress)
 
 

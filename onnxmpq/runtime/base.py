@@ -20,6 +20,8 @@ import numpy as np
 import onnx
 
 from onnxmpq.errors import InputError, RuntimeMissingError, VerifyError
+from onnxmpq.files import data_of
+from onnxmpq.machine import give_back, large_blocks_apart
 from onnxmpq.samples import InputSpec
 
 Mode = Literal["deployed", "exact", "literal", "plain", "unoptimised"]
@@ -35,6 +37,7 @@ measuring uses, since a runtime's defaults may fuse, drop or add quantisation.
 """
 
 Feed = Mapping[str, np.ndarray]
+_LARGE_BYTES, _LARGE_FILE_BYTES = 1 << 24, 1 << 20
 
 
 class LayerKernel(NamedTuple):
@@ -199,6 +202,26 @@ def parse(model: bytes | Path) -> onnx.ModelProto:
         return onnx.load_model_from_string(model)
     except Exception as error:
         raise VerifyError(f"{describe(model).capitalize()} cannot be read as ONNX: {one_line(error)}") from error
+
+
+@contextlib.contextmanager
+def lean_memory(model: bytes | Path) -> Iterator[None]:
+    """Give back what was left before a large model is loaded, and what loading it leaves.
+
+    Of files the bytes do not tell: weights of few bits become floats. They are loaded a few times, pieces often.
+    """
+    if len(model) < _LARGE_BYTES if isinstance(model, bytes) else _file_bytes(model) < _LARGE_FILE_BYTES:
+        yield
+        return
+    give_back()
+    with large_blocks_apart():
+        yield
+    give_back()
+
+
+def _file_bytes(path: Path) -> int:
+    """Return the bytes of a model file, and of external data where we put it."""
+    return sum(file.stat().st_size for file in (path, data_of(path)) if file.is_file())
 
 
 QDQ = frozenset(("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"))

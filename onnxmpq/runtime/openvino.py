@@ -21,6 +21,7 @@ from onnxmpq.runtime.base import (
     Origin,
     check_feed,
     describe,
+    lean_memory,
     missing,
     one_line,
     parse,
@@ -210,7 +211,7 @@ class OpenVino:
     def _compile(self, model: bytes | Path, network: Any, config: dict[str, str], threads: int) -> Any:
         """Compile for the processor with one stream."""
         fixed = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
-        with self._loading(model):
+        with self._loading(model), lean_memory(model):
             try:
                 return _core().compile_model(network, "CPU", {**fixed, **config})
             except RuntimeError as error:

@@ -23,6 +23,7 @@ from onnxmpq.runtime.base import (
     Origin,
     check_feed,
     describe,
+    lean_memory,
     missing,
     one_line,
     parse,
@@ -212,6 +213,7 @@ class OnnxRuntime:
             prefix = "session.optimized_model_external_initializers_"
             options.add_session_config_entry(prefix + "file_name", "optimised.data")
             options.add_session_config_entry(prefix + "min_size_in_bytes", "1024")
+            options.add_session_config_entry("session.disable_prepacking", "1")  # nothing is run: spares a copy
             self._load(model, str(model) if isinstance(model, Path) else model, options, ())
             optimised = onnx.load(options.optimized_model_filepath, load_external_data=False)
         return _report(parse(model), optimised)
@@ -222,7 +224,8 @@ class OnnxRuntime:
             raise InputError(f"There is no file '{model}'. Give the path of an ONNX model.")
         more = {"disabled_optimizers": list(disabled)} if disabled else {}
         try:
-            return _library().InferenceSession(source, options, providers=list(self.providers), **more)
+            with lean_memory(model):
+                return _library().InferenceSession(source, options, providers=list(self.providers), **more)
         except Exception as error:  # the library's errors have no base of their own
             raise VerifyError(
                 f"onnxruntime {self.version} does not load {describe(model)}: {one_line(error)}"
