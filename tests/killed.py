@@ -1,0 +1,167 @@
+"""``python -m tests.killed``: every command killed at every call that changes a file, and what is there afterwards.
+
+strace kills the process at its n-th write, rename, link, unlink, truncation or fsync, for every n until it ends by
+itself. After each there must be the old files or whole new ones, and the next run of the same command must go through.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from onnxmpq.graph.load import load
+from onnxmpq.sensitivity.store import Store
+from tests.graphs import feeds_for, layer_chain
+from tests.test_files import ENVIRONMENT
+
+CALLS = (
+    *("write", "pwrite64", "writev", "ftruncate", "fsync", "fdatasync"),
+    *("rename", "renameat", "renameat2", "link", "linkat", "unlink", "unlinkat"),
+)
+_ALONE = ENVIRONMENT | {"PYTHONDONTWRITEBYTECODE": "1", "ONNXMPQ_ONE_PROCESS": "1"}  # so that nobody clears up
+
+
+def _json(file: Path) -> None:
+    json.loads(file.read_text(encoding="utf-8"))
+
+
+def _page(file: Path) -> None:
+    assert file.read_text(encoding="utf-8").rstrip().endswith("</html>"), f"{file} is cut short"
+
+
+def _model(file: Path) -> None:
+    load(file)
+
+
+def _store(file: Path) -> None:
+    with Store.open(file, None) as store:
+        assert store.verify().ok, f"{file} is damaged"
+
+
+def _some(file: Path) -> None:
+    assert file.read_bytes(), f"{file} is empty"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command, and the files that it writes with what tells that one is whole."""
+
+    arguments: tuple[str, ...]
+    writes: Mapping[str, Callable[[Path], None]]
+
+    @property
+    def name(self) -> str:
+        """Return the command's own name."""
+        return self.arguments[0]
+
+
+_DATA = ("-c", "s.npz", "-q", "--overwrite")
+COMMANDS = (
+    Command(
+        (
+            "quantize",
+            "m.onnx",
+            *_DATA,
+            "-o",
+            "q.onnx",
+            "--report",
+            "r.html",
+            "--save-config",
+            "c.toml",
+            "--allow-slower",
+        ),
+        {"q.onnx": _model, "q.plan.json": _json, "r.html": _page, "r.json": _json, "c.toml": _some},
+    ),
+    Command(
+        ("measure", "m.onnx", *_DATA, "-o", "t.json", "--store", "x.store", "--options", "w8a8"),
+        {"t.json": _json, "x.store": _store},
+    ),
+    Command(
+        ("pareto", "m.onnx", *_DATA, "-o", "f.json", "--report", "p.html", "--options", "w8a8"),
+        {"f.json": _json, "p.html": _page, "p.json": _json},
+    ),
+    Command(("apply", "m.onnx", "a.plan.json", *_DATA, "-o", "b.onnx"), {"b.onnx": _model, "b.plan.json": _json}),
+    Command(("overrides", "m.onnx", "a.plan.json", *_DATA, "-o", "o.json"), {"o.json": _json}),
+    Command(("store", "compact", "y.store"), {"y.store": _store}),
+)
+
+
+def prepare(folder: Path) -> None:
+    """Make a model, samples, a plan and a store."""
+    model = layer_chain("Conv")
+    onnx.save(ir.to_proto(model), str(folder / "m.onnx"))
+    np.savez(folder / "s.npz", x=np.concatenate([feed["x"] for feed in feeds_for(model)]))
+    run(folder, ("quantize", "m.onnx", *_DATA, "-o", "a.onnx", "--allow-slower"))
+    run(folder, ("measure", "m.onnx", *_DATA, "--store", "y.store", "--options", "w8a8"))
+
+
+def run(folder: Path, arguments: tuple[str, ...], before: tuple[str, ...] = ()) -> int:
+    """Run a command in ``folder`` and return how it ended; one that nobody killed must go through."""
+    ended = subprocess.run(
+        [*before, sys.executable, "-m", "onnxmpq", *arguments],
+        capture_output=True,
+        text=True,
+        env=_ALONE,
+        cwd=folder,
+        timeout=600,
+        check=False,
+    )
+    assert ended.returncode in ((0,) if not before else (0, -9, 137)), ended.stderr
+    return ended.returncode
+
+
+def points(folder: Path, command: Command, step: int = 1) -> Iterator[int]:
+    """Kill a command at every ``step``-th call, check what is there, and yield the numbers of the calls."""
+    run(folder, command.arguments)
+    old = {name: (folder / name).read_bytes() for name in command.writes}
+    number = 1
+    while True:
+        for name, content in old.items():
+            (folder / name).write_bytes(content)
+        trace = f"trace={','.join(CALLS)}"
+        inject = f"inject={','.join(CALLS)}:signal=KILL:when={number}"
+        code = run(folder, command.arguments, ("strace", "-f", "-qq", "-o", os.devnull, "-e", trace, "-e", inject))
+        for name, is_whole in command.writes.items():
+            file = folder / name
+            if file.suffix == ".json" and file.stem.endswith(".plan") and not file.exists():
+                continue  # an old plan goes before its model is replaced
+            if file.suffix == ".store":
+                is_whole(file)
+            elif file.read_bytes() != old[name]:
+                is_whole(file)
+        pair = [name for name in command.writes if name.endswith(".onnx")]
+        for model in pair:
+            plan = folder / model.replace(".onnx", ".plan.json")
+            assert not plan.exists() or (folder / model).read_bytes(), f"{plan} beside nothing"
+        for left in folder.glob(".onnxmpq-*"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        if not code:
+            return
+        yield number
+        run(folder, command.arguments) if number % 25 == 1 else None
+        number += step
+
+
+def main() -> None:
+    """Kill every command at every call and print how many there were."""
+    for command in COMMANDS:
+        with tempfile.TemporaryDirectory() as name:
+            prepare(Path(name))
+            count = sum(1 for _ in points(Path(name), command))
+        print(
+            f"{command.name:12} killed at {count:5,} calls: all files old or new, and the next run goes through",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
