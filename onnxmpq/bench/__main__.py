@@ -7,6 +7,7 @@ from onnxmpq.bench.deploy import deploy
 from onnxmpq.bench.drop import drop
 from onnxmpq.bench.guard import guard
 from onnxmpq.bench.measure import measure
+from onnxmpq.bench.memory import memory
 from onnxmpq.bench.methods import methods
 from onnxmpq.bench.pairs import pairs
 from onnxmpq.bench.processors import processors
@@ -30,6 +31,7 @@ main.add_command(pairs)
 main.add_command(worst)
 main.add_command(processors)
 main.add_command(guard)
+main.add_command(memory)
 main.add_command(solve)
 
 if __name__ == "__main__":

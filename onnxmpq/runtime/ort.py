@@ -188,6 +188,7 @@ class OnnxRuntime:
         if mode == "unoptimised":
             options.graph_optimization_level = _library().GraphOptimizationLevel.ORT_DISABLE_ALL
         if mode in ("literal", "plain"):  # a model to calibrate may hold Q/DQ already
+            options.enable_cpu_mem_arena = False  # many are held at once: what one run needs is given back behind it
             for key, value in _LITERAL_ENTRIES.items():
                 options.add_session_config_entry(key, value)
             disabled = _REWRITING_OPTIMIZERS

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from onnxmpq.artifacts import Option, Plan
 from onnxmpq.calibrated import Calibrated
+from onnxmpq.machine import give_back, large_blocks_apart
 from onnxmpq.placement import Pair, place
 from onnxmpq.runtime import Runtime, Session
 from onnxmpq.sensitivity.segments import Piece, Splitter, cut
@@ -21,7 +22,11 @@ Arrays = dict[str, npt.NDArray[Any]]
 Choices = Mapping[str, Option]
 Name = tuple[tuple[str, str], ...]
 RECENT_BYTES = 48_000_000
-"""Serialised pieces of recent variants that stay at hand, and as much again of their sessions."""
+"""Serialised pieces of recent variants that stay at hand, and twice as much of the weights in their sessions."""
+
+
+_LARGE_BYTES = 1 << 24
+"""Weights from which on memory is given back behind every plan: graphs refer to themselves, and wait for it."""
 
 
 class Chain:
@@ -37,6 +42,8 @@ class Chain:
         self._pieces: dict[Name, tuple[Piece, ...]] = {}
         self._recent: OrderedDict[Name, tuple[Piece, ...]] = OrderedDict()
         self._placed: dict[Name, frozenset[Pair]] = {}
+        weights = (value.const_value for value in calibrated.model.graph.initializers.values())
+        self._large = sum(weight.nbytes for weight in weights if weight is not None) >= _LARGE_BYTES
 
     def pieces(self, choices: Choices, *, keep: bool = False) -> tuple[Piece, ...]:
         """Return the pieces of a plan; ``keep`` holds on to them and to their sessions, as for a centre."""
@@ -47,10 +54,15 @@ class Chain:
             self._recent.move_to_end(name)
             return self._recent[name]
         plan = Plan(self.calibrated.target.name, "", dict(choices))
-        model = self.calibrated.lower(plan).model if name else self.calibrated.model
-        pieces = self.splitter.split(model)
+        pieces = self.splitter.split(self.calibrated.lower(plan).model if name else self.calibrated.model)
+        if self._large:
+            give_back()
         if keep:
+            for old in [old for old in self._pieces if old]:  # the last centre; float is needed with every one
+                del self._pieces[old]
             self._pieces[name] = pieces
+            held = {piece.digest for pieces in self._pieces.values() for piece in pieces}
+            self._kept = {digest: session for digest, session in self._kept.items() if digest in held}
             self._kept.update((piece.digest, self._load(piece)) for piece in pieces if piece.digest not in self._kept)
         else:
             self._recent[name] = pieces
@@ -91,14 +103,17 @@ class Chain:
             return self._kept[piece.digest]
         session = self._sessions.pop(piece.digest, None) or self._load(piece)
         self._sessions[piece.digest] = session
-        self._session_bytes[piece.digest] = len(piece.data)
-        while len(self._sessions) > 1 and sum(self._session_bytes.values()) > RECENT_BYTES:
+        self._session_bytes[piece.digest] = piece.loaded_bytes
+        while len(self._sessions) > 1 and sum(self._session_bytes.values()) > 2 * RECENT_BYTES:
             oldest, _ = self._sessions.popitem(last=False)
             del self._session_bytes[oldest]
         return session
 
     def _load(self, piece: Piece) -> Session:
-        return self.runtime.session(piece.data, mode="literal", threads=self.threads)
+        if not self._large:
+            return self.runtime.session(piece.data, mode="literal", threads=self.threads)
+        with large_blocks_apart():
+            return self.runtime.session(piece.data, mode="literal", threads=self.threads)
 
     def whole(self, pieces: Sequence[Piece], feeds: Sequence[Arrays]) -> list[Arrays]:
         """Run a chain on feeds and return everything that crosses a cut, and the outputs, for each feed."""

@@ -43,7 +43,7 @@ from onnxmpq.sensitivity.blend import Blended, may_blend
 from onnxmpq.sensitivity.chain import RECENT_BYTES
 from onnxmpq.sensitivity.heads import find_heads
 from onnxmpq.sensitivity.losses import Loss, LossFunction, mean_and_error
-from onnxmpq.sensitivity.segments import cut
+from onnxmpq.sensitivity.segments import cut, loaded_bytes
 from onnxmpq.sensitivity.settings import Settings
 from onnxmpq.sensitivity.store import Store, job_json, key
 from onnxmpq.sensitivity.table import Estimate, Table, Variant
@@ -72,6 +72,9 @@ _REBUILD_S = 0.04  # lowering, cutting and loading what a variant changes
 _JOB_S = 5e-4  # keeping a result
 _OVERHEAD_BYTES = 300_000_000
 """What a process takes before any model is loaded: Python, the libraries, the runtime."""
+
+_CENTRES, _SESSION, _QUANTISING, _VARIANTS = 2, 1.25, 4, 2
+"""How often the weights are held, what a session takes of its weights in float, and a weight while it is quantised."""
 
 _ROUNDING_BYTES = 60
 """What rounding takes for each number of a Hessian, at its height."""
@@ -523,12 +526,19 @@ class Engine:
         (self.folder / "ranges.json").write_text(ranges.to_json(), encoding="utf-8")
 
     def _memory_for(self, batch: int) -> int:
-        """Estimate the bytes of one process: weights twice, in sessions and pieces, and what is kept of a batch."""
-        weights = self._weight_bytes()
+        """Estimate the bytes of one process: what is held of the weights, and what is kept of a batch.
+
+        Of float and of the centre there are pieces and sessions; of variants those that were run last, and the largest
+        weight while it is quantised.
+        """
+        constants = [v.const_value for v in self.model.graph.initializers.values() if v.const_value is not None]
+        held = self._weight_bytes() + _SESSION * loaded_bytes(constants)
+        largest = max((4 * constant.size for constant in constants), default=0)
+        weights = round(_CENTRES * held + _QUANTISING * largest) + min(3 * RECENT_BYTES, round(_VARIANTS * held))
         crossing = sum(segment.live_bytes for segment in self.cuts.segments)
         widest = max((segment.live_bytes for segment in self.cuts.segments), default=0)
         rounding = _ROUNDING_BYTES * self.builder.calibrated.largest_hessian()
-        return _OVERHEAD_BYTES + 4 * weights + rounding + batch * (3 * crossing + 16 * widest)
+        return _OVERHEAD_BYTES + weights + rounding + batch * (3 * crossing + 16 * widest)
 
     def _weight_bytes(self) -> int:
         constants = (value.const_value for value in self.model.graph.initializers.values())

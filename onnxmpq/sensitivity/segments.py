@@ -81,13 +81,20 @@ class Piece:
     """One segment as a model of its own.
 
     ``inputs`` and ``outputs`` are those of the model in ``data``. ``digest`` is a SHA-256 of all that it says: pieces
-    have the same digest if they have the same bytes, and only then.
+    have the same digest if they have the same bytes, and only then. ``loaded_bytes`` is what its weights take in a
+    session, where codes become floats.
     """
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     data: bytes = field(repr=False)
     digest: str
+    loaded_bytes: int = 0
+
+
+def loaded_bytes(tensors: Iterable[ir.TensorProtocol]) -> int:
+    """Return what weights take in a session, where codes and half floats become floats."""
+    return sum(max(tensor.nbytes, 4 * tensor.size) for tensor in tensors)
 
 
 def differing(a: Sequence[Piece], b: Sequence[Piece]) -> tuple[int, ...]:
@@ -358,7 +365,8 @@ class Splitter:
         if known is None:
             model.graph.initializer.extend(_tensor_proto(tensor, name) for name, tensor in constants.items())
             inputs, outputs = (tuple(value.name for value in end) for end in (model.graph.input, model.graph.output))
-            known = Piece(inputs, outputs, model.SerializeToString(deterministic=True), digest.hexdigest())
+            data, loaded = model.SerializeToString(deterministic=True), loaded_bytes(constants.values())
+            known = Piece(inputs, outputs, data, digest.hexdigest(), loaded)
             self._pieces[known.digest] = known
         return known
 

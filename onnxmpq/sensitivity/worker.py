@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from onnxmpq.artifacts import FLOAT, Option
 from onnxmpq.calibrated import Calibrated, Numbers
+from onnxmpq.graph.mapped import load_mapped
 from onnxmpq.hessians import Hessians
 from onnxmpq.ranges import Ranges
 from onnxmpq.runtime import get_runtime
@@ -24,6 +25,7 @@ from onnxmpq.sensitivity.losses import Array, Head, Loss, LossFunction, log_soft
 from onnxmpq.sensitivity.segments import Piece, first_change
 from onnxmpq.space import make_space
 from onnxmpq.targets import Target
+from onnxmpq.weights import Kept
 
 Choice = tuple[str, str]
 Results = dict[str, npt.NDArray[Any]]
@@ -166,7 +168,7 @@ class Bench:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.folder = recipe, Path(recipe.folder)
-        model = ir.load(self.folder / "model.onnx")
+        model = load_mapped(self.folder / "model.onnx")
         target = replace(recipe.target, islands=False)
         ranges = Ranges.from_json((self.folder / "ranges.json").read_text(encoding="utf-8"))
         space = make_space(model, target)
@@ -177,7 +179,7 @@ class Bench:
             recipe.numbers,
             dict(ranges.tensors),
             dict(ranges.means),
-            memory={},
+            memory=Kept(self.folder),
             hessians=Hessians(self.folder / "hessians"),
         )
         self.chain = Chain(calibrated, get_runtime("onnxruntime"), recipe.threads)
