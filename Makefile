@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test test-lowest check bench processors wheel clean
+.PHONY: help demo test test-lowest check bench fuzz processors wheel clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -26,6 +26,9 @@ check: .venv/lint ## lint and type-check everything
 
 bench: .venv/test ## compare exports with float and with onnxruntime's own quantisers
 	$(BIN)/python -m onnxmpq.bench deploy
+
+fuzz: .venv/test ## try damaged models, samples, texts and stores for ten minutes; what breaks is kept in out/fuzz
+	$(BIN)/python -m tests.fuzz --minutes 10
 
 processors: .venv/test ## run exports on processors that this machine does not have, by emulation
 	$(BIN)/python -m onnxmpq.bench processors
