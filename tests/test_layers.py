@@ -14,10 +14,12 @@ PACKAGE = Path(onnxmpq.__file__).parent
 STAGES = ("normalise", "space", "calibrate", "lower", "verify", "methods")
 RUNTIMES = ("onnxruntime", "openvino")
 ALLOWED = {("lower", "space")}  # what is stored is counted where it is predicted, so that both are one
-FOUNDATIONS = ("artifacts", "errors", "files", "graph")
+FOUNDATIONS = ("artifacts", "errors", "files", "graph", "ledger", "reading")
 ORDER = {  # what stages may import besides one another, from the bottom up
-    "graph": ("graph", "artifacts", "errors", "files"),
-    "files": ("errors",),
+    "graph": ("graph", "artifacts", "errors", "files", "ledger"),
+    "files": ("errors", "ledger", "reading"),
+    "reading": ("errors",),
+    "ledger": (),
     "saturation": FOUNDATIONS,
     "targets": FOUNDATIONS,
     "placement": ("targets", *FOUNDATIONS),
@@ -25,11 +27,11 @@ ORDER = {  # what stages may import besides one another, from the bottom up
     "weights": ("saturation", *FOUNDATIONS),
     "gptq": ("saturation",),
     "hessians": ("gptq", "weights", *FOUNDATIONS),
-    "images": ("errors",),
+    "images": ("errors", "reading"),
     "sources": ("images", *FOUNDATIONS),
     "samples": ("sources", *FOUNDATIONS),
     "passkit": FOUNDATIONS,
-    "runtime": ("runtime", "samples", *FOUNDATIONS),
+    "runtime": ("machine", "runtime", "samples", *FOUNDATIONS),
     "normalise": ("passkit", "registry", *FOUNDATIONS),
     "space": ("placement", "targets", *FOUNDATIONS),
     "calibrate": ("ranges", *FOUNDATIONS),
@@ -38,7 +40,7 @@ ORDER = {  # what stages may import besides one another, from the bottom up
     "processors": ("hessians", "runtime", "saturation", "targets", *FOUNDATIONS),
     "methods": ("budgets", "sensitivity", "solve", *FOUNDATIONS),
     "solve": ("solve", "errors"),
-    "executors": ("errors",),
+    "executors": ("errors", "reading"),
     "report": ("report", "compile", "front", "sensitivity", *FOUNDATIONS),
     "budgets": FOUNDATIONS,
     "machine": (),
@@ -47,8 +49,8 @@ ORDER = {  # what stages may import besides one another, from the bottom up
     "constraints": FOUNDATIONS,
     "publish": ("build", *FOUNDATIONS),
     "guard": (
-        *("guard", "build", "calibrated", "compile", "constraints", "runtime", "samples", "sensitivity", "targets"),
-        *FOUNDATIONS,
+        *("guard", "build", "calibrated", "compile", "constraints", "machine", "runtime", "samples", "sensitivity"),
+        *("targets", "weights", *FOUNDATIONS),
     ),
     "rescue": ("sensitivity", *FOUNDATIONS),
     "search": ("budgets", "build", "calibrated", "constraints", "sensitivity", "samples", "solve", *FOUNDATIONS),
@@ -69,6 +71,7 @@ ORDER = {  # what stages may import besides one another, from the bottom up
             "calibrated",
             "executors",
             "hessians",
+            "machine",
             "placement",
             "ranges",
             "runtime",

@@ -118,7 +118,7 @@ def test_a_front_is_read_one_point_at_a_time(front: Front, folder: Path) -> None
     with pytest.raises(InputError, match="is one plan and no front: leave --point out"):
         Plan.read(folder / "plan.json", 1)
     (folder / "broken.json").write_text('{"points": [3]}')
-    with pytest.raises(InputError, match="is not a plan"):
+    with pytest.raises(InputError, match="has schema None; this version of onnxmpq reads schema 1"):
         Plan.read(folder / "broken.json", 1)
 
 
