@@ -78,6 +78,7 @@ ORDER = {  # what stages may import besides one another, from the bottom up
             "samples",
             "space",
             "targets",
+            "weights",
         ),
         *FOUNDATIONS,
     ),

@@ -146,7 +146,7 @@ def change_attribute(model: onnx.ModelProto, chance: random.Random) -> None:
     if kind == 1:
         del node.attribute[place]
     elif kind == 2:
-        attribute.type = chance.choice((*AttributeProto.AttributeType.values(), 77))
+        attribute.type = chance.choice((*AttributeProto.AttributeType.values(), 77))  # pyright: ignore[reportAttributeAccessIssue]
     elif kind == 3:
         attribute.ref_attr_name = "outer"
     elif attribute.ints:
