@@ -67,7 +67,7 @@ def peak_of(arguments: Sequence[str]) -> Peak:
             [sys.executable, "-m", "onnxmpq", *arguments],
             stdout=subprocess.DEVNULL,
             stderr=told,
-            env=os.environ | {"PYTHONPATH": folders},
+            env=os.environ | {"PYTHONPATH": folders, "ONNXMPQ_ONE_PROCESS": "1"},
         )
         while process.poll() is None:
             try:

@@ -10,7 +10,7 @@ from tests.fuzz.kinds import KINDS, Recipe, preload
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked")
 
-SAMPLE = 8
+SAMPLE = 6
 """Mutants of each kind in the test suite; `make fuzz` tries thousands."""
 
 
