@@ -68,6 +68,8 @@ def place(draft: Path, final: Path, *, overwrite: bool) -> None:
         if final.exists():
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final)) from error
         os.replace(draft, final)  # a file system without hard links
+    else:
+        os.unlink(draft)  # weights of two names are refused by onnx, and by us
 
 
 def reason(error: OSError) -> str:
@@ -93,6 +95,11 @@ def kept_of(output: Path) -> tuple[Path, Path]:
 def journal_of(store: Path) -> Path:
     """Return where SQLite keeps what it needs to take a change of a store back."""
     return store.parent / f"{store.name}-journal"
+
+
+def spare_of(output: Path) -> Path:
+    """Return where those weights lie while older ones have their place: whoever reads the older model needs them."""
+    return output.parent / f"{output.name}.2.data"
 
 
 def page_of(report: Path) -> Path:

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import onnx
 from onnx import serialization
 
 from onnxmpq.build import Export
 from onnxmpq.errors import InputError
-from onnxmpq.files import check_length, data_of, kept_of, place, plan_of, reason, taken
+from onnxmpq.files import check_length, data_of, kept_of, place, plan_of, reason, spare_of, taken
+from onnxmpq.graph.protos import tensors
 from onnxmpq.ledger import temporary_folder
 
 
@@ -25,7 +27,7 @@ def checked_output(path: Path, overwrite: bool) -> Path:
             "Call it .onnx."
         )
     check_length(max(kept_of(path), key=lambda kept: len(kept.name)), "file that keeps the plan of a search that fails")
-    for there in (plan_of(path), data_of(path)):
+    for there in (plan_of(path), data_of(path), spare_of(path)):
         check_length(there, "file beside the output")
         if there.exists() and not overwrite:
             raise taken(there)
@@ -61,25 +63,32 @@ def publish(export: Export, path: Path, *, overwrite: bool) -> Path:
     """Move a verified export, its data and its plan to where the caller wants them: all, or none of them.
 
     Whenever the process is killed there is a whole model, the old one or the new one, and no plan beside it that is not
-    its own: an old plan goes first, then the model is replaced in one step, then its plan comes. What came into being
-    since it was looked for is not replaced without ``overwrite``.
+    its own: an old plan goes first, then the model is replaced in one step, then its plan comes. Data of a model takes
+    a name that no older data has, which goes last. What came into being since it was looked for is not replaced without
+    ``overwrite``.
     """
     plan_path = plan_of(path)
     draft, kept = export.path.parent / plan_path.name, export.path.parent / secrets.token_hex(8)
     moved: list[Path] = []
     new: list[Path] = []
+    older = [file for file in (data_of(path), spare_of(path)) if overwrite and file.exists()]
     try:
+        if data_of(export.path).exists() and older and data_of(path).name in _locations(path):
+            _move_data(export.path, spare_of(export.path))
         draft.write_text(export.plan.to_text(), encoding="utf-8")
         new = sorted(export.path.parent.iterdir(), key=lambda file: (file == draft, file == export.path))
         kept.mkdir()
         if overwrite:
-            for file in new:
-                _keep(path.parent / file.name, kept)
+            for file in (plan_path, path):  # older data stays where it is
+                _keep(file, kept)
             plan_path.unlink(missing_ok=True)
         for file in new:
             final = path.parent / file.name
             place(file, final, overwrite=overwrite)
             moved.append(final)
+        for file in older:
+            if file not in moved:
+                file.unlink(missing_ok=True)
     except BaseException as error:
         for final in moved:
             final.unlink(missing_ok=True)
@@ -91,6 +100,28 @@ def publish(export: Export, path: Path, *, overwrite: bool) -> Path:
             raise InputError(f"The output '{path}' cannot be written: {reason(error)}.") from error
         raise
     return plan_path
+
+
+def _locations(model: Path) -> set[str]:
+    """Return the names of the files in which a model that is there keeps its weights."""
+    if not model.is_file():
+        return set()
+    try:
+        proto = onnx.load(model, load_external_data=False)
+    except Exception:  # what is there is no model, and needs no data
+        return set()
+    return {entry.value for tensor in tensors(proto) for entry in tensor.external_data if entry.key == "location"}
+
+
+def _move_data(model: Path, data: Path) -> None:
+    """Give the external data of a model another name, in the model, too."""
+    proto = onnx.load(model, load_external_data=False)
+    for tensor in tensors(proto):
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = data.name
+    os.replace(data_of(model), data)
+    model.write_bytes(proto.SerializeToString())
 
 
 def _keep(final: Path, kept: Path) -> None:

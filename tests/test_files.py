@@ -1,5 +1,6 @@
 """Files are written whole or not at all, never one over another, and a killed run leaves the old ones or the new."""
 
+import contextlib
 import errno
 import json
 import os
@@ -7,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,12 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from onnxmpq.artifacts import Plan
+from onnxmpq.artifacts import Plan, Verdict
+from onnxmpq.build import Export
 from onnxmpq.compile import quantize
 from onnxmpq.errors import InputError
 from onnxmpq.files import place, refuse_foreign, refuse_shared, write_whole
+from onnxmpq.graph.save import save
 from onnxmpq.publish import publish
 from tests.graphs import feeds_for, layer_chain
 
@@ -198,6 +202,42 @@ def test_a_terminated_run_leaves_no_folder_and_keeps_what_it_measured(desk: Path
     assert told.startswith("Terminated: no model was written.")
     assert "the same command with --store q.store goes on" in told
     assert sorted(path.name for path in desk.iterdir()) == ["m.onnx", "measured", "q.store", "s.npz"]
+
+
+@pytest.mark.parametrize("fails", ["q.onnx", "q.plan.json", None])
+def test_old_weights_stay_where_they_are_until_the_new_model_is_there(
+    fails: str | None, desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a model whose weights lie in a file beside it, at every moment there is one with its own weights."""
+
+    def outside(option: str) -> Export:
+        folder = Path(tempfile.mkdtemp(dir=desk))
+        model = layer_chain("Gemm", seed=len(option))
+        save(model, folder / "q.onnx", largest_protobuf=0)
+        return Export(Plan("ort-cpu", option, {}), folder / "q.onnx", Verdict("none", ()))
+
+    def weights() -> np.ndarray:
+        return onnx.numpy_helper.to_array(onnx.load(desk / "q.onnx").graph.initializer[0])
+
+    publish(outside("one"), desk / "q.onnx", overwrite=False)
+    old = weights()
+    for option, data in (("again", "q.onnx.2.data"), ("more often", "q.onnx.data")):
+        publish(outside(option), desk / "q.onnx", overwrite=True)
+        assert [file.name for file in desk.glob("q.onnx*.data")] == [data]
+        assert not np.array_equal(weights(), old)
+    old = weights()
+
+    def killed(draft: Path, final: Path, *, overwrite: bool) -> None:
+        assert np.array_equal(weights(), old if final.name != "q.plan.json" else weights())
+        if final.name == fails:
+            raise KeyboardInterrupt
+        place(draft, final, overwrite=overwrite)
+
+    monkeypatch.setattr("onnxmpq.publish.place", killed)
+    with pytest.raises(KeyboardInterrupt) if fails else contextlib.nullcontext():
+        publish(outside("at last"), desk / "q.onnx", overwrite=True)
+    assert np.array_equal(weights(), old) == bool(fails)
+    assert len(list(desk.glob("q.onnx*.data"))) == 1
 
 
 CALLS = "rename,renameat,renameat2,link,linkat,unlink,unlinkat,fsync"

@@ -18,7 +18,7 @@ import click
 from click.core import ParameterSource
 
 from onnxmpq.cli.options import checked_output, decorated
-from onnxmpq.files import data_of, journal_of, page_of, plan_of, refuse_shared, write_whole
+from onnxmpq.files import data_of, journal_of, page_of, plan_of, refuse_shared, spare_of, write_whole
 from onnxmpq.reading import brief, read_toml, refuse, shown, strangers
 
 _NOT_KEPT = ("config", "save-config", "overwrite", "json", "quiet", "verbose", "help", "dry-run")
@@ -72,6 +72,7 @@ def _paths(context: click.Context) -> tuple[dict[str, Path | None], dict[str, Pa
         writes |= {"journal of the store": journal_of(store)}
     if output is not None and context.command.name in ("quantize", "apply"):
         writes |= {"plan of the output": plan_of(output), "data of the output": data_of(output)}
+        writes["other data of the output"] = spare_of(output)
     if page is not None:
         page = page_of(page)
         writes |= {"report": page, "file of the report's numbers": page.with_suffix(".json")}

@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 
 from onnxmpq.errors import InputError, RuntimeMissingError, VerifyError
-from onnxmpq.files import data_of
+from onnxmpq.files import data_of, spare_of
 from onnxmpq.machine import give_back, large_blocks_apart
 from onnxmpq.samples import InputSpec
 
@@ -221,7 +221,7 @@ def lean_memory(model: bytes | Path) -> Iterator[None]:
 
 def _file_bytes(path: Path) -> int:
     """Return the bytes of a model file, and of external data where we put it."""
-    return sum(file.stat().st_size for file in (path, data_of(path)) if file.is_file())
+    return sum(file.stat().st_size for file in (path, data_of(path), spare_of(path)) if file.is_file())
 
 
 QDQ = frozenset(("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"))
