@@ -38,6 +38,7 @@ measuring uses, since a runtime's defaults may fuse, drop or add quantisation.
 
 Feed = Mapping[str, np.ndarray]
 _LARGE_BYTES, _LARGE_FILE_BYTES = 1 << 24, 1 << 20
+_HUGE_FILE_BYTES = 1 << 24
 
 
 class LayerKernel(NamedTuple):
@@ -217,6 +218,11 @@ def lean_memory(model: bytes | Path) -> Iterator[None]:
     with large_blocks_apart():
         yield
     give_back()
+
+
+def is_huge(model: bytes | Path) -> bool:
+    """Tell whether weights of few bits in a file become too many floats to be held in two copies."""
+    return isinstance(model, Path) and _file_bytes(model) >= _HUGE_FILE_BYTES
 
 
 def _file_bytes(path: Path) -> int:

@@ -23,6 +23,7 @@ from onnxmpq.runtime.base import (
     Origin,
     check_feed,
     describe,
+    is_huge,
     lean_memory,
     missing,
     one_line,
@@ -192,6 +193,8 @@ class OnnxRuntime:
             for key, value in _LITERAL_ENTRIES.items():
                 options.add_session_config_entry(key, value)
             disabled = _REWRITING_OPTIMIZERS
+            if mode == "literal" and is_huge(model):  # weights become floats in every run, not once and for all
+                disabled += ("ConstantFolding",)
         source: bytes | str = str(model) if isinstance(model, Path) else model
         if outputs is not None:
             source, folder = _with_outputs(model, outputs)
