@@ -19,7 +19,7 @@ from onnxmpq.calibrate import calibrate
 from onnxmpq.calibrated import Calibrated, Needs, Numbers
 from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.graph.load import Source
-from onnxmpq.graph.save import save
+from onnxmpq.graph.save import contained, save
 from onnxmpq.graph.text import drop_text, forget_inferred, needed_types
 from onnxmpq.hessians import TOGETHER_BYTES, Hessians, Reading, Run, count, passes
 from onnxmpq.ledger import temporary_folder
@@ -228,7 +228,7 @@ class Builder:
         """Return a model as runtimes load it: bytes, or a file with its weights beside it when it is large."""
         size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
         if size < _LARGE_BYTES:
-            return bytes(ir.to_proto(model).SerializeToString())
+            return bytes(contained(model).SerializeToString())
         path = self.folder / f"{name}.onnx"
         save(model, path, overwrite=True, largest_protobuf=0)
         return path

@@ -191,6 +191,13 @@ def _set_aside(copy: ir.Model) -> dict[str, ir.TensorProtocol]:
     return aside
 
 
+def contained(model: ir.Model) -> onnx.ModelProto:
+    """Return a small model as protobuf with all its weights inside, wherever they lie: bytes have no folder."""
+    copy = model.clone()
+    _move_in(copy, keep="")
+    return ir.to_proto(copy)
+
+
 def _move_in(copy: ir.Model, keep: str) -> None:
     """Turn references into any external file but ``keep`` into plain tensors."""
     for value in _initializers(copy):
