@@ -1,6 +1,7 @@
 """The kinds of input that are damaged: how a mutant is made from a number, and which command is tried on it."""
 
 import functools
+import importlib
 import io
 import random
 import tempfile
@@ -14,6 +15,7 @@ import onnx
 import onnx_ir as ir
 
 import onnxmpq.targets
+from onnxmpq.registry import pipeline
 from tests.fuzz import contents
 from tests.fuzz.bases import models, samples
 from tests.fuzz.children import Outcome, fresh, run
@@ -112,11 +114,18 @@ def command(*arguments: str) -> None:
 
 def preload() -> None:
     """Import what commands need, so that forked children need not."""
-    import onnxruntime  # noqa: F401
-
-    import onnxmpq_passes  # noqa: F401
-    from onnxmpq.registry import pipeline
-
+    names = (
+        "cli.inspect",
+        "cli.quantize",
+        "cli.measure",
+        "cli.apply",
+        "compile",
+        "front",
+        "overrides",
+        "sensitivity.engine",
+    )
+    for name in ("onnxruntime", "PIL.Image", "onnxmpq_passes", *(f"onnxmpq.{name}" for name in names)):
+        importlib.import_module(name)
     pipeline("normalise")
 
 
