@@ -115,7 +115,7 @@ def _kind(code: int, text: str, left: set[str]) -> str:
         return "left behind"
     if code and any(name.endswith((".onnx", ".plan.json", ".data")) for name in left):
         return "written and refused"
-    if code and sum(line.startswith(("Error:", "Usage:")) for line in text.splitlines()) != 1:
+    if code and sum(line.startswith("Error:") for line in text.splitlines()) != 1:
         return "no sentence"
     return "ended"
 
