@@ -7,6 +7,7 @@ taken in the order of their paths and read one at a time. Pillow is imported whe
 """
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from os import PathLike
@@ -97,7 +98,7 @@ class Images:
     def files(self) -> tuple[Path, ...]:
         """All images, in the order of their paths; hidden files are none."""
         root = Path(self.folder)
-        if not root.is_dir():
+        if not os.path.isdir(root):
             raise InputError(f"There is no folder of images '{root}'. Check the path.")
         found = found_in(root)
         if not found:

@@ -6,6 +6,7 @@ with ``preprocess.toml`` in it, ``Images``, a dict of arrays, feeds from any ite
 """
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ class Block:
 
 def source(data: Data, inputs: tuple[InputSpec, ...], labels: str) -> Callable[[], Iterator[Block]]:
     """Find out what was given, and how to read it again and again."""
-    if isinstance(data, str | PathLike) and (Path(data) / SPEC).is_file():
+    if isinstance(data, str | PathLike) and os.path.isfile(Path(data) / SPEC):
         data = Images.described(Path(data))
     if isinstance(data, Images):
         return _prepared(data, inputs)
@@ -118,7 +119,7 @@ def _prepared(images: Images, inputs: tuple[InputSpec, ...]) -> Callable[[], Ite
 
 def _undescribed(path: Path) -> tuple[Path, ...]:
     """Return the images of a folder that has no arrays."""
-    return found_in(path) if path.is_dir() and not _arrays_in(path) else ()
+    return found_in(path) if os.path.isdir(path) and not _arrays_in(path) else ()
 
 
 def _no_spec(pictures: tuple[Path, ...], inputs: tuple[InputSpec, ...]) -> InputError:
@@ -158,15 +159,15 @@ def _block(where: str, feed: Mapping[str, Any] | None) -> Block:
 
 def _files(path: Path) -> tuple[Path, ...]:
     """List the files that a path stands for, in the order of their names."""
-    if path.is_dir():
+    if os.path.isdir(path):
         files = _arrays_in(path)
         if not files:
             raise InputError(f"Folder '{path}' holds no .npz and no .npy. Save samples there with numpy.savez.")
         return files
-    if not path.exists():
-        near = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+    if not os.path.exists(path):  # which a name that no file can have is told by, too
+        near = [file.name for file in path.parent.iterdir()] if os.path.isdir(path.parent) else []
         raise InputError(f"Calibration data '{path}' does not exist{nearest_name(path.name, near)}.")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"Calibration data '{path}' is no file but a device or a pipe. Save samples with numpy.savez.")
     if path.suffix not in (".npz", ".npy"):
         raise InputError(f"Calibration data '{path}' is neither .npz nor .npy nor a folder. Save it with numpy.savez.")

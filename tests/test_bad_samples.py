@@ -146,3 +146,9 @@ def test_what_stands_beside_calibration_data_is_not_judged(tmp_path: Path) -> No
     given = {"x": GOOD, "labels": np.array([0.5, -1.0, 2.0, 3.0])}
     result = quantize(ir.to_proto(layer_chain("Conv")), given, output=tmp_path / "q.onnx", speed_budget_s=0.0)
     assert result.accuracy is None
+
+
+@pytest.mark.parametrize("name", ["x" * 3000, "x" * 3000 + "/s.npz", "a\0b"])
+def test_a_name_that_no_file_can_have_is_one_sentence(name: str) -> None:
+    with pytest.raises(InputError, match=r"Calibration data '.*' (does not exist|is no|is neither)|holds no"):
+        open_samples(name, [SPEC])

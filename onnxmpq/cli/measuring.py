@@ -1,6 +1,7 @@
 """What commands that measure share: their options, where jobs run, and what an interrupt leaves behind."""
 
 import functools
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -151,7 +152,7 @@ def resumable(store: Path | None) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if store is None or not store.exists():
+        if store is None or not os.path.exists(store):
             raise
         from onnxmpq.sensitivity.store import Store
 

@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -194,7 +195,7 @@ def checked_report(path: Path | None) -> None:
     path = page_of(path)
     if path.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"The report '{path}' is a page: call it .html, or give a folder that exists.")
-    if not path.absolute().parent.is_dir():
+    if not os.path.isdir(path.absolute().parent):
         raise InputError(f"The folder '{path.parent}' of the report '{path}' does not exist. Make it first.")
     refuse_foreign(path)
 

@@ -1,5 +1,6 @@
 """``onnxmpq verify``."""
 
+import os
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -64,7 +65,7 @@ def verify_command(
     requirements = parse_requirements(required)
     if evaluation is not None and not any(one.kind in MEASURED for one in requirements):
         raise InputError("--evaluation is what drop and loss are judged on. Add --require 'drop<=1%', or leave it out.")
-    if not quantised.is_file():
+    if not os.path.isfile(quantised):
         raise InputError(f"There is no file '{quantised}'.")
     source = load(float_model)  # says better than a runtime what is wrong with it
     with show.progress(quiet) as report:
