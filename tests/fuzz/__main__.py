@@ -16,13 +16,15 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # before numpy: children are forked from one thread
     os.environ[name] = "1"
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-from tests.fuzz.kinds import KINDS, Kind, preload  # noqa: E402
+from tests.fuzz.children import Outcome  # noqa: E402
+from tests.fuzz.kinds import KINDS, Kind, Recipe, preload  # noqa: E402
 
 OUT = Path("out/fuzz")
 
@@ -68,6 +70,9 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--kind", choices=sorted(KINDS), action="append")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 30))
+    parser.add_argument(
+        "--each", type=int, help="so many mutants of each kind, and what is not damaged, instead of a time"
+    )
     parser.add_argument("--only", type=int, help="one number, and what was said")
     given = parser.parse_args()
     kinds = given.kind or list(KINDS)
@@ -79,6 +84,9 @@ def main() -> int:
             outcome = kind.outcome(given.only, base / "one")
             print(kind.recipe(given.only), outcome.label, outcome.told, sep="\n")
             return not outcome.good
+        if given.each is not None:
+            preload()
+            return _told([*_sound(kinds, base), *_some(kinds, given.seed, given.each, base)], base)
         print(f"seed {given.seed}, {given.workers} workers, {given.minutes:g} minutes: {', '.join(kinds)}", flush=True)
         until = time.time() + 60 * given.minutes
         files = [base / f"{worker}.jsonl" for worker in range(given.workers)]
@@ -100,6 +108,26 @@ def main() -> int:
         if failed:
             print(f"{len(failed)} of {given.workers} workers failed")
         return _told(lines, base) or bool(failed)
+
+
+def _line(kind: Kind, number: int, outcome: Outcome, good: bool) -> dict[str, object]:
+    return {"kind": kind.name, "number": number, "label": outcome.label, "good": good, "code": outcome.code}
+
+
+def _some(kinds: list[str], seed: int, each: int, base: Path) -> Iterator[dict[str, object]]:
+    """Try some mutants of each kind."""
+    for kind in (KINDS[name] for name in kinds):
+        for number in range(seed, seed + each):
+            outcome = kind.outcome(number, base / "one")
+            yield _line(kind, number, outcome, outcome.good)
+
+
+def _sound(kinds: list[str], base: Path) -> Iterator[dict[str, object]]:
+    """Try every command on what is not damaged, which must go through."""
+    for kind in (KINDS[name] for name in kinds):
+        for command in kind.commands:
+            outcome = kind.tried(Recipe(next(iter(kind.bases())), (), 1, command), base / "one")
+            yield _line(kind, 0, outcome, outcome.good and not outcome.code)
 
 
 def _told(lines: list[dict[str, object]], base: Path) -> int:

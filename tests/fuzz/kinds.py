@@ -46,6 +46,11 @@ class Kind(Protocol):
         ...
 
     @property
+    def bases(self) -> Callable[[], Mapping[str, bytes]]:
+        """What mutants are made from."""
+        ...
+
+    @property
     def commands(self) -> tuple[tuple[str, ...], ...]:
         """Commands that are tried."""
         ...
