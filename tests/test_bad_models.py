@@ -1,7 +1,6 @@
 """Models that are broken, strange or hostile: one sentence each, or a file that holds."""
 
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxmpq.compile import inspect, quantize
 from onnxmpq.errors import InputError, InternalError
 from onnxmpq.normalise import Normal
-from tests.test_files import ENVIRONMENT
+from tests.processes import python
 
 WEIGHT = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
 FEEDS = {"x": np.random.default_rng(1).normal(size=(4, 64)).astype(np.float32)}
@@ -125,6 +124,15 @@ def test_names_that_are_not_utf_8_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "m.onnx"
     file.write_bytes(plain().SerializeToString().replace(b"\x01h", b"\x01\xff"))
     with pytest.raises(InputError, match=r"'.*m\.onnx' holds a name that is not UTF-8"):
+        inspect(file)
+
+
+def test_names_that_are_not_utf_8_are_refused_in_bodies_too(tmp_path: Path) -> None:
+    made = loop()
+    made.graph.node[1].attribute[0].g.input[2].name = "inner_name"
+    file = tmp_path / "m.onnx"
+    file.write_bytes(made.SerializeToString().replace(b"inner_name", b"\xff" * 10))
+    with pytest.raises(InputError, match=r"holds a name that is not UTF-8"):
         inspect(file)
 
 
@@ -247,16 +255,8 @@ def test_a_death_in_native_code_is_told_and_loses_nothing(name: str, tmp_path: P
         "def decide(*a, **k):\n    real(*a, **k)\n    ort.OrtSession.run = die\n    ort.OrtSession.run(None)\n"
         "search.Search.decide = decide\nfrom onnxmpq.cli import entry; entry()"
     )
-    given = ("quantize", "m.onnx", "-c", "s.npz", "-o", "q.onnx", "-b", "size=60%", "--effort", "quick", "-q")
-    ended = subprocess.run(
-        [sys.executable, "-c", code, *given],
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT,
-        timeout=300,
-        check=False,
-        cwd=tmp_path,
-    )
+    given = ("quantize", "m.onnx", "-c", "s.npz", "-o", "q[red].onnx", "-b", "size=60%", "--effort", "quick", "-q")
+    ended = python("-c", code, *given, folder=tmp_path)
     number = signal.Signals[name]
     assert ended.returncode == (137 if number == signal.SIGKILL else 2), ended.stderr
     assert "Traceback" not in ended.stderr
@@ -264,5 +264,5 @@ def test_a_death_in_native_code_is_told_and_loses_nothing(name: str, tmp_path: P
         assert "The process was killed, most likely as memory ran out" in ended.stderr
     else:
         assert f"onnxruntime crashed ({name})" in ended.stderr
-    assert "the same command with --store" in ended.stderr
-    assert {path.name for path in tmp_path.iterdir()} == {"m.onnx", "s.npz", "q.store"}
+    assert "q[red].store': the same command with --store" in ended.stderr  # a name is no markup
+    assert {path.name for path in tmp_path.iterdir()} == {"m.onnx", "s.npz", "q[red].store"}

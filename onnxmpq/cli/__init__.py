@@ -7,7 +7,6 @@
 Commands are loaded when they are asked for, and load what is heavy when they run: help and completion take no time.
 """
 
-import re
 import signal
 import sys
 from contextlib import suppress
@@ -84,7 +83,7 @@ def main() -> None:
 
 def _run() -> int | str | None:
     """Run the command line, tell what happened and return the exit code."""
-    from onnxmpq.cli.console import Unread
+    from onnxmpq.cli.console import Unread, literal
 
     signal.signal(signal.SIGTERM, _terminate)
     code: int | str | None
@@ -110,7 +109,7 @@ def _run() -> int | str | None:
         _tell_notes(error)
         code = 2
     except OnnxmpqError as error:
-        _tell(f"[bold red]Error:[/] {_literal(str(error))}")
+        _tell(f"[bold red]Error:[/] {literal(str(error))}")
         _tell_notes(error)
         if error.exit_code == 70:
             _tell("This is a fault of onnxmpq. Please report it with this message and the output of `onnxmpq doctor`.")
@@ -134,12 +133,7 @@ def _tell(text: str) -> None:
 
 def _tell_notes(error: BaseException | None) -> None:
     """Print what was kept of the work, which stands in the notes of an error."""
+    from onnxmpq.cli.console import literal
+
     for note in getattr(error, "__notes__", ()):
-        _tell(_literal(note))
-
-
-def _literal(text: str) -> str:
-    """Take a text as it is, but for names that are too long to be read."""
-    from rich.markup import escape
-
-    return escape(re.sub(r"'([^']{60})[^']{180,}([^']{60})'", r"'\1…\2'", text))
+        _tell(literal(note))

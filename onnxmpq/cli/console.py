@@ -7,6 +7,7 @@ What cannot be written to where the output goes is told like any other file that
 """
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,7 @@ from io import TextIOWrapper
 from typing import Any, TextIO
 
 from rich.console import Console
+from rich.markup import escape
 from rich.text import Text
 
 from onnxmpq.errors import InputError
@@ -67,12 +69,12 @@ class _Stream:
 def told_streams() -> Iterator[None]:
     """Tell what cannot be written as an error, and write what the encoding of a stream does not have as its code."""
     before = sys.stdout, sys.stderr
-    for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
+    for name, told, stream in (("stdout", "output", sys.stdout), ("stderr", "standard error", sys.stderr)):
         if stream is None:  # closed from outside
             continue
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-        setattr(sys, name, _Stream(stream, {"stdout": "output", "stderr": "standard error"}[name]))
+        setattr(sys, name, _Stream(stream, told))
     try:
         yield
     finally:
@@ -90,6 +92,11 @@ def printable(text: str) -> str:
     'conv�[31m1'
     """
     return text.translate(_SHOWN)
+
+
+def literal(text: str) -> str:
+    """Return the markup of a text as it is, but for names that are too long to be read."""
+    return escape(re.sub(r"'([^']{60})[^']{180,}([^']{60})'", r"'\1…\2'", text))
 
 
 def tell(text: str) -> None:

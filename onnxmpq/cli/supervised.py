@@ -83,7 +83,7 @@ def _pass_on(child: int, number: int) -> None:
 
 def _killed(number: signal.Signals, trace: IO[str], made: IO[str]) -> int:
     """Say what killed the child, keep what it measured, remove what it left, and return what to end with."""
-    from onnxmpq.cli.console import tell
+    from onnxmpq.cli.console import literal, tell
     from onnxmpq.rescue import rescued
 
     notes = rescued(ledger.entries(made))
@@ -99,13 +99,13 @@ def _killed(number: signal.Signals, trace: IO[str], made: IO[str]) -> int:
             + (
                 f"Try another release of {library}, or export the model again, with other operators."
                 if library
-                else f"This is a fault of onnxmpq. Please report it with this:\n{where[:2000]}"
+                else f"This is a fault of onnxmpq. Please report it with this:\n{literal(where[:2000])}"
             )
         )
     elif number == signal.SIGKILL:
         tell("[bold red]Error:[/] The process was killed, most likely as memory ran out. No model was written.")
     for note in notes:
-        tell(note)
+        tell(literal(note))
     return code
 
 

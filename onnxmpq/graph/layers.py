@@ -6,6 +6,7 @@ MatMul                                              a product of two activations
 """
 
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
@@ -18,23 +19,28 @@ _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 
 def all_graphs(model: ir.Model) -> Iterator[ir.Graph]:
     """Yield the main graph and every body below it, outermost first."""
-    pending = [model.graph]
+    return graphs_from(model.graph)
+
+
+def graphs_from(graph: ir.Graph) -> Iterator[ir.Graph]:
+    """Yield a graph and every body below it, outermost first."""
+    pending = deque([graph])
     while pending:
-        graph = pending.pop(0)
+        graph = pending.popleft()
         yield graph
         for node in graph:
             pending += subgraphs(node)
 
 
 def subgraphs(node: ir.Node) -> list[ir.Graph]:
-    """Return the bodies that ``node`` carries (If, Loop, Scan)."""
-    found: list[ir.Graph] = []
+    """Return the bodies that ``node`` carries (If, Loop, Scan), as far as they are there."""
+    found: list[object] = []
     for attribute in node.attributes.values():
         if attribute.type == ir.AttributeType.GRAPH:
-            found.append(attribute.as_graph())
+            found.append(attribute.value)
         elif attribute.type == ir.AttributeType.GRAPHS:
-            found.extend(attribute.as_graphs())
-    return found
+            found.extend(attribute.value or ())
+    return [body for body in found if isinstance(body, ir.Graph)]
 
 
 def all_nodes(model: ir.Model) -> Iterator[ir.Node]:

@@ -18,7 +18,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxmpq.errors import InputError
-from onnxmpq.graph.layers import all_graphs
+from onnxmpq.graph.layers import all_graphs, graphs_from
 from onnxmpq.graph.mapped import fill, let_go, mapped_file, put_back, without_big
 from onnxmpq.graph.protos import graphs
 from onnxmpq.graph.save import LARGEST_PROTOBUF, skeleton, tensors
@@ -178,7 +178,7 @@ def opset_of(model: ir.Model) -> int:
 
 def _check_reads(model: ir.Model, where: str) -> None:
     """Refuse values that nothing produces, and sort the nodes of graphs that are out of order."""
-    for graph in (*all_graphs(model), *(body for f in model.functions.values() for body in (f.graph, *f.subgraphs()))):
+    for graph in (*all_graphs(model), *(body for f in model.functions.values() for body in graphs_from(f.graph))):
         for node in graph:
             for value in node.inputs:
                 if value is not None and not _exists(value):

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from onnxmpq.errors import InputError
 from onnxmpq.files import reason
-from onnxmpq.graph.layers import all_graphs
+from onnxmpq.graph.layers import all_graphs, graphs_from
 from onnxmpq.graph.mapped import BIG, write_bytes, write_with
 from onnxmpq.ledger import note
 
@@ -116,7 +116,7 @@ class _Temporary:
 
 def tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
     """Yield every tensor of the model: initialisers and attributes, of all graphs and functions."""
-    for graph in (*all_graphs(model), *(g for f in model.functions.values() for g in _graphs(f.graph))):
+    for graph in (*all_graphs(model), *(g for f in model.functions.values() for g in graphs_from(f.graph))):
         for value in graph.initializers.values():
             if value.const_value is not None:
                 yield value.const_value
@@ -128,11 +128,6 @@ def tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
                     yield attribute.as_tensor()
                 elif attribute.type == ir.AttributeType.TENSORS:
                     yield from attribute.as_tensors()
-
-
-def _graphs(graph: ir.Graph) -> Iterator[ir.Graph]:
-    yield graph
-    yield from graph.subgraphs()
 
 
 def skeleton(model: ir.Model) -> onnx.ModelProto:

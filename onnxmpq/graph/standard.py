@@ -12,6 +12,8 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
+from onnxmpq.graph.layers import graphs_from
+
 _MOST_TOLD = 5
 _Option = onnx.defs.OpSchema.FormalParameterOption
 
@@ -25,11 +27,11 @@ def texts(model: ir.Model) -> Iterator[str | bytes | None]:
     """Yield every name and remark of a model."""
     yield from (model.producer_name, model.producer_version, model.domain, model.doc_string, *model.opset_imports)
     yield from (text for pair in model.metadata_props.items() for text in pair)
-    for graph in (model.graph, *(function.graph for function in model.functions.values())):
-        values = list(graph.inputs)
+    tops = (model.graph, *(function.graph for function in model.functions.values()))
+    for graph in (body for top in tops for body in graphs_from(top)):
+        values = [*graph.inputs, *graph.initializers.values()]
         yield from (graph.name, graph.doc_string)
-        values += graph.initializers.values()
-        for node in _nodes(graph):
+        for node in graph:
             yield from (node.name, node.op_type, node.domain, node.overload, node.doc_string, *node.attributes)
             yield from (text for pair in node.metadata_props.items() for text in pair)
             values += node.outputs
@@ -50,14 +52,8 @@ def _faults(model: ir.Model) -> Iterator[str]:
 
 
 def _nodes(graph: ir.Graph) -> Iterator[ir.Node]:
-    """Yield nodes, and those of their bodies; bodies that are not there are passed over."""
-    pending = [graph]
-    while pending:
-        for node in pending.pop():
-            yield node
-            for attribute in node.attributes.values():
-                bodies = attribute.value if attribute.type == ir.AttributeType.GRAPHS else (attribute.value,)
-                pending += [body for body in bodies or () if isinstance(body, ir.Graph)]
+    """Yield the nodes of a graph and of the bodies below it."""
+    return (node for body in graphs_from(graph) for node in body)
 
 
 def _of_node(node: ir.Node, opsets: dict[str, int], model: ir.Model, *, in_function: bool) -> Iterator[str]:
