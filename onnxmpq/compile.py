@@ -16,7 +16,7 @@ from onnxmpq.budgets import Limit, parse_limits
 from onnxmpq.build import Builder, Export, Prepared, Progress
 from onnxmpq.calibrated import Numbers
 from onnxmpq.constraints import Constraints, decided, first_choices, uniform_by_hand
-from onnxmpq.errors import InputError, InternalError, OnnxmpqError, RuntimeMissingError, VerifyError
+from onnxmpq.errors import InfeasibleError, InputError, RuntimeMissingError, VerifyError
 from onnxmpq.files import plan_of, refuse_shared
 from onnxmpq.graph.load import Source, load
 from onnxmpq.graph.portions import Portions, portions_of, portions_of_file
@@ -109,10 +109,7 @@ def _blaming_what_no_runtime_takes(source: Source) -> Iterator[None]:
     """Where a stage trips over a model, ask its runtime: what that refuses is the model's fault, the rest is ours."""
     try:
         yield
-    except (OnnxmpqError, MemoryError) as error:
-        if not isinstance(error, InternalError):
-            raise
-        _refuse_what_is_refused(source, error)
+    except (InputError, InfeasibleError, VerifyError, MemoryError):
         raise
     except Exception as error:
         _refuse_what_is_refused(source, error)

@@ -13,7 +13,7 @@ from onnx import serialization
 from onnxmpq.build import Export
 from onnxmpq.errors import InputError
 from onnxmpq.files import check_length, data_of, kept_of, place, plan_of, reason, spare_of, taken
-from onnxmpq.graph.protos import tensors
+from onnxmpq.graph.protos import locations
 from onnxmpq.ledger import temporary_folder
 
 
@@ -110,16 +110,14 @@ def _locations(model: Path) -> set[str]:
         proto = onnx.load(model, load_external_data=False)
     except Exception:  # what is there is no model, and needs no data
         return set()
-    return {entry.value for tensor in tensors(proto) for entry in tensor.external_data if entry.key == "location"}
+    return {entry.value for entry in locations(proto)}
 
 
 def _move_data(model: Path, data: Path) -> None:
     """Give the external data of a model another name, in the model, too."""
     proto = onnx.load(model, load_external_data=False)
-    for tensor in tensors(proto):
-        for entry in tensor.external_data:
-            if entry.key == "location":
-                entry.value = data.name
+    for entry in locations(proto):
+        entry.value = data.name
     os.replace(data_of(model), data)
     model.write_bytes(proto.SerializeToString())
 

@@ -7,8 +7,6 @@ itself. After each there must be the old files or whole new ones, and the next r
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,13 +19,13 @@ import onnx_ir as ir
 from onnxmpq.graph.load import load
 from onnxmpq.sensitivity.store import Store
 from tests.graphs import feeds_for, layer_chain
-from tests.test_files import ENVIRONMENT
+from tests.processes import python
 
 CALLS = (
     *("write", "pwrite64", "writev", "ftruncate", "fsync", "fdatasync"),
     *("rename", "renameat", "renameat2", "link", "linkat", "unlink", "unlinkat"),
 )
-_ALONE = ENVIRONMENT | {"PYTHONDONTWRITEBYTECODE": "1", "ONNXMPQ_ONE_PROCESS": "1"}  # so that nobody clears up
+_ALONE = {"PYTHONDONTWRITEBYTECODE": "1", "ONNXMPQ_ONE_PROCESS": "1"}  # so that nobody clears up
 
 
 def _json(file: Path) -> None:
@@ -106,15 +104,7 @@ def prepare(folder: Path) -> None:
 
 def run(folder: Path, arguments: tuple[str, ...], before: tuple[str, ...] = ()) -> int:
     """Run a command in ``folder`` and return how it ended; one that nobody killed must go through."""
-    ended = subprocess.run(
-        [*before, sys.executable, "-m", "onnxmpq", *arguments],
-        capture_output=True,
-        text=True,
-        env=_ALONE,
-        cwd=folder,
-        timeout=600,
-        check=False,
-    )
+    ended = python("-m", "onnxmpq", *arguments, folder=folder, before=before, timeout=600, more=_ALONE)
     assert ended.returncode in ((0,) if not before else (0, -9, 137)), ended.stderr
     return ended.returncode
 

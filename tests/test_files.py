@@ -26,9 +26,7 @@ from onnxmpq.files import place, refuse_foreign, refuse_shared, write_whole
 from onnxmpq.graph.save import save
 from onnxmpq.publish import publish
 from tests.graphs import feeds_for, layer_chain
-
-ROOT = Path(__file__).parents[1]
-ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "passes")))}
+from tests.processes import ENVIRONMENT, python
 
 
 @pytest.fixture
@@ -41,17 +39,9 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def process(*arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
+def process(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "onnxmpq", *arguments],
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT,
-        timeout=300,
-        check=False,
-        **more,
-    )
+    return python("-m", "onnxmpq", *arguments)
 
 
 # ---- one writer ------------------------------------------------------------------------------------------------------
@@ -264,14 +254,7 @@ def test_killed_at_any_change_of_a_name_there_is_the_old_pair_or_the_new(desk: P
             path.write_bytes(content)
         inject = f"inject={CALLS}:signal=KILL:when={number}"
         trace = ("strace", "-f", "-qq", "-o", os.devnull, "-e", f"trace={CALLS}", "-e", inject)
-        ended = subprocess.run(
-            [*trace, sys.executable, "-m", "onnxmpq", *command, *option],
-            capture_output=True,
-            text=True,
-            env=ENVIRONMENT | {"PYTHONDONTWRITEBYTECODE": "1"},
-            timeout=300,
-            check=False,
-        )
+        ended = python("-m", "onnxmpq", *command, *option, before=trace, more={"PYTHONDONTWRITEBYTECODE": "1"})
         model = files[0].read_bytes()
         plan = files[1].read_bytes() if files[1].exists() else None
         assert model in (old[0], new[0]), f"killed at call {number}: the model is neither the old nor the new one"

@@ -2,8 +2,6 @@
 
 import errno
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,8 +20,8 @@ from onnxmpq.sensitivity.store import Store
 from onnxmpq.sensitivity.worker import Job
 from onnxmpq.verify import verify as verify_file
 from tests.graphs import feeds_for, layer_chain
+from tests.processes import python
 
-ROOT = Path(__file__).parents[1]
 MODEL = layer_chain("Conv")
 
 
@@ -194,15 +192,7 @@ def test_the_command_line_says_where_it_is(desk: Desk) -> None:
         "c._refuse_failure = fail\nfrom onnxmpq.cli import main; main()"
     )
     given = ("quantize", "m.onnx", "-c", "s.npz", "-o", "out/q.onnx", "-b", "size=60%", "--effort", "quick", "-q")
-    ended = subprocess.run(
-        [sys.executable, "-c", code, *given],
-        cwd=desk.folder,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "passes")))},
-        timeout=300,
-        check=False,
-    )
+    ended = python("-c", code, *given, folder=desk.folder)
     assert (ended.returncode, ended.stdout) == (4, "")
     lines = ended.stderr.splitlines()
     assert lines[0] == "Error: It does not hold. No model was written."

@@ -13,6 +13,7 @@ A model in protobuf is field 7, the graph; in it fields 5, the initialisers; in 
 import math
 import mmap
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
@@ -91,11 +92,11 @@ def without_big(data: memoryview) -> tuple[bytes | memoryview, Places]:
 
 def put_back(proto: onnx.ModelProto, data: memoryview, places: Places) -> Places:
     """Put bytes back that do not make the tensor that they are said to be; return the places of the others."""
-    names = [tensor.name for tensor in proto.graph.initializer]
+    names = Counter(tensor.name for tensor in proto.graph.initializer)
     fitting: Places = {}
     for index, (start, end) in places.items():
         tensor = proto.graph.initializer[index]
-        if _fits(tensor, end - start) and tensor.name and names.count(tensor.name) == 1:
+        if _fits(tensor, end - start) and tensor.name and names[tensor.name] == 1:
             fitting[index] = start, end
         else:
             tensor.raw_data = bytes(data[start:end])

@@ -34,13 +34,17 @@ def tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
             yield from attribute.tensors
 
 
-def bytes_on_disk(path: Path, proto: onnx.ModelProto) -> int:
-    """Return the bytes of a model file and of the external data beside it."""
-    outside = {
-        entry.value
+def locations(proto: onnx.ModelProto) -> list[onnx.StringStringEntryProto]:
+    """Return the entries in which the tensors of a model name the files that they lie in."""
+    return [
+        entry
         for tensor in tensors(proto)
         for entry in tensor.external_data
         if tensor.data_location == onnx.TensorProto.EXTERNAL and entry.key == "location"
-    }
-    beside: int = sum((path.parent / str(name)).stat().st_size for name in outside)
+    ]
+
+
+def bytes_on_disk(path: Path, proto: onnx.ModelProto) -> int:
+    """Return the bytes of a model file and of the external data beside it."""
+    beside: int = sum((path.parent / name).stat().st_size for name in {entry.value for entry in locations(proto)})
     return path.stat().st_size + beside

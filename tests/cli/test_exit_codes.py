@@ -1,8 +1,6 @@
 """The code that a command ends with, and what it says then."""
 
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +10,8 @@ import pytest
 from onnxmpq import __version__
 from onnxmpq.cli import main
 from onnxmpq.errors import InfeasibleError, InputError, InternalError, RuntimeMissingError, VerifyError
-from tests.cli.running import ROOT, code_of, run
+from tests.cli.running import code_of, run
+from tests.processes import python
 
 
 @pytest.fixture
@@ -127,14 +126,7 @@ def test_an_interrupted_process_ends_with_130(desk: Path) -> None:
         "import onnxmpq.compile\ndef stop(*_, **__):\n    raise KeyboardInterrupt\nonnxmpq.compile.inspect = stop\n"
         "from onnxmpq.cli import main; main()"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", code, "inspect", "m.onnx"],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "passes")))},
-        timeout=60,
-        check=False,
-    )
+    ended = python("-c", code, "inspect", "m.onnx", timeout=60)
     assert (ended.returncode, ended.stdout) == (130, "")
     assert "Interrupted: no model was written." in ended.stderr
 
@@ -158,15 +150,7 @@ def test_help_version_and_no_command_at_all(
     ],
 )
 def test_a_process_ends_with_the_code(arguments: list[str], code: int, desk: Path) -> None:
-    paths = os.pathsep.join((str(ROOT), str(ROOT / "passes")))
-    ended = subprocess.run(
-        [sys.executable, "-c", "from onnxmpq.cli import main; main()", *arguments],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": paths},
-        timeout=60,
-        check=False,
-    )
+    ended = python("-c", "from onnxmpq.cli import main; main()", *arguments, timeout=60)
     assert (ended.returncode, "Traceback" in ended.stderr) == (code, False)
     assert (ended.stdout != "") == (code == 0)
     assert ("Error: " in ended.stderr) == (code != 0)

@@ -4,9 +4,7 @@ Libraries print by themselves, below Python's streams: an in-process runner does
 """
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,8 +13,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from tests.cli.running import ROOT
 from tests.graphs import feeds_for, layer_chain
+from tests.processes import python
 
 SEARCH = ("-b", "size=60%", "--effort", "quick", "--allow-slower")
 COMMANDS: dict[str, Sequence[str]] = {
@@ -46,15 +44,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def process(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "onnxmpq", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "passes")))},
-        timeout=300,
-        check=False,
-    )
+    return python("-m", "onnxmpq", *arguments, folder=folder)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

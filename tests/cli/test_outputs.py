@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.running import MODEL, ROOT, refused, run
-
-ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "passes")))}
+from tests.cli.running import MODEL, refused, run
+from tests.processes import ENVIRONMENT
 
 
 @pytest.mark.parametrize("suffix", [".json", ".textproto", ".onnxtxt", ".onnxtext", ".pbtxt", ".JSON", ".prototxt"])

@@ -4,14 +4,12 @@ Children are forked from a process of its own, which has no threads: of a test r
 """
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.fuzz.kinds import KINDS
-from tests.test_files import ENVIRONMENT
+from tests.processes import python
 
 SAMPLE = 6
 """Mutants of each kind in the test suite; `make fuzz` tries thousands."""
@@ -20,14 +18,7 @@ SAMPLE = 6
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked")
 @pytest.mark.parametrize("name", KINDS)
 def test_what_is_damaged_ends_in_one_sentence_and_what_is_not_goes_through(name: str, tmp_path: Path) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-m", "tests.fuzz", "--kind", name, "--seed", "0", "--each", str(SAMPLE)],
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT,
-        cwd=tmp_path,
-        timeout=900,
-        check=False,
-    )
+    given = ("--kind", name, "--seed", "0", "--each", str(SAMPLE))
+    ended = python("-m", "tests.fuzz", *given, folder=tmp_path, timeout=900)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "nothing is broken" in ended.stdout
