@@ -1,11 +1,10 @@
 """``python -m tests.killed``: every command killed at every call that changes a file, and what is there afterwards.
 
-strace kills the process at its n-th write, rename, link, unlink, truncation or fsync, for every n until it ends by
-itself. After each there must be the old files or whole new ones, and the next run of the same command must go through.
+strace tells which writes, renames, links, unlinks, truncations and fsyncs there are, and kills the process at each. There
+must be the old files then, or whole new ones, and the next run of the same command must go through.
 """
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +18,7 @@ import onnx_ir as ir
 from onnxmpq.graph.load import load
 from onnxmpq.sensitivity.store import Store
 from tests.graphs import feeds_for, layer_chain
-from tests.processes import python
+from tests.processes import calls_of, killing, python
 
 CALLS = (
     *("write", "pwrite64", "writev", "ftruncate", "fsync", "fdatasync"),
@@ -109,36 +108,30 @@ def run(folder: Path, arguments: tuple[str, ...], before: tuple[str, ...] = ()) 
     return ended.returncode
 
 
-def points(folder: Path, command: Command, step: int = 1) -> Iterator[int]:
-    """Kill a command at every ``step``-th call, check what is there, and yield the numbers of the calls."""
+def points(folder: Path, command: Command, step: int = 1) -> Iterator[tuple[str, int]]:
+    """Kill a command at every ``step``-th of its calls, check what is there, and yield the calls."""
     run(folder, command.arguments)
     old = {name: (folder / name).read_bytes() for name in command.writes}
-    number = 1
-    while True:
+    calls = calls_of(CALLS, "-m", "onnxmpq", *command.arguments, folder=folder, more=_ALONE)
+    for place, (call, number) in enumerate(calls[::step]):
         for name, content in old.items():
             (folder / name).write_bytes(content)
-        trace = f"trace={','.join(CALLS)}"
-        inject = f"inject={','.join(CALLS)}:signal=KILL:when={number}"
-        code = run(folder, command.arguments, ("strace", "-f", "-qq", "-o", os.devnull, "-e", trace, "-e", inject))
+        code = run(folder, command.arguments, killing(call, number))
         for name, is_whole in command.writes.items():
             file = folder / name
-            if file.suffix == ".json" and file.stem.endswith(".plan") and not file.exists():
+            if name.endswith(".plan.json") and not file.exists():
                 continue  # an old plan goes before its model is replaced
-            if file.suffix == ".store":
+            if file.suffix == ".store" or file.read_bytes() != old[name]:
                 is_whole(file)
-            elif file.read_bytes() != old[name]:
-                is_whole(file)
-        pair = [name for name in command.writes if name.endswith(".onnx")]
-        for model in pair:
+        for model in (name for name in command.writes if name.endswith(".onnx")):
             plan = folder / model.replace(".onnx", ".plan.json")
             assert not plan.exists() or (folder / model).read_bytes(), f"{plan} beside nothing"
         for left in folder.glob(".onnxmpq-*"):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
-        if not code:
-            return
-        yield number
-        run(folder, command.arguments) if number % 25 == 1 else None
-        number += step
+        if code:
+            yield call, number
+        if place % 25 == 0:
+            run(folder, command.arguments)
 
 
 def main() -> None:
@@ -146,7 +139,7 @@ def main() -> None:
     for command in COMMANDS:
         with tempfile.TemporaryDirectory() as name:
             prepare(Path(name))
-            count = sum(1 for _ in points(Path(name), command))
+            count = len(list(points(Path(name), command)))
         print(
             f"{command.name:12} killed at {count:5,} calls: all files old or new, and the next run goes through",
             flush=True,

@@ -26,7 +26,7 @@ from onnxmpq.files import place, refuse_foreign, refuse_shared, write_whole
 from onnxmpq.graph.save import save
 from onnxmpq.publish import publish
 from tests.graphs import feeds_for, layer_chain
-from tests.processes import ENVIRONMENT, python
+from tests.processes import ENVIRONMENT, calls_of, killing, python
 
 
 @pytest.fixture
@@ -230,12 +230,12 @@ def test_old_weights_stay_where_they_are_until_the_new_model_is_there(
     assert len(list(desk.glob("q.onnx*.data"))) == 1
 
 
-CALLS = "rename,renameat,renameat2,link,linkat,unlink,unlinkat,fsync"
+CALLS = ("rename", "renameat", "renameat2", "link", "linkat", "unlink", "unlinkat", "fsync")
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 def test_killed_at_any_change_of_a_name_there_is_the_old_pair_or_the_new(desk: Path) -> None:
-    """strace kills the process at its n-th call that changes a name or waits for the disk, for every n."""
+    """strace kills the process at each of its calls that change a name or wait for the disk."""
     first = process("quantize", "m.onnx", "-c", "s.npz", "-o", "q.onnx", "--allow-slower", "-q")
     assert first.returncode == 0, first.stderr
     files = (desk / "q.onnx", desk / "q.plan.json")
@@ -247,25 +247,22 @@ def test_killed_at_any_change_of_a_name_there_is_the_old_pair_or_the_new(desk: P
     new = tuple(path.read_bytes() for path in files)
     assert old[0] != new[0]
     seen: list[tuple[bool, bool]] = []
-    code, number = 1, 0
-    while code and number < 200:
-        number += 1
+    whole = ("-m", "onnxmpq", *command, *option)
+    quiet = {"PYTHONDONTWRITEBYTECODE": "1"}
+    for call, number in calls_of(CALLS, *whole, folder=desk, more=quiet):
         for path, content in zip(files, old, strict=True):
             path.write_bytes(content)
-        inject = f"inject={CALLS}:signal=KILL:when={number}"
-        trace = ("strace", "-f", "-qq", "-o", os.devnull, "-e", f"trace={CALLS}", "-e", inject)
-        ended = python("-m", "onnxmpq", *command, *option, before=trace, more={"PYTHONDONTWRITEBYTECODE": "1"})
+        ended = python(*whole, before=killing(call, number), more=quiet)
         model = files[0].read_bytes()
         plan = files[1].read_bytes() if files[1].exists() else None
-        assert model in (old[0], new[0]), f"killed at call {number}: the model is neither the old nor the new one"
+        assert model in (old[0], new[0]), f"killed at {call} {number}: the model is neither the old nor the new one"
         assert plan in (None, old[1] if model == old[0] else new[1]), (
-            f"killed at call {number}: a plan of another model"
+            f"killed at {call} {number}: a plan of another model"
         )
         for left in desk.glob(".onnxmpq-*"):
             shutil.rmtree(left)
-        code = ended.returncode
-        seen += [(model == new[0], plan is not None)] if code else []
-    assert code == 0
+        seen += [(model == new[0], plan is not None)] if ended.returncode else []
+    assert process(*command, *option).returncode == 0
     assert len(seen) >= 6
     assert (False, True) in seen
     assert any(is_new for is_new, _ in seen)
