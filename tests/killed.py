@@ -1,7 +1,7 @@
 """``python -m tests.killed``: every command killed at every call that changes a file, and what is there afterwards.
 
-strace tells which writes, renames, links, unlinks, truncations and fsyncs there are, and kills the process at each. There
-must be the old files then, or whole new ones, and the next run of the same command must go through.
+strace tells which writes, renames, links, unlinks, truncations and fsyncs there are, and kills the process at each.
+There must be the old files then, or whole new ones, and the next run of the same command must go through.
 """
 
 import json
