@@ -46,8 +46,8 @@ class _Field(NamedTuple):
 class MappedTensor(ir.Tensor[npt.NDArray[Any]]):
     """A tensor that lies in a mapped file."""
 
-    def __init__(self, array: npt.NDArray[Any], file: mmap.mmap, like: onnx.TensorProto) -> None:
-        """Take an array that reads from ``file``, and everything else from ``like``."""
+    def __init__(self, array: npt.NDArray[Any], like: onnx.TensorProto) -> None:
+        """Take an array that reads from a file, and everything else from ``like``."""
         super().__init__(
             array,
             dtype=ir.DataType(like.data_type),
@@ -55,7 +55,6 @@ class MappedTensor(ir.Tensor[npt.NDArray[Any]]):
             doc_string=like.doc_string,
             metadata_props={entry.key: entry.value for entry in like.metadata_props},
         )
-        self.file = file
 
     def numpy(self) -> npt.NDArray[Any]:
         """Return the array; protobuf aligns nothing, and numpy sums what is not aligned in another order."""
@@ -130,22 +129,21 @@ def fill(model: ir.Model, proto: onnx.ModelProto, data: memoryview, places: Plac
 def _tensors(proto: onnx.ModelProto, data: memoryview, places: Places) -> dict[str, MappedTensor]:
     """Return the tensors that lie in the map, by their names."""
     found: dict[str, MappedTensor] = {}
-    file = data.obj
     for index, (start, end) in places.items():
-        assert isinstance(file, mmap.mmap)  # of a small file nothing was taken out
         tensor = proto.graph.initializer[index]
         dtype = np.dtype(ir.DataType(tensor.data_type).numpy())
         array = np.frombuffer(data[start:end], dtype).reshape(tuple(tensor.dims))
-        found[tensor.name] = MappedTensor(array, file, tensor)
+        found[tensor.name] = MappedTensor(array, tensor)
     return found
 
 
 def let_go(tensor: object) -> None:
     """Give back the memory that the pages of a mapped file take; whoever reads them again, fetches them again."""
-    raw = getattr(tensor, "raw", tensor)  # of an external tensor the map itself, of others an array
-    file = getattr(tensor, "file", None) or getattr(raw, "_mmap", raw)
-    if isinstance(file, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        file.madvise(mmap.MADV_DONTNEED)
+    lies_in = getattr(tensor, "raw", tensor)  # of an external tensor the map itself, of others an array
+    while isinstance(lies_in, np.ndarray | memoryview):
+        lies_in = lies_in.obj if isinstance(lies_in, memoryview) else lies_in.base
+    if isinstance(lies_in, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        lies_in.madvise(mmap.MADV_DONTNEED)
 
 
 def write_with(proto: onnx.ModelProto, tensors: Mapping[str, ir.TensorProtocol], file: BinaryIO) -> None:

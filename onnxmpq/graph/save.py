@@ -17,7 +17,7 @@ import onnx_ir as ir
 from onnxmpq.errors import InputError
 from onnxmpq.files import reason
 from onnxmpq.graph.layers import all_graphs, graphs_from
-from onnxmpq.graph.mapped import BIG, write_bytes, write_with
+from onnxmpq.graph.mapped import BIG, let_go, write_bytes, write_with
 from onnxmpq.ledger import note
 
 LARGEST_PROTOBUF = (1 << 31) - (1 << 26)  # protobuf's limit, less 64 MiB for everything that is no weight
@@ -209,8 +209,13 @@ def _move_in(copy: ir.Model, keep: str) -> None:
 
 
 def _inside(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
+    """Return a plain tensor; a small one is a copy, since a page that is read brings its neighbours into memory."""
+    array = tensor.numpy()
+    if tensor.nbytes < BIG:
+        array = array.copy()
+        let_go(tensor)
     return ir.Tensor(
-        tensor.numpy(),
+        array,
         dtype=tensor.dtype,
         name=tensor.name,
         doc_string=tensor.doc_string,

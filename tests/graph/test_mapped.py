@@ -1,6 +1,7 @@
 """Big tensors stay in their file: what is read and written is the same as if they were not."""
 
 import mmap
+import re
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,27 @@ def test_pages_of_external_weights_and_of_arrays_in_files_are_given_back(tmp_pat
     assert isinstance(external.raw, mmap.mmap)
     for array in (external.numpy(), codes):
         np.testing.assert_array_equal(array, WEIGHTS["big"])
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").is_file(), reason="what is in memory is read from /proc")
+@pytest.mark.parametrize("external", [False, True])
+def test_saving_leaves_no_page_of_the_weights_in_memory(tmp_path: Path, external: bool) -> None:
+    path = tmp_path / "m.onnx"
+    save(ir.from_proto(proto_of()), path, largest_protobuf=0 if external else 1 << 40)
+    model = load(path).model
+    for value in model.graph.initializers.values():
+        assert value.const_value is not None
+        value.const_value.numpy().sum()
+    file = f"{path}.data" if external else str(path)
+    assert resident_kb(file) >= 256
+    save(model, tmp_path / "copy.onnx")
+    assert resident_kb(file) < 64
+
+
+def resident_kb(file: str) -> int:
+    """Return how much of a mapped file is in this process's memory."""
+    maps = re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text(encoding="utf-8"))
+    return sum(int(found[1]) for entry in maps if file in entry and (found := re.search(r"Rss: +(\d+) kB", entry)))
 
 
 def test_portions_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
