@@ -7,12 +7,11 @@ A histogram here depends only on the values it has seen, never on their order or
 the width of a bin is the power of two that the largest magnitude asks for, so growing it merges bins exactly.
 """
 
-import base64
 import json
 import math
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
@@ -79,7 +78,10 @@ class Histogram:
 
     def __eq__(self, other: object) -> bool:
         """Compare everything, bit by bit."""
-        return isinstance(other, Histogram) and self.to_dict() == other.to_dict()
+        if not isinstance(other, Histogram):
+            return NotImplemented
+        mine, others = ((x.exponent, x.zeros, x.min, x.max) for x in (self, other))
+        return mine == others and np.array_equal(self.counts, other.counts)
 
     def _widened(self, exponent: int) -> npt.NDArray[np.int64]:
         """Merge bins: floor(floor(x / w) / 2**n) is floor(x / (2**n w))."""
@@ -88,28 +90,6 @@ class Histogram:
         kept = _HALF // merged
         counts[_HALF - kept : _HALF + kept] = self.counts.reshape(-1, merged).sum(axis=1)
         return counts
-
-    def to_dict(self) -> dict[str, Any]:
-        """Write as JSON types, the counts packed."""
-        used = np.flatnonzero(self.counts)
-        first, last = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 0)
-        packed = base64.b64encode(zlib.compress(self.counts[first:last].astype("<i8").tobytes())).decode()
-        return {
-            "exponent": self.exponent,
-            "first": first,
-            "counts": packed,
-            "zeros": self.zeros,
-            "min": self.min,
-            "max": self.max,
-        }
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> "Histogram":
-        """Read what ``to_dict`` wrote."""
-        counts = np.zeros(2 * _HALF, np.int64)
-        used = np.frombuffer(zlib.decompress(base64.b64decode(data["counts"])), "<i8")
-        counts[data["first"] : data["first"] + used.size] = used
-        return Histogram(data["exponent"], counts, data["zeros"], data["min"], data["max"])
 
 
 def _exponent(low: float, high: float) -> int:
@@ -129,7 +109,7 @@ class Ranges:
     tensors: Mapping[str, Histogram]
     samples: int
     means: Mapping[str, Floats] = field(default_factory=dict)
-    schema: ClassVar[int] = 1
+    schema: ClassVar[int] = 2
 
     def __getitem__(self, name: str) -> Histogram:
         return self.tensors[name]
@@ -143,22 +123,43 @@ class Ranges:
         }
         return Ranges(tensors, samples, means)
 
-    def to_json(self) -> str:
-        """Write as JSON text, the same for equal ranges."""
-        tensors = {name: stats.to_dict() for name, stats in sorted(self.tensors.items())}
-        means = {name: x.tolist() for name, x in sorted(self.means.items())}
-        data = {"schema": self.schema, "samples": self.samples, "tensors": tensors, "means": means}
-        return json.dumps(data, indent=1)
+    def write(self, path: Path) -> None:
+        """Write all of it as arrays into one file; names, and what else is no array, are JSON text in it."""
+        tensors, counts, place = [], [], 0
+        for name, stats in sorted(self.tensors.items()):
+            used = np.flatnonzero(stats.counts)
+            first, last = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 0)
+            counts.append(stats.counts[first:last])
+            tensors.append([name, stats.exponent, stats.zeros, stats.min, stats.max, first, place, last - first])
+            place += last - first
+        means, values, place = [], [], 0
+        for name, mean in sorted(self.means.items()):
+            means.append([name, list(mean.shape), place])
+            values.append(mean.ravel())
+            place += mean.size
+        head = {"schema": self.schema, "samples": self.samples, "tensors": tensors, "means": means}
+        np.savez(
+            path,
+            head=np.frombuffer(json.dumps(head).encode(), np.uint8),
+            counts=np.concatenate([np.zeros(0, np.int64), *counts]),
+            means=np.concatenate([np.zeros(0), *values]),
+        )
 
     @staticmethod
-    def from_json(text: str) -> "Ranges":
-        """Read what ``to_json`` wrote."""
-        data = json.loads(text)
-        if data["schema"] != Ranges.schema:
-            raise InputError(f"These ranges have schema {data['schema']}, expected {Ranges.schema}. Calibrate again.")
-        tensors = {name: Histogram.from_dict(stats) for name, stats in data["tensors"].items()}
-        means = {name: np.array(values) for name, values in data["means"].items()}
-        return Ranges(tensors, data["samples"], means)
+    def read(path: Path) -> "Ranges":
+        """Read what ``write`` wrote."""
+        with np.load(path) as file:
+            head, counts, values = json.loads(file["head"].tobytes()), file["counts"], file["means"]
+        if head["schema"] != Ranges.schema:
+            raise InputError(f"These ranges have schema {head['schema']}, expected {Ranges.schema}. Calibrate again.")
+        tensors, means = {}, {}
+        for name, exponent, zeros, low, high, first, place, size in head["tensors"]:
+            dense = np.zeros(2 * _HALF, np.int64)
+            dense[first : first + size] = counts[place : place + size]
+            tensors[name] = Histogram(exponent, dense, zeros, low, high)
+        for name, shape, place in head["means"]:
+            means[name] = values[place : place + math.prod(shape)].reshape(shape)
+        return Ranges(tensors, head["samples"], means)
 
 
 @dataclass(frozen=True, slots=True)

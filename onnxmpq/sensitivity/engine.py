@@ -522,8 +522,7 @@ class Engine:
             tensors, channels = tensors | needs.tensors, channels | needs.means
         self.builder.calibrate(Needs(tensors, channels, {}))
         save(self.model, self.folder / "model.onnx")
-        ranges = Ranges(calibrated.stats, len(self.builder.samples), calibrated.means)
-        (self.folder / "ranges.json").write_text(ranges.to_json(), encoding="utf-8")
+        Ranges(calibrated.stats, len(self.builder.samples), calibrated.means).write(self.folder / "ranges.npz")
 
     def _memory_for(self, batch: int) -> int:
         """Estimate the bytes of one process: what is held of the weights, and what is kept of a batch.

@@ -170,7 +170,7 @@ class Bench:
         self.recipe, self.folder = recipe, Path(recipe.folder)
         model = load_mapped(self.folder / "model.onnx")
         target = replace(recipe.target, islands=False)
-        ranges = Ranges.from_json((self.folder / "ranges.json").read_text(encoding="utf-8"))
+        ranges = Ranges.read(self.folder / "ranges.npz")
         space = make_space(model, target)
         calibrated = Calibrated(
             model,
