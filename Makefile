@@ -25,13 +25,13 @@ check: .venv/lint ## lint and type-check everything
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: .venv/test ## compare exports with float and with onnxruntime's own quantisers
-	$(BIN)/python -m onnxmpq.bench deploy
+	$(BIN)/python -m benchmarks deploy
 
 fuzz: .venv/test ## try damaged models, samples, texts and stores for ten minutes; what breaks is kept in out/fuzz
 	$(BIN)/python -m tests.fuzz --minutes 10
 
 processors: .venv/test ## run exports on processors that this machine does not have, by emulation
-	$(BIN)/python -m onnxmpq.bench processors
+	$(BIN)/python -m benchmarks processors
 
 wheel: .venv/lint ## build the wheel and the source distribution into dist/
 	$(BIN)/pip install -q build

@@ -13,34 +13,34 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
+from onnxmpq.version import __version__
+
 if TYPE_CHECKING:
+    from onnxmpq.api import Result, inspect, measure, quantize
     from onnxmpq.artifacts import Option, Plan, Space, Verdict
-    from onnxmpq.calibrated import Numbers
-    from onnxmpq.compile import Result, inspect, measure, quantize
+    from onnxmpq.data.images import Images
     from onnxmpq.errors import InfeasibleError, InputError, InternalError, OnnxmpqError, VerifyError
-    from onnxmpq.forecast import Forecast, foresee
-    from onnxmpq.front import Front, pareto
     from onnxmpq.guard.diagnosis import Diagnosis, diagnose
-    from onnxmpq.images import Images
-    from onnxmpq.registry import method
+    from onnxmpq.lower.calibrated import Numbers
+    from onnxmpq.methods.registry import method
     from onnxmpq.report import Measured, write_report
+    from onnxmpq.search.forecast import Forecast, foresee
+    from onnxmpq.search.front import Front, pareto
     from onnxmpq.targets import Target, target
 
 # onnxruntime reports its use from its import on; who wants that sets the variable to 0.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-__version__ = "0.1.0"
-
 _HOMES = {
     "artifacts": ("Option", "Plan", "Space", "Verdict"),
-    "calibrated": ("Numbers",),
-    "compile": ("Result", "inspect", "measure", "quantize"),
+    "lower.calibrated": ("Numbers",),
+    "api": ("Result", "inspect", "measure", "quantize"),
     "errors": ("InfeasibleError", "InputError", "InternalError", "OnnxmpqError", "VerifyError"),
-    "forecast": ("Forecast", "foresee"),
-    "front": ("Front", "pareto"),
+    "search.forecast": ("Forecast", "foresee"),
+    "search.front": ("Front", "pareto"),
     "guard.diagnosis": ("Diagnosis", "diagnose"),
-    "images": ("Images",),
-    "registry": ("method",),
+    "data.images": ("Images",),
+    "methods.registry": ("method",),
     "report": ("Measured", "write_report"),
     "targets": ("Target", "target"),
 }

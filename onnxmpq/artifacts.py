@@ -17,8 +17,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
+from onnxmpq.disk.reading import FLAG, NAMED_TEXTS, OBJECT, TEXT, TEXTS, Fields, brief, read_json, refuse, shown
 from onnxmpq.errors import InputError, nearest
-from onnxmpq.reading import FLAG, NAMED_TEXTS, OBJECT, TEXT, TEXTS, Fields, brief, read_json, refuse, shown
 
 _COMMON = ("float", "w8a8", "w4a8", "w2a8", "w8", "w4", "w2", "w4b32", "w4b128", "a8")
 _NUMBER = "[1-9][0-9]{0,5}"
@@ -75,7 +75,7 @@ FLOAT = Option()
 
 Grouping = Literal["dense", "depthwise", "grouped"]
 Neighbours = Literal["flat", "positions"]
-"""Which products of codes a kernel adds in pairs; see ``onnxmpq.saturation``."""
+"""Which products of codes a kernel adds in pairs; see ``onnxmpq.numerics.saturation``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,3 +334,18 @@ def parse_options(texts: Sequence[str]) -> tuple[Option, ...]:
         else:
             options.append(Option.parse(text))
     return tuple(dict.fromkeys(options))
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """A plan that was built, written to a temporary place and verified."""
+
+    plan: Plan
+    path: Path
+    verdict: Verdict
+
+    @property
+    def speed(self) -> float:
+        """Return how many times faster than float it ran."""
+        value = self.verdict["speed"].value
+        return value if isinstance(value, float) else 0.0

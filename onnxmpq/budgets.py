@@ -16,8 +16,8 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from onnxmpq.artifacts import FLOAT, Option, Space, Unit
+from onnxmpq.disk.reading import brief
 from onnxmpq.errors import InputError, nearest
-from onnxmpq.reading import brief
 
 Kind = Literal["size", "bits", "bops", "memory", "drop"]
 KINDS: tuple[Kind, ...] = ("size", "bits", "bops", "memory", "drop")

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from onnxmpq import __version__
+from onnxmpq.disk.ledger import temporary_folder
 from onnxmpq.errors import OnnxmpqError, RuntimeMissingError
-from onnxmpq.ledger import temporary_folder
 from onnxmpq.machine import Processor, memory_bytes, processor, usable_cores
+from onnxmpq.version import __version__
 
 PACKAGES = ("onnx", "onnx-ir", "numpy", "scipy", "networkx", "highspy", "onnxruntime", "onnxruntime-gpu", "openvino")
 """Distributions whose versions are told."""
@@ -110,7 +110,7 @@ def _extras() -> tuple[Extra, ...]:
 
 def _providers() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return what onnxruntime can run on, and what is wrong with it."""
-    from onnxmpq.runtime.ort import available_providers
+    from onnxmpq.runtimes.ort import available_providers
 
     try:
         return available_providers(), ()
@@ -123,7 +123,7 @@ def _trial() -> tuple[str, tuple[str, ...]]:
     import numpy as np
     from onnx import TensorProto, helper, numpy_helper
 
-    from onnxmpq.compile import quantize
+    from onnxmpq.api import quantize
 
     random = np.random.default_rng(0)
     weight = numpy_helper.from_array(random.normal(size=(64, 32)).astype(np.float32), "w")

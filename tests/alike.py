@@ -2,7 +2,7 @@
 
 Every command below is run by either checkout, in folders of one name, and what they write is compared. Left out is
 what no two runs have in common: seconds, and the verdict's speeds. ``--zoo`` adds the models of a folder laid out as
-``onnxmpq.bench.zoo`` says. Exit code 1 where anything differs.
+``benchmarks.zoo`` says. Exit code 1 where anything differs.
 """
 
 import argparse

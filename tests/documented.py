@@ -26,11 +26,12 @@ import click
 import numpy as np
 import pytest
 
-from onnxmpq import registry
-from onnxmpq.bench.__main__ import main as bench
+from benchmarks.__main__ import main as bench
+from onnxmpq.api import quantize
 from onnxmpq.cli import main
-from onnxmpq.compile import quantize
-from onnxmpq.verify import verify
+from onnxmpq.methods import registry
+from onnxmpq.model import passes
+from onnxmpq.verification.verify import verify
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -95,7 +96,7 @@ class Desk:
         self.programs = 0
         monkeypatch.chdir(folder)
         sys.path.insert(0, str(folder))
-        monkeypatch.setattr("onnxmpq.compile.quantize", partial(quantize, speed_budget_s=0.0))
+        monkeypatch.setattr("onnxmpq.api.quantize", partial(quantize, speed_budget_s=0.0))
         monkeypatch.setattr("onnxmpq.cli.verify.verify", partial(verify, speed_budget_s=0.0))
         if given:
             models = ROOT / "models"
@@ -162,7 +163,7 @@ class Desk:
                 self._extras(wanted)
             case ["make", goal]:
                 assert f"\n{goal}:" in (ROOT / "Makefile").read_text("utf-8")
-            case ["python", "-m", "onnxmpq.bench", name, *rest]:
+            case ["python", "-m", "benchmarks", name, *rest]:
                 known = options_of(bench.commands[name])
                 assert {word for word in rest if word.startswith("--")} <= known, command
             case ["python", program, *_]:
@@ -212,7 +213,7 @@ def install(folder: Path) -> None:
 
 def forget() -> None:
     """Let methods and passes be looked for again."""
-    registry.passes.cache_clear()
+    passes.passes.cache_clear()
     registry.method_homes.cache_clear()
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnxmpq.graph.load import load
-from onnxmpq.normalise import normalise
+from onnxmpq.model.load import load
+from onnxmpq.model.normalise import normalise
 
 Array = np.ndarray
 

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnxmpq.graph.load import load
+from onnxmpq.model.load import load
 from onnxmpq.sensitivity.store import Store
 from tests.graphs import feeds_for, layer_chain
 from tests.processes import calls_of, killing, python

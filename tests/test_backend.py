@@ -22,12 +22,12 @@ import pytest
 from onnx.backend.test import loader
 
 from onnxmpq.errors import InputError
-from onnxmpq.graph.load import load
-from onnxmpq.graph.opset import HIGHEST_IR
-from onnxmpq.graph.save import save
-from onnxmpq.normalise import normalise
-from onnxmpq.passkit import Pipeline
-from onnxmpq.registry import make_pass
+from onnxmpq.model.load import load
+from onnxmpq.model.normalise import normalise
+from onnxmpq.model.opset import HIGHEST_IR
+from onnxmpq.model.passes import make_pass
+from onnxmpq.model.passkit import Pipeline
+from onnxmpq.model.save import save
 from tests.passes.proof import public
 
 HIGHEST_OPSET = 26
@@ -147,7 +147,7 @@ def outcome(sample: Sample, folder: Path) -> str:
 
 def tally(samples: Iterator[Sample], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Count outcomes, and show all that are not equal."""
-    monkeypatch.setattr("onnxmpq.graph.save.os.fsync", lambda _: None)  # the disk need not keep these
+    monkeypatch.setattr("onnxmpq.model.save.os.fsync", lambda _: None)  # the disk need not keep these
     counts: Counter[str] = Counter()
     for sample in samples:
         result = outcome(sample, folder)

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxmpq.compile import quantize
+from onnxmpq.api import quantize
 from onnxmpq.errors import InputError
 from tests.test_backend import CHUNKS, Sample, node_samples, run, stored_samples
 

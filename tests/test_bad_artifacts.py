@@ -19,17 +19,17 @@ from hypothesis import strategies as st
 from onnxmpq.artifacts import Option, Plan
 from onnxmpq.cli import cli
 from onnxmpq.cli.config import read as read_configuration
+from onnxmpq.data.images import SPEC, Images
+from onnxmpq.disk.reading import JSON_BYTES, TOML_BYTES, brief, read_json
 from onnxmpq.errors import InputError
-from onnxmpq.exchange import import_overrides
-from onnxmpq.images import SPEC, Images
-from onnxmpq.overrides import from_overrides
-from onnxmpq.reading import JSON_BYTES, TOML_BYTES, brief, read_json
+from onnxmpq.exchange.overrides import from_overrides
+from onnxmpq.exchange.plans import import_overrides
 from onnxmpq.sensitivity.table import Table
 from onnxmpq.targets import builtin_names, parse_target
 from onnxmpq.targets import target as find_target
+from tests.exchange.test_overrides import written
 from tests.graphs import layer_chain, normal
 from tests.sensitivity.test_table import table
-from tests.test_overrides import written
 
 MODEL = str(Path(__file__).parents[1] / "models" / "digits_cnn.onnx")
 

@@ -10,9 +10,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxmpq.compile import inspect, quantize
+from onnxmpq.api import inspect, quantize
 from onnxmpq.errors import InputError, InternalError
-from onnxmpq.normalise import Normal
+from onnxmpq.model.normalise import Normal
 from tests.processes import python
 
 WEIGHT = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
@@ -235,7 +235,7 @@ def test_what_a_stage_trips_over_is_the_models_fault_where_its_runtime_refuses_i
     def trip(*_: object, **__: object) -> Normal:
         raise InternalError("a stage tripped")
 
-    monkeypatch.setattr("onnxmpq.compile.normalise", trip)
+    monkeypatch.setattr("onnxmpq.api.normalise", trip)
     with pytest.raises(InternalError, match="a stage tripped"):
         inspect(plain())
     with pytest.raises(InputError, match=r"The model is broken: .*Nothing"):
@@ -249,7 +249,7 @@ def test_a_death_in_native_code_is_told_and_loses_nothing(name: str, tmp_path: P
     onnx.save(plain(), str(tmp_path / "m.onnx"))
     np.savez(tmp_path / "s.npz", **FEEDS)  # type: ignore[arg-type]
     code = (
-        "import onnxmpq.runtime.ort as ort, onnxmpq.search as search, os, signal\n"
+        "import onnxmpq.runtimes.ort as ort, onnxmpq.search.loop as search, os, signal\n"
         f"exec(compile('def die(*a, **k): os.kill(os.getpid(), signal.{name})', ort.__file__, 'exec'))\n"
         "real = search.Search.decide\n"
         "def decide(*a, **k):\n    real(*a, **k)\n    ort.OrtSession.run = die\n    ort.OrtSession.run(None)\n"

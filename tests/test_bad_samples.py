@@ -14,10 +14,10 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from onnxmpq.compile import quantize
+from onnxmpq.api import quantize
+from onnxmpq.data.samples import open_samples
+from onnxmpq.data.sources import InputSpec
 from onnxmpq.errors import InputError
-from onnxmpq.samples import open_samples
-from onnxmpq.sources import InputSpec
 from tests.graphs import layer_chain
 
 SPEC = InputSpec("x", np.dtype(np.float32), ("n", 16, 9, 9))

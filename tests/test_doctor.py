@@ -129,7 +129,7 @@ def test_a_missing_runtime_ends_with_2_and_the_command_that_installs_it(monkeypa
     def absent() -> tuple[str, ...]:
         raise RuntimeMissingError('onnxruntime is not installed. Install it: pip install "onnxmpq[cpu]".')
 
-    monkeypatch.setattr("onnxmpq.runtime.ort.available_providers", absent)
+    monkeypatch.setattr("onnxmpq.runtimes.ort.available_providers", absent)
     shown = asked()
     assert shown.exit_code == 2
     assert 'fault  onnxruntime is not installed. Install it: pip install "onnxmpq[cpu]".' in shown.stdout
@@ -140,7 +140,7 @@ def test_a_model_that_does_not_hold_ends_with_2(monkeypatch: pytest.MonkeyPatch)
     def fail(*_: object, **__: object) -> None:
         raise VerifyError("simulation is 9 dB.")
 
-    monkeypatch.setattr("onnxmpq.compile.quantize", fail)
+    monkeypatch.setattr("onnxmpq.api.quantize", fail)
     shown = asked()
     assert shown.exit_code == 2
     assert "could not be quantised and run: simulation is 9 dB." in shown.stdout

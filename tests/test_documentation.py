@@ -10,13 +10,14 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from onnxmpq import errors, registry
-from onnxmpq.bench.__main__ import main as bench
+from benchmarks.__main__ import main as bench
+from onnxmpq import errors
 from onnxmpq.budgets import KINDS as BUDGETS
 from onnxmpq.cli import COMMANDS, cli
-from onnxmpq.methods import METHODS
-from onnxmpq.requirements import KINDS as REQUIREMENTS
+from onnxmpq.methods import METHODS, registry
+from onnxmpq.model import passes
 from onnxmpq.targets import Carrier, LayerRule, builtin_names, parse_target
+from onnxmpq.verification.requirements import KINDS as REQUIREMENTS
 from tests.documented import PAGES, ROOT, Block, Desk, blocks, install, options_of, prose
 
 README = ROOT / "README.md"
@@ -182,7 +183,7 @@ def test_the_method_and_the_pass_are_found_by_their_entry_points(
         model = ir.from_onnx_text(
             '<ir_version: 8, opset_import: ["": 17]> g (float[2] x) => (float[2] y) { r = Relu(x) y = Abs(r) }'
         )
-        removing = registry.make_pass("remove-abs")
+        removing = passes.make_pass("remove-abs")
         assert removing(model).modified
         assert [node.op_type for node in model.graph] == ["Relu"]
         assert not removing(model).modified

@@ -7,10 +7,11 @@ import pytest
 from onnxmpq.artifacts import FLOAT, Cost, Option, Space, Unit
 from onnxmpq.budgets import Limit
 from onnxmpq.errors import InputError, nearest
-from onnxmpq.executors import open_executor
-from onnxmpq.ranges import METHODS
-from onnxmpq.registry import make_pass, method
-from onnxmpq.runtime import get_runtime
+from onnxmpq.methods.registry import method
+from onnxmpq.model.passes import make_pass
+from onnxmpq.numerics.ranges import METHODS
+from onnxmpq.runtimes import get_runtime
+from onnxmpq.sensitivity.executors import open_executor
 from onnxmpq.targets import target
 
 UNIT = Unit("stage1/conv", (), 8, 8, (Cost(FLOAT, 32, 0), Cost(Option(8), 8, 0)), "")

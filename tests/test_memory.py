@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxmpq.bench.memory import Peak, peak_of, write_stack
+from benchmarks.memory import Peak, peak_of, write_stack
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what a process takes is read from /proc")
 ROOT = Path(__file__).parents[1]

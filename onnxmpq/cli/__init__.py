@@ -13,9 +13,9 @@ from contextlib import suppress
 
 import click
 
-from onnxmpq import __version__
 from onnxmpq.cli.groups import LazyGroup
 from onnxmpq.errors import InputError, OnnxmpqError
+from onnxmpq.version import __version__
 
 COMMANDS = {
     "quantize": "Quantise MODEL, write it, and prove what the file does.",

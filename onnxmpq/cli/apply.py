@@ -27,7 +27,7 @@ def apply_command(model: Path, plan: Plan, as_json: bool, quiet: bool, verbose: 
     onnxmpq apply model.onnx model.int8.plan.json -c samples.npz -o again.onnx
     onnxmpq apply model.onnx front.json --point 7 -c samples.npz -o small.onnx
     """
-    from onnxmpq.compile import quantize
+    from onnxmpq.api import quantize
 
     with show.progress(quiet, verbose) as report:
         result = quantize(model, plan=plan, progress=report, **options)

@@ -18,8 +18,8 @@ import click
 from click.core import ParameterSource
 
 from onnxmpq.cli.options import checked_output, decorated
-from onnxmpq.files import data_of, journal_of, page_of, plan_of, refuse_shared, spare_of, write_whole
-from onnxmpq.reading import brief, read_toml, refuse, shown, strangers
+from onnxmpq.disk.files import data_of, journal_of, page_of, plan_of, refuse_shared, spare_of, write_whole
+from onnxmpq.disk.reading import brief, read_toml, refuse, shown, strangers
 
 _NOT_KEPT = ("config", "save-config", "overwrite", "json", "quiet", "verbose", "help", "dry-run")
 _TAKEN = "onnxmpq.cli.config.taken"

@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
+from onnxmpq.disk.files import reason
 from onnxmpq.errors import InputError
-from onnxmpq.files import reason
 
 
 class Unread(BaseException):

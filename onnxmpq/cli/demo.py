@@ -38,7 +38,7 @@ BUILDS: tuple[tuple[str, str, dict[str, Any]], ...] = (
 @quiet_option
 def demo_command(output: Path, models: Path, target: str, as_json: bool, quiet: bool) -> None:
     """Quantise the embedded examples and show what came out."""
-    from onnxmpq.compile import quantize
+    from onnxmpq.api import quantize
 
     names = ("digits_cnn", "digits_vit")
     if not (models / f"{names[0]}.onnx").is_file():

@@ -23,8 +23,8 @@ from onnxmpq.cli.options import (
 from onnxmpq.errors import InputError
 
 if TYPE_CHECKING:
-    from onnxmpq.calibrated import Numbers
     from onnxmpq.guard.diagnosis import Diagnosis
+    from onnxmpq.lower.calibrated import Numbers
 
 SHOWN = 10
 """Layers in the table, from the worst on."""

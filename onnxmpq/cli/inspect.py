@@ -19,8 +19,8 @@ from onnxmpq.cli.options import json_option, model_argument, quiet_option, targe
 @quiet_option
 def inspect_command(model: Path, target: str, as_json: bool, quiet: bool) -> None:
     """Show the units of MODEL, their options and what they cost, and what stays float and why."""
-    from onnxmpq.compile import inspect
-    from onnxmpq.graph.portions import portions_of_file
+    from onnxmpq.api import inspect
+    from onnxmpq.model.portions import portions_of_file
 
     with show.progress(quiet) as report:
         space = inspect(model, target, report)

@@ -27,7 +27,7 @@ from onnxmpq.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from onnxmpq.calibrated import Numbers
+    from onnxmpq.lower.calibrated import Numbers
     from onnxmpq.sensitivity.engine import Cost
     from onnxmpq.sensitivity.table import Table
 
@@ -73,8 +73,8 @@ def measure_command(
     onnxmpq measure model.onnx -c samples.npz --store model.store -o table.json
     onnxmpq measure model.onnx -c samples.npz --options w8a8,w4a8 --executor processes:4
     """
-    from onnxmpq.compile import prepare
     from onnxmpq.sensitivity.engine import Engine
+    from onnxmpq.workspace.prepare import prepare
 
     wanted = menu(options)
     checked_output(output, overwrite)

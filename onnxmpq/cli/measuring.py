@@ -15,7 +15,7 @@ from onnxmpq.artifacts import Option, parse_options
 from onnxmpq.cli import show, words
 from onnxmpq.cli.console import SafeConsole
 from onnxmpq.cli.options import decorated
-from onnxmpq.executors import open_executor
+from onnxmpq.sensitivity.executors import open_executor
 
 if TYPE_CHECKING:
     from onnxmpq.sensitivity.settings import Settings

@@ -10,8 +10,8 @@ import click
 
 from onnxmpq.artifacts import Plan
 from onnxmpq.cli import words
+from onnxmpq.disk.files import page_of, refuse_foreign
 from onnxmpq.errors import InputError
-from onnxmpq.files import page_of, refuse_foreign
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -95,7 +95,7 @@ def numbers_options(command: Callable[..., Any]) -> Callable[..., Any]:
         bias_correction: bool | None,
         **rest: Any,
     ) -> Any:
-        from onnxmpq.calibrated import Numbers
+        from onnxmpq.lower.calibrated import Numbers
 
         point = rest.pop("point", None)
         found = Plan.read(rest["plan"], point) if rest.get("plan") else None
@@ -183,7 +183,7 @@ def checked_output(path: Path | None, overwrite: bool, what: str = "output") -> 
     """Refuse a file that could not be written, before any work."""
     if path is None:
         return
-    from onnxmpq.publish import free_place
+    from onnxmpq.verification.publish import free_place
 
     free_place(path, overwrite, what)
 

@@ -14,8 +14,8 @@ from onnxmpq.cli.options import (
     quiet_option,
     target_option,
 )
+from onnxmpq.disk.files import refuse_shared, write_whole
 from onnxmpq.errors import InputError
-from onnxmpq.files import refuse_shared, write_whole
 
 
 @click.command("overrides")
@@ -43,7 +43,7 @@ def overrides_command(
     onnxmpq overrides model.onnx model.small.plan.json -c samples.npz -o overrides.json
     onnxmpq overrides model.onnx overrides.json --read -o again.plan.json
     """
-    from onnxmpq.exchange import export_overrides, import_overrides
+    from onnxmpq.exchange.plans import export_overrides, import_overrides
 
     refuse_shared({"model": model, "plan": plan, "calibration data": calibration}, {"output": output})
     checked_output(output, overwrite)

@@ -39,7 +39,7 @@ from onnxmpq.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from onnxmpq.front import Front
+    from onnxmpq.search.front import Front
 
 
 @click.command("pareto")
@@ -98,7 +98,7 @@ def pareto_command(
     onnxmpq pareto model.onnx -c samples.npz --store model.store -o front.json
     onnxmpq apply model.onnx front.json --point 7 -c samples.npz -o small.onnx
     """
-    from onnxmpq.front import pareto
+    from onnxmpq.search.front import pareto
 
     checked_report(report)
     checked_output(output, overwrite)

@@ -120,8 +120,8 @@ def quantize_command(
     onnxmpq quantize model.onnx -c samples.npz -o model.small.onnx -b size=30% -b bops=25%
     onnxmpq quantize model.onnx -c samples.npz -o model.w4.onnx --option w4a8 -e labelled.npz
     """
-    from onnxmpq.compile import quantize
-    from onnxmpq.registry import typed_method
+    from onnxmpq.api import quantize
+    from onnxmpq.methods.registry import typed_method
 
     checked_report(report)
     if budget and option is not None:
@@ -175,7 +175,7 @@ def _forecast(
     rest: Mapping[str, Any],
 ) -> None:
     """Print what a search would take; nothing is measured or written."""
-    from onnxmpq.forecast import foresee
+    from onnxmpq.search.forecast import foresee
 
     given = {name: rest[name] for name in _FORESEEN}
     with show.progress(quiet) as told:

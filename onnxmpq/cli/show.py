@@ -13,9 +13,9 @@ from onnxmpq.cli.console import SafeConsole
 from onnxmpq.cli.progress import progress
 
 if TYPE_CHECKING:
-    from onnxmpq.compile import Result
-    from onnxmpq.graph.portions import Portions
-    from onnxmpq.methods.decide import Decision
+    from onnxmpq.api import Result
+    from onnxmpq.model.portions import Portions
+    from onnxmpq.search.decide import Decision
 
 __all__ = ["as_json", "decibel", "notes", "options", "out", "portions", "progress", "result", "size", "verdict_table"]
 
@@ -74,7 +74,7 @@ def result(found: "Result") -> None:
 def portions(found: "Portions") -> str:
     """Write what the bytes of a file are.
 
-    >>> from onnxmpq.graph.portions import Portions
+    >>> from onnxmpq.model.portions import Portions
     >>> portions(Portions(400_000, 12_000, 0, 9_000, 0))
     '400 kB weights, 12 kB scales, 9 kB graph'
     """

@@ -16,13 +16,13 @@ import tempfile
 from collections.abc import Callable
 from typing import IO
 
-from onnxmpq import ledger
+from onnxmpq.disk import ledger
 
 _PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 _CRASHES = (signal.SIGSEGV, signal.SIGFPE, signal.SIGABRT, signal.SIGBUS, signal.SIGILL)
 _LIBRARIES = {
-    "/onnxmpq/runtime/ort.py": "onnxruntime",
-    "/onnxmpq/runtime/openvino.py": "OpenVINO",
+    "/onnxmpq/runtimes/ort.py": "onnxruntime",
+    "/onnxmpq/runtimes/openvino.py": "OpenVINO",
     "/site-packages/onnx/": "onnx",
     "/onnxmpq/solve/highs.py": "HiGHS",
 }
@@ -84,7 +84,7 @@ def _pass_on(child: int, number: int) -> None:
 def _killed(number: signal.Signals, trace: IO[str], made: IO[str]) -> int:
     """Say what killed the child, keep what it measured, remove what it left, and return what to end with."""
     from onnxmpq.cli.console import literal, tell
-    from onnxmpq.rescue import rescued
+    from onnxmpq.sensitivity.rescue import rescued
 
     notes = rescued(ledger.entries(made))
     code = 128 + number
@@ -112,7 +112,7 @@ def _killed(number: signal.Signals, trace: IO[str], made: IO[str]) -> int:
 def crashed_in(trace: str) -> str:
     """Return whose native code a trace of Python calls ends in, or nothing where it is none that we know.
 
-    >>> crashed_in('Current thread 0x1:\\n  File "/x/onnxmpq/runtime/ort.py", line 3 in run')
+    >>> crashed_in('Current thread 0x1:\\n  File "/x/onnxmpq/runtimes/ort.py", line 3 in run')
     'onnxruntime'
     """
     calls = [line for line in trace.splitlines() if line.startswith("  File ")]

@@ -10,16 +10,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from onnxmpq.artifacts import Verdict
-from onnxmpq.build import VERIFY_SAMPLES
 from onnxmpq.cli import show
 from onnxmpq.cli.options import calibration_option, json_option, quiet_option, target_option
+from onnxmpq.data.samples import open_samples
 from onnxmpq.errors import InputError, VerifyError
-from onnxmpq.graph.load import load
-from onnxmpq.requirements import MEASURED, Finding, hold, parse_requirements
-from onnxmpq.runtime import get_runtime
-from onnxmpq.samples import open_samples
+from onnxmpq.model.load import load
+from onnxmpq.runtimes import get_runtime
 from onnxmpq.targets import target as find_target
-from onnxmpq.verify import verify
+from onnxmpq.verification.requirements import MEASURED, Finding, hold, parse_requirements
+from onnxmpq.verification.verify import verify
+from onnxmpq.workspace.build import VERIFY_SAMPLES
 
 
 @click.command("verify")

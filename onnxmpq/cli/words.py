@@ -32,7 +32,7 @@ _PASS_NAME = re.compile(r'^    name: ClassVar\[str\] = "([^"]+)"', re.MULTILINE)
 
 def targets() -> list[str]:
     """Return the names of the built-in targets."""
-    names = (file.name for file in (files("onnxmpq") / "targets").iterdir())
+    names = (file.name for file in (files("onnxmpq") / "targets" / "builtin").iterdir())
     return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
 
 

@@ -23,14 +23,14 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmpq.artifacts import FLOAT, Option, Plan, Space, plain
-from onnxmpq.build import Builder
-from onnxmpq.constraints import Constraints, matching
-from onnxmpq.graph.mapped import BIG
 from onnxmpq.guard.damage import Damage, Meter, Thresholds, decibels
 from onnxmpq.guard.hops import Array, Feed, Hops, boundaries
 from onnxmpq.methods.uniform import no_coarser
-from onnxmpq.sensitivity.losses import Head
-from onnxmpq.weights import Kept
+from onnxmpq.metrics.losses import Head
+from onnxmpq.model.mapped import BIG
+from onnxmpq.numerics.weights import Kept
+from onnxmpq.search.constraints import Constraints, matching
+from onnxmpq.workspace.build import Builder
 
 Places = dict[str, int]
 """On which of its steps every unit stands."""

@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxmpq.artifacts import plain
+from onnxmpq.disk.reading import brief
 from onnxmpq.errors import InputError, nearest
-from onnxmpq.reading import brief
-from onnxmpq.sensitivity.losses import Head, log_softmax
+from onnxmpq.metrics.losses import Head, log_softmax
 
 Outputs = Mapping[str, npt.NDArray[np.generic]]
 _MOST_CHANNELS = 1024  # axes that are longer hold positions, not channels

@@ -17,24 +17,24 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmpq.artifacts import FLOAT, Option, Plan, plain
-from onnxmpq.build import Builder, Prepared, Progress, scratch
-from onnxmpq.calibrated import Numbers
-from onnxmpq.compile import Model, prepare, silent
-from onnxmpq.constraints import Constraints, uniform_by_hand
+from onnxmpq.data.samples import Data, Samples, open_samples
+from onnxmpq.disk.ledger import temporary_folder
 from onnxmpq.errors import InputError
-from onnxmpq.graph.load import load
-from onnxmpq.graph.save import save
 from onnxmpq.guard.culprits import LEAST_SAMPLES, MOST_SAMPLES, SHARE, Hunt, spread
 from onnxmpq.guard.damage import Damage, Meter, Thresholds, decibels
 from onnxmpq.guard.hops import Hop, Hops, boundaries, force, forced_name
 from onnxmpq.guard.judge import judge, judged_heads
-from onnxmpq.ledger import temporary_folder
-from onnxmpq.normalise import normalise
-from onnxmpq.runtime import Runtime, Session, get_runtime
-from onnxmpq.samples import Data, Samples, open_samples
-from onnxmpq.sensitivity.losses import Head
+from onnxmpq.lower.calibrated import Numbers
+from onnxmpq.metrics.losses import Head
+from onnxmpq.model.load import load
+from onnxmpq.model.normalise import normalise
+from onnxmpq.model.save import save
+from onnxmpq.runtimes import Runtime, Session, get_runtime
+from onnxmpq.search.constraints import Constraints, uniform_by_hand
 from onnxmpq.targets import Target
 from onnxmpq.targets import target as find_target
+from onnxmpq.workspace.build import Builder, scratch
+from onnxmpq.workspace.prepare import Model, Prepared, Progress, prepare, silent
 
 Array = np.ndarray
 _UNKNOWN = (

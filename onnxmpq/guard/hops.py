@@ -19,9 +19,9 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmpq.errors import InternalError
-from onnxmpq.graph.layers import constant
 from onnxmpq.guard.damage import Channels
-from onnxmpq.runtime import Runtime, Session
+from onnxmpq.model.layers import constant
+from onnxmpq.runtimes import Runtime, Session
 
 Array = np.ndarray
 Feed = Mapping[str, Array]

@@ -8,14 +8,15 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnxmpq.build import Builder, Progress
+from onnxmpq.data.samples import Samples
 from onnxmpq.errors import InputError
 from onnxmpq.guard.culprits import Finding, spread
 from onnxmpq.guard.damage import Damage, Meter, Thresholds
-from onnxmpq.runtime import Session
-from onnxmpq.samples import Samples
-from onnxmpq.sensitivity.heads import find_heads
-from onnxmpq.sensitivity.losses import Head
+from onnxmpq.metrics.heads import find_heads
+from onnxmpq.metrics.losses import Head
+from onnxmpq.runtimes import Session
+from onnxmpq.workspace.build import Builder
+from onnxmpq.workspace.prepare import Progress
 
 JUDGED = 128
 """The most samples that a file is judged on."""

@@ -24,9 +24,9 @@ import onnx_ir as ir
 
 from onnxmpq.artifacts import FLOAT, Layer, Option, Space
 from onnxmpq.errors import InputError
-from onnxmpq.graph.layers import constant, find_layers
 from onnxmpq.methods.study import Choices, Draft, Study
 from onnxmpq.methods.walk import Bundles, Picked, bundles_of, precision
+from onnxmpq.model.layers import constant, find_layers
 from onnxmpq.sensitivity.table import Table, Variant
 
 LayerType = Literal["attention-qkv", "attention-proj", "mlp-in", "mlp-out", "conv", "other"]

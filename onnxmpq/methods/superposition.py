@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from onnxmpq.sensitivity.losses import Loss
+from onnxmpq.metrics.losses import Loss
 
 KEPT = 10_000_000  # numbers of responses that are looked at: of larger outputs fewer samples count
 

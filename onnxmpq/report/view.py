@@ -12,14 +12,14 @@ import numpy as np
 from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
 from scipy.spatial.distance import squareform
 
-import onnxmpq
+from onnxmpq.api import Result
 from onnxmpq.artifacts import FLOAT, Check, Option, Space, Unit, plain
-from onnxmpq.compile import Result
 from onnxmpq.errors import InputError
-from onnxmpq.front import Front
-from onnxmpq.methods.decide import Decision
+from onnxmpq.search.decide import Decision
+from onnxmpq.search.front import Front
 from onnxmpq.sensitivity.table import Array, Estimate, Table, Variant
-from onnxmpq.verify import Accuracy
+from onnxmpq.verification.verify import Accuracy
+from onnxmpq.version import __version__
 
 STRONGEST = 20  # pairs that are named
 # What a page can hold: a map of 300 units has 44,850 cells of some 4 bytes, and all pairs of 100 units are 4,950.
@@ -259,7 +259,7 @@ def make_view(
     named = {unit.name: unit.op for unit in units}
     return View(
         title=title or (result.path.name if result else f"Front over {front.over}" if front else "Report"),
-        version=onnxmpq.__version__,
+        version=__version__,
         command=command,
         summary=_summary(result, front, table),
         portions=_portions(result),

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from onnxmpq.api import Result
 from onnxmpq.artifacts import Space
-from onnxmpq.compile import Result
+from onnxmpq.disk.files import page_of, refuse_foreign, refuse_shared, write_whole
 from onnxmpq.errors import InputError
-from onnxmpq.files import page_of, refuse_foreign, refuse_shared, write_whole
-from onnxmpq.front import Front
 from onnxmpq.report.page import make_page
 from onnxmpq.report.view import Measured, make_view
+from onnxmpq.search.front import Front
 from onnxmpq.sensitivity.table import Table
 
 

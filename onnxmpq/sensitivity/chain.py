@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxmpq.artifacts import Option, Plan
-from onnxmpq.calibrated import Calibrated
+from onnxmpq.lower.calibrated import Calibrated
 from onnxmpq.machine import give_back, large_blocks_apart
-from onnxmpq.placement import Pair, place
-from onnxmpq.runtime import Runtime, Session
+from onnxmpq.runtimes import Runtime, Session
 from onnxmpq.sensitivity.segments import Piece, Splitter, cut
+from onnxmpq.targets.placement import Pair, place
 
 Arrays = dict[str, npt.NDArray[Any]]
 Choices = Mapping[str, Option]

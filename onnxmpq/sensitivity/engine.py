@@ -26,23 +26,21 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxmpq import __version__
 from onnxmpq.artifacts import FLOAT, Option, Plan, container_bits
-from onnxmpq.build import Builder, Prepared, Progress
-from onnxmpq.calibrated import Calibrated, Needs, Numbers
+from onnxmpq.data.blends import Blended, may_blend
+from onnxmpq.data.samples import Data
+from onnxmpq.disk.ledger import temporary_folder
 from onnxmpq.errors import InputError, InternalError
-from onnxmpq.executors import InlineExecutor, run_jobs
-from onnxmpq.graph.opset import raise_opset
-from onnxmpq.graph.save import save
-from onnxmpq.hessians import TOGETHER_BYTES
-from onnxmpq.ledger import temporary_folder
-from onnxmpq.ranges import Ranges
-from onnxmpq.runtime import get_runtime
-from onnxmpq.samples import Data
-from onnxmpq.sensitivity.blend import Blended, may_blend
+from onnxmpq.lower.calibrated import Calibrated, Needs, Numbers
+from onnxmpq.metrics.heads import find_heads
+from onnxmpq.metrics.losses import Loss, LossFunction, mean_and_error
+from onnxmpq.model.opset import raise_opset
+from onnxmpq.model.save import save
+from onnxmpq.numerics.hessians import TOGETHER_BYTES
+from onnxmpq.numerics.ranges import Ranges
+from onnxmpq.runtimes import get_runtime
 from onnxmpq.sensitivity.chain import RECENT_BYTES
-from onnxmpq.sensitivity.heads import find_heads
-from onnxmpq.sensitivity.losses import Loss, LossFunction, mean_and_error
+from onnxmpq.sensitivity.executors import InlineExecutor, run_jobs
 from onnxmpq.sensitivity.segments import cut, loaded_bytes
 from onnxmpq.sensitivity.settings import Settings
 from onnxmpq.sensitivity.store import Store, job_json, key
@@ -62,7 +60,10 @@ from onnxmpq.sensitivity.worker import (
     rounded,
     run_job,
 )
-from onnxmpq.space import make_space
+from onnxmpq.targets.space import make_space
+from onnxmpq.version import __version__
+from onnxmpq.workspace.build import Builder
+from onnxmpq.workspace.prepare import Prepared, Progress
 
 Array = npt.NDArray[np.float64]
 _TOGETHER = 8

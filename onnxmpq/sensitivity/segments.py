@@ -29,7 +29,7 @@ import onnx_ir as ir
 
 from onnxmpq.artifacts import Space
 from onnxmpq.errors import InternalError
-from onnxmpq.graph.layers import all_graphs, all_nodes, constant, dimensions, find_layers, subgraphs
+from onnxmpq.model.layers import all_graphs, all_nodes, constant, dimensions, find_layers, subgraphs
 
 _NANOSECONDS_PER_MAC = 1 / 40
 _NANOSECONDS_PER_BYTE = 1 / 8

@@ -4,9 +4,9 @@ import re
 from dataclasses import dataclass
 from math import inf, isfinite
 
+from onnxmpq.disk.reading import brief
 from onnxmpq.errors import InputError
-from onnxmpq.reading import brief
-from onnxmpq.sensitivity.losses import LossFunction
+from onnxmpq.metrics.losses import LossFunction
 
 _UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 

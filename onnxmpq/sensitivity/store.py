@@ -43,8 +43,8 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from onnxmpq.disk.reading import NAMED_TEXTS, brief, parse_json
 from onnxmpq.errors import InputError, InternalError
-from onnxmpq.reading import NAMED_TEXTS, brief, parse_json
 
 Array: TypeAlias = npt.NDArray[Any]
 

@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxmpq.artifacts import Option, options_of, plain
+from onnxmpq.disk.files import write_whole
+from onnxmpq.disk.reading import COUNT, FIGURE, FLAG, OBJECTS, TEXT, TEXTS, Fields, Kind, read_json, refuse
 from onnxmpq.errors import InputError
-from onnxmpq.files import write_whole
-from onnxmpq.reading import COUNT, FIGURE, FLAG, OBJECTS, TEXT, TEXTS, Fields, Kind, read_json, refuse
 
 Array = npt.NDArray[np.float64]
 

@@ -15,17 +15,17 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxmpq.artifacts import FLOAT, Option
-from onnxmpq.calibrated import Calibrated, Numbers
-from onnxmpq.graph.mapped import load_mapped
-from onnxmpq.hessians import Hessians
-from onnxmpq.ranges import Ranges
-from onnxmpq.runtime import get_runtime
+from onnxmpq.lower.calibrated import Calibrated, Numbers
+from onnxmpq.metrics.losses import Array, Head, Loss, LossFunction, log_softmax
+from onnxmpq.model.mapped import load_mapped
+from onnxmpq.numerics.hessians import Hessians
+from onnxmpq.numerics.ranges import Ranges
+from onnxmpq.numerics.weights import Kept
+from onnxmpq.runtimes import get_runtime
 from onnxmpq.sensitivity.chain import Arrays, Chain, local_error, merged_with
-from onnxmpq.sensitivity.losses import Array, Head, Loss, LossFunction, log_softmax
 from onnxmpq.sensitivity.segments import Piece, first_change
-from onnxmpq.space import make_space
 from onnxmpq.targets import Target
-from onnxmpq.weights import Kept
+from onnxmpq.targets.space import make_space
 
 Choice = tuple[str, str]
 Results = dict[str, npt.NDArray[Any]]

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from onnxmpq.artifacts import Grouping, Layer, Neighbours, Option, container_bits, parse_options
+from onnxmpq.disk.reading import FAULTS, TOML_BYTES, brief, parse_toml, read_text, refuse, shown, strangers
 from onnxmpq.errors import InputError, nearest
-from onnxmpq.reading import FAULTS, TOML_BYTES, brief, parse_toml, read_text, refuse, shown, strangers
 
 Carrier = Literal["dq", "cast8", "castmul", "gather"]
 Isa = Literal["any", "vnni"]
@@ -51,8 +51,9 @@ class LayerRule:
     ``readers = "all"``: once an input is quantised, all readers of that tensor see its DQ; ``"layer"``: only this one.
     ``softmax``: the sign of an operand that a Softmax gives, where it differs; it never is negative.
     ``blocks_not_before`` names operators in front of which the runtime has no kernel for blocked weights.
-    ``saturates``: which neighbouring products kernels without VNNI add in 16 bits (see ``onnxmpq.saturation``); codes
-    of weights are kept so small that no such sum saturates. ``isa = "vnni"``: the rule is for files that need VNNI.
+    ``saturates``: which neighbouring products kernels without VNNI add in 16 bits (see
+    ``onnxmpq.numerics.saturation``); codes of weights are kept so small that no such sum saturates. ``isa = "vnni"``:
+    the rule is for files that need VNNI.
     """
 
     op: str
@@ -164,7 +165,7 @@ def opset_of(option: Option) -> int:
 
 def builtin_names() -> tuple[str, ...]:
     """Return the names of the targets that come with onnxmpq."""
-    folder = resources.files("onnxmpq") / "targets"
+    folder = resources.files("onnxmpq") / "targets" / "builtin"
     return tuple(sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml")))
 
 
@@ -207,7 +208,9 @@ def _whole(name: str) -> Target:
 
 @cache
 def _builtin(name: str) -> Target:
-    return parse_target((resources.files("onnxmpq") / "targets" / f"{name}.toml").read_text(encoding="utf-8"), name)
+    return parse_target(
+        (resources.files("onnxmpq") / "targets" / "builtin" / f"{name}.toml").read_text(encoding="utf-8"), name
+    )
 
 
 def parse_target(text: str, where: str) -> Target:

@@ -1,6 +1,6 @@
 """The passes that come with onnxmpq, and the table in which they are found."""
 
-from onnxmpq.passkit import Pass
+from onnxmpq.model.passkit import Pass
 from onnxmpq_passes.convert_opset import ConvertOpset
 from onnxmpq_passes.drop_initializer_inputs import DropInitializerInputs
 from onnxmpq_passes.equalise_layers import EqualiseLayers

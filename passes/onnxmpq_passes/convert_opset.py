@@ -11,8 +11,8 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from onnxmpq.graph.opset import raise_opset
-from onnxmpq.passkit import Pass
+from onnxmpq.model.opset import raise_opset
+from onnxmpq.model.passkit import Pass
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from onnxmpq.passkit import Pass
+from onnxmpq.model.passkit import Pass
 
 
 @dataclass(frozen=True)

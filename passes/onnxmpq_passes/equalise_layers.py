@@ -28,8 +28,8 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from onnxmpq.graph.layers import all_graphs, constant, dimensions, is_standard, shape_of, sole_use
-from onnxmpq.passkit import Pass
+from onnxmpq.model.layers import all_graphs, constant, dimensions, is_standard, shape_of, sole_use
+from onnxmpq.model.passkit import Pass
 
 _Array: TypeAlias = np.ndarray[Any, Any]
 _ELEMENTWISE = frozenset({"Relu", "LeakyRelu", "PRelu", "Abs", "Neg", "Identity"})

@@ -14,8 +14,8 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from onnxmpq.graph.layers import FLOAT_TYPES, all_graphs, constant, is_standard, sole_use
-from onnxmpq.passkit import Pass, bypass
+from onnxmpq.model.layers import FLOAT_TYPES, all_graphs, constant, is_standard, sole_use
+from onnxmpq.model.passkit import Pass, bypass
 
 _Array: TypeAlias = np.ndarray[Any, Any]
 

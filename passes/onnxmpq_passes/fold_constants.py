@@ -19,8 +19,8 @@ import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
 from onnxmpq.errors import InputError
-from onnxmpq.graph.layers import all_graphs, constant, dimensions, is_standard
-from onnxmpq.passkit import Pass, replace_by_initializer
+from onnxmpq.model.layers import all_graphs, constant, dimensions, is_standard
+from onnxmpq.model.passkit import Pass, replace_by_initializer
 
 _FOLDED = frozenset(
     """

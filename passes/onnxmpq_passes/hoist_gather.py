@@ -17,8 +17,8 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from onnxmpq.graph.layers import all_graphs, constant, is_standard, shape_of, sole_use
-from onnxmpq.passkit import Pass
+from onnxmpq.model.layers import all_graphs, constant, is_standard, shape_of, sole_use
+from onnxmpq.model.passkit import Pass
 
 _UNARY = frozenset(
     {"Relu", "Gelu", "Erf", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "LeakyRelu", "Elu", "Softplus"}

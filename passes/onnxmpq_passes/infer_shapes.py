@@ -12,8 +12,8 @@ from typing import ClassVar
 import onnx
 import onnx_ir as ir
 
-from onnxmpq.graph.save import skeleton
-from onnxmpq.passkit import Pass
+from onnxmpq.model.passkit import Pass
+from onnxmpq.model.save import skeleton
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
 from onnxmpq.errors import InputError
-from onnxmpq.graph.opset import changed_between
-from onnxmpq.passkit import Pass
+from onnxmpq.model.opset import changed_between
+from onnxmpq.model.passkit import Pass
 
 MOST_NODES = 1_000_000
 """How many nodes calls may become; the largest exports have some ten thousand."""

@@ -12,8 +12,8 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from onnxmpq.graph.layers import all_graphs
-from onnxmpq.passkit import Pass, replace_by_initializer
+from onnxmpq.model.layers import all_graphs
+from onnxmpq.model.passkit import Pass, replace_by_initializer
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from onnxmpq.graph.layers import subgraphs
-from onnxmpq.passkit import Pass
+from onnxmpq.model.layers import subgraphs
+from onnxmpq.model.passkit import Pass
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from onnxmpq.graph.layers import all_graphs, all_nodes
-from onnxmpq.passkit import Pass
+from onnxmpq.model.layers import all_graphs, all_nodes
+from onnxmpq.model.passkit import Pass
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from onnxmpq.graph.layers import all_graphs, constant, is_standard
-from onnxmpq.passkit import Pass, bypass
+from onnxmpq.model.layers import all_graphs, constant, is_standard
+from onnxmpq.model.passkit import Pass, bypass
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def desk(chain: Path) -> Path:
 def test_an_error_ends_with_its_code_and_one_line(
     error: BaseException, code: int, desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("onnxmpq.compile.inspect", raises(error))
+    monkeypatch.setattr("onnxmpq.api.inspect", raises(error))
     assert code_of(monkeypatch, "inspect", "m.onnx") == code
     shown = capsys.readouterr()
     assert shown.out == ""
@@ -57,7 +57,7 @@ def raises(error: BaseException) -> Callable[..., None]:
 
 
 def test_anything_else_is_a_bug_and_keeps_its_traceback(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxmpq.compile.inspect", raises(ZeroDivisionError("bug")))
+    monkeypatch.setattr("onnxmpq.api.inspect", raises(ZeroDivisionError("bug")))
     monkeypatch.setattr(sys, "argv", ["onnxmpq", "inspect", "m.onnx"])
     with pytest.raises(ZeroDivisionError, match="bug"):
         main()
@@ -123,7 +123,7 @@ def test_every_exit_code_is_explained() -> None:
 
 def test_an_interrupted_process_ends_with_130(desk: Path) -> None:
     code = (
-        "import onnxmpq.compile\ndef stop(*_, **__):\n    raise KeyboardInterrupt\nonnxmpq.compile.inspect = stop\n"
+        "import onnxmpq.api\ndef stop(*_, **__):\n    raise KeyboardInterrupt\nonnxmpq.compile.inspect = stop\n"
         "from onnxmpq.cli import main; main()"
     )
     ended = python("-c", code, "inspect", "m.onnx", timeout=60)

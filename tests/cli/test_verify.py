@@ -11,11 +11,11 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 
+from onnxmpq.api import quantize
 from onnxmpq.artifacts import Verdict
 from onnxmpq.cli import cli, main
-from onnxmpq.compile import quantize
 from onnxmpq.errors import InputError, VerifyError
-from onnxmpq.verify import verify
+from onnxmpq.verification.verify import verify
 
 MODELS = Path(__file__).parents[2] / "models"
 FLOAT, CALIBRATION, EVALUATION = (

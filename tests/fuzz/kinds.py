@@ -15,7 +15,7 @@ import onnx
 import onnx_ir as ir
 
 import onnxmpq.targets
-from onnxmpq.registry import pipeline
+from onnxmpq.model.passes import pipeline
 from tests.fuzz import contents
 from tests.fuzz.bases import models, samples
 from tests.fuzz.children import Outcome, fresh, run
@@ -109,10 +109,10 @@ def command(*arguments: str) -> None:
     """Run the command line in this process as a user does, but without timing any export."""
     import sys
 
-    import onnxmpq.compile
+    import onnxmpq.api
     from onnxmpq.cli import entry
 
-    (onnxmpq.compile.quantize.__kwdefaults__ or {})["speed_budget_s"] = 0.0
+    (onnxmpq.api.quantize.__kwdefaults__ or {})["speed_budget_s"] = 0.0
     sys.argv = ["onnxmpq", *arguments]
     entry()
 
@@ -230,7 +230,7 @@ def _texts() -> dict[str, bytes]:
             assert not ended.code, ended.told
         found = {file: (folder / file).read_bytes() for file in ("q.plan.json", "f.json", "o.json", "x.store")}
     found["c.toml"] = b'calibration = "s.npz"\noption = "w4a8"\nseed = 3\nallow-slower = true\nkeep = ["Conv_0=w8a8"]\n'
-    return found | {"t.toml": (Path(onnxmpq.targets.__file__).parent / "ort-cpu.toml").read_bytes()}
+    return found | {"t.toml": (Path(onnxmpq.targets.__file__).parent / "builtin" / "ort-cpu.toml").read_bytes()}
 
 
 def _of(name: str) -> Callable[[], Mapping[str, bytes]]:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnxmpq.runtime import get_runtime
+from onnxmpq.runtimes import get_runtime
 from tests.graphs import from_text, rng
 
 Array = np.ndarray

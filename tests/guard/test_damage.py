@@ -5,7 +5,7 @@ import pytest
 
 from onnxmpq.errors import InputError
 from onnxmpq.guard.damage import Damage, Meter, Thresholds
-from onnxmpq.sensitivity.losses import Head
+from onnxmpq.metrics.losses import Head
 
 SCORES = Head("scores", "kl")
 BOXES = Head("boxes", "power")

@@ -10,11 +10,12 @@ import pytest
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
 import onnxmpq
+from onnxmpq.api import Result, quantize
 from onnxmpq.artifacts import FLOAT, Option, Plan
-from onnxmpq.compile import Result, prepare, quantize
 from onnxmpq.errors import InputError
 from onnxmpq.guard.damage import Thresholds
 from onnxmpq.sensitivity.engine import Engine
+from onnxmpq.workspace.prepare import prepare
 from tests.guard import made
 
 CASES: dict[str, tuple[set[str], tuple[str, ...]]] = {

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from onnxmpq.api import quantize
 from onnxmpq.artifacts import FLOAT, Option
-from onnxmpq.compile import quantize
-from onnxmpq.methods.decide import decide
 from onnxmpq.methods.gram import Gram
 from onnxmpq.methods.study import Choices, Effort, Study
+from onnxmpq.search.decide import decide
 from tests.methods.fakes import W2, W4, W8, FakeEngine, drawn, study_of
 
 MODELS = Path(__file__).parents[2] / "models"

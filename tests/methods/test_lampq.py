@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxmpq import registry
 from onnxmpq.artifacts import FLOAT, Option
-from onnxmpq.compile import prepare
 from onnxmpq.errors import InfeasibleError, InputError
+from onnxmpq.methods import registry
 from onnxmpq.methods.lampq import Lampq, layer_types
 from onnxmpq.methods.study import Choices, Study
 from onnxmpq.sensitivity.table import Variant
-from onnxmpq.space import make_space
 from onnxmpq.targets import target
+from onnxmpq.targets.space import make_space
+from onnxmpq.workspace.prepare import prepare
 from tests.graphs import from_text, rng
 from tests.methods.fakes import W2, W4, W8, FakeEngine, drawn, study_of, unit_of
 

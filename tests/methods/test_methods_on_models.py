@@ -8,17 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxmpq import registry
 from onnxmpq.artifacts import Option
 from onnxmpq.budgets import parse_limits
-from onnxmpq.compile import prepare
 from onnxmpq.errors import InputError, InternalError
-from onnxmpq.methods import METHODS
+from onnxmpq.methods import METHODS, registry
 from onnxmpq.methods.clado import Clado
 from onnxmpq.methods.sqnr import Sqnr
 from onnxmpq.methods.study import Menu, Study, make_rows
 from onnxmpq.sensitivity.engine import Engine
 from onnxmpq.sensitivity.settings import Settings
+from onnxmpq.workspace.prepare import prepare
 
 MODELS = Path(__file__).parents[2] / "models"
 OPTIONS = (Option(8, 8), Option(2, 8))
@@ -97,17 +96,17 @@ def entries(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[EntryPoint]]:
 
 
 def test_a_method_of_another_package_is_found(entries: list[EntryPoint]) -> None:
-    entries.append(EntryPoint("mine", "onnxmpq.methods.local:Local", registry.METHOD_ENTRY_POINTS))
+    entries.append(EntryPoint("mine", "onnxmpq.methods.local:Local", registry.ENTRY_POINTS))
     assert registry.method("mine").name == "local"
 
 
 def test_two_methods_of_one_name_are_an_error_that_names_both(entries: list[EntryPoint]) -> None:
-    entries.append(EntryPoint("clado", "other.package:Clado", registry.METHOD_ENTRY_POINTS))
+    entries.append(EntryPoint("clado", "other.package:Clado", registry.ENTRY_POINTS))
     with pytest.raises(InternalError, match=r"onnxmpq\.methods.clado:Clado and other\.package:Clado"):
         registry.method("clado")
 
 
 def test_an_entry_that_is_no_method_is_refused(entries: list[EntryPoint]) -> None:
-    entries.append(EntryPoint("mine", "onnxmpq.artifacts:Option", registry.METHOD_ENTRY_POINTS))
+    entries.append(EntryPoint("mine", "onnxmpq.artifacts:Option", registry.ENTRY_POINTS))
     with pytest.raises(InternalError, match="is no data class with a 'propose'"):
         registry.method("mine")

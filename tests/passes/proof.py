@@ -9,8 +9,8 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
-from onnxmpq.graph.layers import all_graphs
-from onnxmpq.passkit import Pass
+from onnxmpq.model.layers import all_graphs
+from onnxmpq.model.passkit import Pass
 
 Feeds = dict[str, Any]
 _TYPES = {

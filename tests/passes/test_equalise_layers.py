@@ -7,8 +7,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from onnxmpq.graph.load import load
-from onnxmpq.normalise import normalise
+from onnxmpq.model.load import load
+from onnxmpq.model.normalise import normalise
 from onnxmpq_passes import EqualiseLayers
 from tests.passes.proof import Case, FiveTests, add_weight, parse, run
 

@@ -3,7 +3,7 @@
 import onnx_ir as ir
 import pytest
 
-from onnxmpq.graph.layers import all_graphs
+from onnxmpq.model.layers import all_graphs
 from onnxmpq_passes import NameEverything
 from tests.passes.proof import Case, FiveTests, parse
 

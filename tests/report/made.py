@@ -5,15 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
+from onnxmpq.api import Result
 from onnxmpq.artifacts import FLOAT, Check, Cost, Layer, Leftover, Option, Plan, Space, Unit, Verdict
-from onnxmpq.compile import Result
-from onnxmpq.front import Front
-from onnxmpq.graph.portions import Portions
-from onnxmpq.methods.decide import Decision
-from onnxmpq.search import Point
+from onnxmpq.model.portions import Portions
+from onnxmpq.search.decide import Decision
+from onnxmpq.search.front import Front
+from onnxmpq.search.loop import Point
 from onnxmpq.sensitivity.table import Estimate, Table, Variant
 from onnxmpq.solve import Solution
-from onnxmpq.verify import Accuracy
+from onnxmpq.verification.verify import Accuracy
 from tests.graphs import rng
 
 OPTIONS = tuple(map(Option.parse, ("w8a8", "w4a8", "w2a8")))

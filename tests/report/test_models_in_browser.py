@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from onnxmpq.bench import zoo
+from benchmarks import zoo
 from onnxmpq.cli import main
-from onnxmpq.runtime import get_runtime
+from onnxmpq.runtimes import get_runtime
 from tests.report.pages import BARS, CELLS, PLANS, Seen, opened
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from onnxmpq.artifacts import Option
-from onnxmpq.compile import prepare
+from onnxmpq.data.blends import FEW, FIRST, Blended, blend, may_blend
 from onnxmpq.errors import InputError
-from onnxmpq.runtime import get_runtime
-from onnxmpq.sensitivity.blend import FEW, FIRST, Blended, blend, may_blend
+from onnxmpq.runtimes import get_runtime
 from onnxmpq.sensitivity.engine import Engine
 from onnxmpq.sensitivity.settings import Settings
+from onnxmpq.workspace.prepare import prepare
 
 MODELS = Path(__file__).parents[2] / "models"
 

@@ -14,18 +14,19 @@ import numpy.typing as npt
 import onnx_ir as ir
 import pytest
 
+from onnxmpq.api import quantize
 from onnxmpq.artifacts import FLOAT, Option, Plan
-from onnxmpq.calibrated import ROUNDINGS, Calibrated, Numbers
-from onnxmpq.compile import prepare, quantize
 from onnxmpq.errors import InputError
-from onnxmpq.executors import open_executor
-from onnxmpq.runtime import get_runtime
+from onnxmpq.lower.calibrated import ROUNDINGS, Calibrated, Numbers
+from onnxmpq.metrics.losses import Loss, log_softmax
+from onnxmpq.runtimes import get_runtime
 from onnxmpq.sensitivity.engine import Engine, _relative_error
-from onnxmpq.sensitivity.losses import Loss, log_softmax
+from onnxmpq.sensitivity.executors import open_executor
 from onnxmpq.sensitivity.settings import Settings
 from onnxmpq.sensitivity.table import Table, Variant
 from onnxmpq.sensitivity.worker import SKETCH, CentreJob, ResponseJob, as_choices, sketch
-from onnxmpq.space import make_space
+from onnxmpq.targets.space import make_space
+from onnxmpq.workspace.prepare import prepare
 from tests.graphs import feeds_for, from_text, layer_chain, rng
 
 MODELS = Path(__file__).parents[2] / "models"

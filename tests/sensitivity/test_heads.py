@@ -5,8 +5,8 @@ import onnx_ir as ir
 import pytest
 
 from onnxmpq.errors import InputError
-from onnxmpq.sensitivity.heads import find_heads
-from onnxmpq.sensitivity.losses import Head
+from onnxmpq.metrics.heads import find_heads
+from onnxmpq.metrics.losses import Head
 from tests.graphs import from_text, normal, rng
 
 SHAPES = {"w": (6, 5), "b": (5,), "k": (5, 6, 1, 1)}

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from onnxmpq.errors import InputError
-from onnxmpq.sensitivity.losses import Head, Loss, log_softmax, mean_and_error
+from onnxmpq.metrics.losses import Head, Loss, log_softmax, mean_and_error
 from tests.graphs import rng
 
 Array = npt.NDArray[np.float64]

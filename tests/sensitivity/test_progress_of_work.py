@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from onnxmpq.artifacts import Option
-from onnxmpq.compile import prepare
 from onnxmpq.sensitivity.engine import Engine
+from onnxmpq.workspace.prepare import prepare
 
 MODELS = Path(__file__).parents[2] / "models"
 

@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from onnxmpq.api import measure
 from onnxmpq.artifacts import Option
-from onnxmpq.build import Prepared
-from onnxmpq.calibrated import Numbers
-from onnxmpq.compile import measure, prepare
 from onnxmpq.errors import InputError
-from onnxmpq.executors import open_executor
+from onnxmpq.lower.calibrated import Numbers
 from onnxmpq.sensitivity.engine import Engine
+from onnxmpq.sensitivity.executors import open_executor
 from onnxmpq.sensitivity.settings import Settings
 from onnxmpq.sensitivity.store import Store
 from onnxmpq.sensitivity.table import Table
+from onnxmpq.workspace.prepare import Prepared, prepare
 from tests.graphs import rng
 
 ROOT = Path(__file__).parents[2]

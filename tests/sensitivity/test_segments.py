@@ -20,19 +20,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxmpq.artifacts import FLOAT, Option, Plan, Space
-from onnxmpq.graph.layers import all_nodes
-from onnxmpq.graph.load import load
-from onnxmpq.graph.opset import raise_opset
-from onnxmpq.lower import lower, pair_key
-from onnxmpq.normalise import normalise
-from onnxmpq.placement import place
-from onnxmpq.ranges import Affine
-from onnxmpq.runtime import get_runtime
+from onnxmpq.lower.write import lower, pair_key
+from onnxmpq.model.layers import all_nodes
+from onnxmpq.model.load import load
+from onnxmpq.model.normalise import normalise
+from onnxmpq.model.opset import raise_opset
+from onnxmpq.numerics.ranges import Affine
+from onnxmpq.runtimes import get_runtime
 from onnxmpq.sensitivity.segments import Cuts, Piece, Segment, Splitter, cut, differing, first_change, split
-from onnxmpq.space import make_space
 from onnxmpq.targets import Target
 from onnxmpq.targets import target as find_target
-from onnxmpq.verify import worst_sqnr
+from onnxmpq.targets.placement import place
+from onnxmpq.targets.space import make_space
+from onnxmpq.verification.verify import worst_sqnr
 from tests.graphs import Array, from_text, normal, rng
 
 MODELS = Path(__file__).parents[2] / "models"

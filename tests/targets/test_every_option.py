@@ -5,8 +5,8 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 
+from onnxmpq.api import quantize
 from onnxmpq.artifacts import Option
-from onnxmpq.compile import quantize
 from onnxmpq.targets import LayerRule, builtin_names
 from onnxmpq.targets import target as find_target
 from tests.graphs import feeds_for, layer_chain

@@ -6,10 +6,10 @@ import onnx_ir as ir
 import pytest
 from click.testing import CliRunner
 
+from onnxmpq.api import quantize
 from onnxmpq.artifacts import Option
 from onnxmpq.cli import cli
 from onnxmpq.cli.show import options
-from onnxmpq.compile import quantize
 from onnxmpq.errors import InputError
 from onnxmpq.targets import builtin_names, opset_of, parse_target
 from onnxmpq.targets import target as find_target

@@ -1,0 +1,1 @@
+"""Measures exports of onnxmpq beside those of onnxruntime's own quantisers: ``python -m benchmarks deploy``."""

@@ -1,0 +1,38 @@
+"""``python -m benchmarks``: the benchmarks, one command each."""
+
+import click
+
+from benchmarks.accuracy import accuracy
+from benchmarks.deploy import deploy
+from benchmarks.drop import drop
+from benchmarks.guard import guard
+from benchmarks.measure import measure
+from benchmarks.memory import memory
+from benchmarks.methods import methods
+from benchmarks.pairs import pairs
+from benchmarks.processors import processors
+from benchmarks.rounding import rounding
+from benchmarks.solve import solve
+from benchmarks.worst import worst
+
+
+@click.group()
+def main() -> None:
+    """Benchmarks of onnxmpq."""
+
+
+main.add_command(deploy)
+main.add_command(accuracy)
+main.add_command(measure)
+main.add_command(methods)
+main.add_command(drop)
+main.add_command(rounding)
+main.add_command(pairs)
+main.add_command(worst)
+main.add_command(processors)
+main.add_command(guard)
+main.add_command(memory)
+main.add_command(solve)
+
+if __name__ == "__main__":
+    main(prog_name="python -m benchmarks")

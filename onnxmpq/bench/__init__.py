@@ -1,1 +1,0 @@
-"""Measures exports of onnxmpq beside those of onnxruntime's own quantisers: ``python -m onnxmpq.bench deploy``."""

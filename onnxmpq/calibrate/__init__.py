@@ -1,0 +1,1 @@
+"""One pass over the samples, and what it counts."""

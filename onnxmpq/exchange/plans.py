@@ -1,0 +1,41 @@
+"""Plans as onnxruntime's quantiser writes them: ``TensorQuantOverrides``, out and back."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from onnxmpq.artifacts import Plan
+from onnxmpq.data.samples import Data
+from onnxmpq.disk.reading import read_json
+from onnxmpq.exchange.overrides import from_overrides, to_overrides
+from onnxmpq.lower.calibrated import Numbers
+from onnxmpq.workspace.build import scratch
+from onnxmpq.workspace.prepare import Model, Progress, checked_plan, prepare, silent
+
+
+def export_overrides(
+    model: Model,
+    plan: Plan | str | os.PathLike[str],
+    calibration: Data,
+    *,
+    target: str = "ort-cpu",
+    numbers: Numbers | None = None,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Return a plan as ``TensorQuantOverrides``: types, scales and zero points are those of the deployed file."""
+    given = plan if isinstance(plan, Plan) else Plan.read(Path(plan))
+    prepared = prepare(model, target, progress, extra_passes=given.passes)
+    checked = checked_plan(given, prepared)
+    with scratch(prepared, calibration, numbers or Numbers.of(given.ranges), progress=progress) as builder:
+        return to_overrides(builder.lowered(checked), prepared.space)
+
+
+def import_overrides(model: Model, overrides: Any, *, target: str = "ort-cpu", progress: Progress = silent) -> Plan:
+    """Return the plan that ``TensorQuantOverrides`` mean for a model: the data itself, or the path of its JSON."""
+    data, where = overrides, ""
+    if isinstance(overrides, str | os.PathLike):
+        data, where = read_json(Path(overrides), "overrides"), str(overrides)
+    prepared = prepare(model, target, progress)
+    plan = from_overrides(data, prepared.model, prepared.space, where=where)
+    return replace(plan, model_sha256=prepared.source.sha256)

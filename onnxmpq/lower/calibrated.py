@@ -1,0 +1,202 @@
+"""A normalised model with what calibrating has counted: it lowers any plan, the same way for measuring and export."""
+
+from collections.abc import Mapping, MutableMapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Self
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxmpq.artifacts import Plan, Space
+from onnxmpq.errors import InputError, InternalError
+from onnxmpq.lower.write import Quantised, lower, pair_key
+from onnxmpq.model.layers import constant, plain_product, shape_of
+from onnxmpq.numerics.hessians import Hessians, Reading, find_readings, told
+from onnxmpq.numerics.ranges import METHODS, Affine, Histogram, Method, QuantisedType, choose_range, quantiser
+from onnxmpq.numerics.weights import METHODS as WEIGHT_METHODS
+from onnxmpq.numerics.weights import Method as WeightMethod
+from onnxmpq.numerics.weights import QuantisedWeight
+from onnxmpq.targets import Target
+from onnxmpq.targets.placement import Pair, Placement, place
+
+Rounding = Literal["nearest", "gptq"]
+ROUNDINGS: tuple[Rounding, ...] = ("nearest", "gptq")
+CHANNEL_AXIS = {"Conv": 1, "Gemm": -1, "MatMul": -1}
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """How ranges are chosen, for activations and for weights, and how weights are rounded.
+
+    ``bias_correction`` tells whether biases take up what rounding shifts.
+    """
+
+    activations: Method = "mse"
+    weights: WeightMethod = "mse"
+    bias_correction: bool = True
+    rounding: Rounding = "nearest"
+
+    @classmethod
+    def of(cls, ranges: Mapping[str, str]) -> Self:
+        """Read what a plan says about them; what it does not name is as usual."""
+        known = {
+            "activations": METHODS,
+            "weights": WEIGHT_METHODS,
+            "bias_correction": ("True", "False"),
+            "rounding": ROUNDINGS,
+        }
+        for key, value in ranges.items():
+            if value not in known.get(key, ()):
+                raise InputError(f"The plan's ranges say '{key}': '{value}', which means nothing to this version.")
+        values: dict[str, Any] = dict(ranges)
+        if "bias_correction" in values:
+            values["bias_correction"] = values["bias_correction"] == "True"
+        return cls(**values)
+
+    def told(self) -> dict[str, str]:
+        """Return what a plan says about them.
+
+        >>> Numbers.of(Numbers(rounding="gptq").told()) == Numbers(rounding="gptq")
+        True
+        """
+        return {key: str(value) for key, value in asdict(self).items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What is to be counted: tensors whose ranges, tensors and axes whose means, weights whose Hessians."""
+
+    tensors: set[str]
+    means: dict[str, int]
+    hessians: dict[str, tuple[Reading, ...]]
+
+
+@dataclass(slots=True)
+class Calibrated:
+    """A model, a target, and what is known of the model's tensors; ``stats``, ``means`` and ``hessians`` may grow.
+
+    ``memory`` keeps weights that were quantised before, for whoever lowers many plans.
+    """
+
+    model: ir.Model
+    space: Space
+    target: Target
+    numbers: Numbers
+    stats: dict[str, Histogram] = field(default_factory=dict)
+    means: dict[str, np.ndarray] = field(default_factory=dict)
+    memory: MutableMapping[tuple[object, ...], QuantisedWeight] | None = None
+    hessians: Hessians | None = None
+    _affines: dict[tuple[object, ...], Affine] = field(default_factory=dict)
+    _readings: tuple[dict[str, tuple[Reading, ...]], dict[str, str]] | None = field(default=None, init=False)
+
+    def needs(self, plan: Plan) -> Needs:
+        """Return what a plan needs and is not known."""
+        placement = place(self.model, self.space, self.target, plan.choices)
+        tensors = {tensor for pair in placement.pairs for tensor in pair.group}
+        means = dict(self._corrected(placement).values())
+        return Needs(
+            tensors - set(self.stats),
+            {name: axis for name, axis in means.items() if name not in self.means},
+            self.missing_hessians(plan),
+        )
+
+    def missing_hessians(self, plan: Plan) -> dict[str, tuple[Reading, ...]]:
+        """Return the weights of a plan whose Hessians are not counted yet, and who reads them."""
+        if self.numbers.rounding == "nearest":
+            return {}
+        readings, known = self._read()[0], self.hessians or ()
+        return {name: readings[name] for name in self._weights(plan) if name in readings and name not in known}
+
+    def keep_hessian(self, weight: str, hessian: np.ndarray) -> None:
+        """Keep a Hessian for rounding; one of zeros leaves the nearest codes, which ``notes`` say then."""
+        if self.hessians is None:
+            raise InternalError(f"There is no place for the Hessian of '{weight}'.")
+        self.hessians.keep(weight, hessian)
+        if not hessian.any():
+            self._read()[1][weight] = "its inputs are zero, or too large to be squared"
+
+    def notes(self, plan: Plan) -> tuple[str, ...]:
+        """Say which weights of a plan are not rounded as they should be, and why."""
+        return told(self._read()[1], self._weights(plan)) if self.numbers.rounding == "gptq" else ()
+
+    def largest_hessian(self) -> int:
+        """Return the most numbers that one Hessian of the model has; 0 where none is needed."""
+        views = (readings[0].view for readings in self._read()[0].values()) if self.numbers.rounding == "gptq" else ()
+        return max((view.groups * view.columns**2 for view in views), default=0)
+
+    def lower(self, plan: Plan) -> Quantised:
+        """Lower a plan whose needs are known."""
+        placement = place(self.model, self.space, self.target, plan.choices)
+        affines = {pair_key(pair): self._affine(pair) for pair in placement.pairs}
+        means = {node: self.means[tensor] for node, (tensor, _) in self._corrected(placement).items()}
+        return lower(
+            self.model,
+            self.space,
+            self.target,
+            plan,
+            affines,
+            means=means,
+            weight_method=self.numbers.weights,
+            round_weight=self._round if self.numbers.rounding == "gptq" else None,
+            memory=self.memory,
+            placement=placement,
+        )
+
+    def _corrected(self, placement: Placement) -> dict[str, tuple[str, int]]:
+        return corrected_inputs(self.model, placement) if self.numbers.bias_correction else {}
+
+    def _round(self, name: str, weight: np.ndarray, quantised: QuantisedWeight) -> QuantisedWeight:
+        """Round a weight to its Hessian; as it is where that cannot be counted."""
+        readings = self._read()[0].get(name)
+        if readings is None:
+            return quantised
+        if self.hessians is None or name not in self.hessians:
+            raise InternalError(f"The weight '{name}' is to be rounded with GPTQ, and its Hessian was not counted.")
+        return self.hessians.rounded(name, weight, quantised, readings[0].view)
+
+    def _read(self) -> tuple[dict[str, tuple[Reading, ...]], dict[str, str]]:
+        """Find once who reads each weight, and for which weights that cannot be told."""
+        if self._readings is None:
+            layers = [layer for unit in self.space.units for layer in unit.layers]
+            self._readings = find_readings(self.model, layers)
+        return self._readings
+
+    def _weights(self, plan: Plan) -> list[str]:
+        """Return the weights that a plan rounds."""
+        return [
+            name
+            for unit in self.space.units
+            if unit.name in plan.choices and plan.choices[unit.name].weight_bits
+            for layer in unit.layers
+            for name in layer.weights
+        ]
+
+    def _affine(self, pair: Pair) -> Affine:
+        """Choose scale and zero point for a pair, once: from the widest of the tensors that share them."""
+        key = (frozenset(pair.group), pair.type, pair.bits)
+        if key not in self._affines:
+            self._affines[key] = self._chosen(pair)
+        return self._affines[key]
+
+    def _chosen(self, pair: Pair) -> Affine:
+        widest = max((self.stats[name] for name in pair.group), key=lambda stats: stats.max - stats.min)
+        signed = not pair.type.startswith("u")
+        kind = QuantisedType(pair.bits, signed=signed, symmetric=signed)
+        return quantiser(choose_range(widest, self.numbers.activations, kind), kind)
+
+
+def corrected_inputs(model: ir.Model, placement: Placement) -> dict[str, tuple[str, int]]:
+    """Return, for every layer whose bias can take up what rounding its weights shifts, its input and channel axis."""
+    nodes = {node.name: node for node in model.graph}
+    found = {}
+    for form in placement.forms:
+        layer = form.layer
+        if layer.bias and layer.inputs == (0,) and layer.op in CHANNEL_AXIS and not layer.in_body:
+            value, adder = nodes[layer.node].inputs[0], nodes[layer.bias_add or layer.node]
+            bias = constant(next(v for v in adder.inputs if v is not None and v.name == layer.bias))
+            channels = tuple(layer.weight_shape[axis] for axis in layer.channel_axes)
+            if bias is None or shape_of(bias)[-1:] != channels:
+                continue
+            if value is not None and value.dtype == ir.DataType.FLOAT and plain_product(nodes[layer.node]):
+                found[layer.node] = (value.name or "", CHANNEL_AXIS[layer.op])
+    return found

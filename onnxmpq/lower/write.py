@@ -1,0 +1,493 @@
+"""The lowering: the only code that writes quantised tensors into a graph.
+
+activation   x -> QuantizeLinear -> DequantizeLinear -> readers
+dq           codes -> DequantizeLinear -> layer
+cast8        4- or 2-bit codes -> Cast(int8) -> DequantizeLinear -> layer    (widened once, when a session starts)
+castmul      codes -> Cast(float) -> Mul(scale) -> layer                     (turned to float once)
+gather       Gather(codes) -> Cast(float) -> Mul(Gather(scale))              (only the rows that are looked up)
+bias         int32 codes -> DequantizeLinear with scale = input scale * weight scale
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+
+from onnxmpq.artifacts import Neighbours, Option, Plan, Space, container_bits
+from onnxmpq.errors import InternalError
+from onnxmpq.model.layers import all_graphs, all_nodes, constant, paddings
+from onnxmpq.model.mapped import let_go
+from onnxmpq.model.opset import raise_opset
+from onnxmpq.numerics.ranges import Affine
+from onnxmpq.numerics.saturation import rule
+from onnxmpq.numerics.weights import Method, QuantisedWeight, code_limits, dequantise, held, quantise_weight
+from onnxmpq.targets import Target
+from onnxmpq.targets.placement import Form, Island, Pair, Placement, place
+from onnxmpq.targets.space import stored_bytes
+
+_CODES = {
+    2: (ir.DataType.INT2, ml_dtypes.int2),
+    4: (ir.DataType.INT4, ml_dtypes.int4),
+    8: (ir.DataType.INT8, np.int8),
+}
+_ACTIVATION = {"uint8": np.uint8, "int8": np.int8, "uint16": np.uint16, "int16": np.int16}
+_BIAS_LIMIT = 2.0**30
+
+RoundWeight = Callable[[str, np.ndarray, QuantisedWeight], QuantisedWeight]
+"""Gives other codes for the weight of that name, on the scales that were chosen for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quantised:
+    """A lowered model, what was placed in it, and the bytes its tensors will take in the file."""
+
+    model: ir.Model
+    placement: Placement
+    stored_bytes: int
+
+
+def lower(
+    model: ir.Model,
+    space: Space,
+    target: Target,
+    plan: Plan,
+    activations: Mapping[str, Affine],
+    *,
+    means: Mapping[str, np.ndarray] | None = None,
+    weight_method: Method = "mse",
+    round_weight: RoundWeight | None = None,
+    memory: MutableMapping[tuple[object, ...], QuantisedWeight] | None = None,
+    placement: Placement | None = None,
+) -> Quantised:
+    """Write ``plan`` into a copy of a normalised model.
+
+    ``activations`` maps ``pair_key(pair)`` to scale and zero point for every pair of the placement; ``means`` maps
+    layers to the mean of their input, which lets their biases take up what rounding the weights shifts.
+    ``round_weight`` rounds better than to the nearest code. ``memory`` keeps quantised weights for whoever lowers many
+    plans of one model; ``placement`` is that of the plan, if it is known.
+    """
+    placement = placement or place(model, space, target, plan.choices)
+    lowered = model.clone()
+    need = [target.opset_for(form.option, form.layer) for form in placement.forms]
+    if placement.forms:
+        raise_opset(lowered, max(need))
+    _Writer(lowered, activations, means or {}, weight_method, round_weight, memory).write(placement)
+    return Quantised(lowered, placement, stored_bytes(model, placement))
+
+
+def pair_key(pair: Pair) -> str:
+    """Return the name under which the numbers of a pair are kept."""
+    return f"{pair.tensor}:{pair.type}:{pair.bits}"
+
+
+class _Writer:
+    def __init__(
+        self,
+        model: ir.Model,
+        activations: Mapping[str, Affine],
+        means: Mapping[str, np.ndarray],
+        method: Method,
+        round_weight: RoundWeight | None,
+        memory: MutableMapping[tuple[object, ...], QuantisedWeight] | None,
+    ) -> None:
+        self.model, self.activations, self.means = model, activations, means
+        self.method: Method = method
+        self.round_weight = round_weight or (lambda _name, _weight, quantised: quantised)
+        self.rounded = round_weight is not None
+        self.memory = memory
+        self.nodes = {node.name or "": node for node in all_nodes(model)}
+        self.values = {value.name: value for graph in all_graphs(model) for value in _values(graph)}
+        self.codes: dict[str, tuple[ir.Value, QuantisedWeight]] = {}
+        self.floors: dict[str, np.ndarray] = {}
+        self.saturates: dict[str, tuple[Neighbours, ...]] = {}
+        self.readers: Counter[str] = Counter()
+        self.made: dict[str, ir.Value] = {}
+        self.heads = {id(graph): next(iter(graph), None) for graph in all_graphs(model)}
+        self.taken = {name for name in self.values if name} | set(self.nodes)
+
+    def write(self, placement: Placement) -> None:
+        """Write weights, then activations, then drop what nobody reads any more."""
+        scales = {
+            reader: float(self.activations[pair_key(pair)].scale) for pair in placement.pairs for reader in pair.readers
+        }
+        for form in placement.forms:
+            self.make_room(form, scales.get((form.layer.node, 0)))
+        quantised = [form for form in placement.forms if form.option.weight_bits]
+        self.readers.update(name for form in quantised for name in form.layer.weights)
+        for form in quantised:
+            self.weights(form, scales.get((form.layer.node, 0)))
+            self.forget(form.layer.weights)
+        codes = {(pair.tensor, pair.type): self.pair(pair) for pair in placement.pairs}
+        for island in placement.islands:
+            self.island(island, *codes[island.tensor, island.type])
+        self.drop_unread()
+
+    # ---- weights -------------------------------------------------------------------------------------------------
+
+    def make_room(self, form: Form, input_scale: float | None) -> None:
+        """Note what all layers that share a weight ask of it.
+
+        Which of its products must not saturate, and the least scale per channel that lets the bias fit in int32.
+        """
+        for name in form.layer.weights:
+            self.saturates[name] = tuple(dict.fromkeys((*self.saturates.get(name, ()), *form.saturates)))
+        bias = constant(self.values.get(form.layer.bias)) if form.bias else None
+        if bias is None or not input_scale:
+            return
+        floor = np.abs(bias.numpy().reshape(-1)).astype(np.float64) / (input_scale * _BIAS_LIMIT)
+        for name in form.layer.weights:
+            self.floors[name] = np.maximum(self.floors.get(name, 0.0), floor)
+
+    def weights(self, form: Form, input_scale: float | None) -> None:
+        """Replace the weights of one layer, and its bias where the kernel wants that in int32."""
+        node, layer = self.nodes[form.layer.node], form.layer
+        bias = constant(self.values.get(layer.bias))
+        for index, value in enumerate(node.inputs):
+            if value is None or value.name not in layer.weights or index in layer.inputs:
+                continue
+            name = value.name or ""
+            if name not in self.codes:
+                quantised = self.quantise(form, value, self.floors.get(name))
+                self.codes[name] = (self.initializer(value, "quantized", quantised.codes, form.option), quantised)
+            stored, quantised = self.codes[name]
+            match form.carrier:
+                case "gather":
+                    self.gather(node, value, stored, quantised)
+                    continue
+                case "castmul":
+                    new = self.castmul(value, stored, quantised, form)
+                case _:
+                    new = self.dequantised(value, stored, quantised, form, node)
+            node.replace_input_with(index, new)
+            if bias is not None:
+                self.bias(form, bias.numpy() - self.shift(form, value, quantised), quantised, input_scale)
+
+    def forget(self, weights: Iterable[str]) -> None:
+        """Let go of the codes of weights that no other layer reads, and of the pages they were made from."""
+        self.readers.subtract(weights)
+        for name in weights:
+            if not self.readers[name]:
+                if name in self.codes:
+                    let_go(self.codes.pop(name)[1].codes)
+                let_go(constant(self.values.get(name)))
+
+    def shift(self, form: Form, value: ir.Value, quantised: QuantisedWeight) -> np.ndarray | float:
+        """Return how far rounding the weights moves the mean of each output: sum of weight error times input mean.
+
+        Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", section 4.2, with
+        measured means.
+        """
+        tensor, mean = constant(value), self.means.get(form.layer.node)
+        if tensor is None or mean is None:
+            return 0.0
+        error = dequantise(quantised).astype(np.float64)
+        error -= tensor.numpy()
+        match form.layer.op:
+            case "Conv":  # [outputs, inputs of the group, kernel ...]
+                taps = tap_means(self.nodes[form.layer.node], mean, error.shape)
+                outputs, inputs = error.shape[:2]
+                groups = taps.shape[0] // inputs
+                grouped = taps.reshape(groups, 1, -1)
+                return np.asarray((error.reshape(groups, outputs // groups, -1) * grouped).sum(2).reshape(-1))
+            case "MatMul" | "Gemm":
+                vector = mean.reshape(-1, mean.shape[-1]).mean(0)
+                return np.asarray(error @ vector if form.layer.channel_axes == (0,) else vector @ error)
+            case _:
+                return 0.0
+
+    def quantise(self, form: Form, value: ir.Value, floor: np.ndarray | None) -> QuantisedWeight:
+        """Quantise one weight; ``floor`` is the least scale per channel that lets the bias fit in int32."""
+        tensor = constant(value)
+        if tensor is None:
+            raise InternalError(f"The weight '{value.name}' is not a constant.")
+        option, layer = form.option, form.layer
+        weight = np.asarray(tensor.numpy()).astype(np.float32, copy=False)
+        inner = next(axis for axis in range(weight.ndim) if axis not in layer.channel_axes)
+        saturates = self.saturates.get(value.name or "", ())
+        key = (value.name, option.weight_bits, option.block, layer.channel_axes, self.method, self.rounded, saturates)
+        found = self.memory.get(key) if self.memory is not None else None
+        if found is None:
+            quantised = quantise_weight(
+                weight,
+                bits=option.weight_bits,
+                axes=None if option.block else layer.channel_axes,
+                block=(inner, option.block) if option.block else None,
+                method=self.method,
+                rule=rule(saturates, weight.shape, layer.channel_axes),
+            )
+            found = self.round_weight(value.name or "", weight, quantised)
+            if self.memory is not None:
+                self.memory[key] = found
+                found = self.memory[key]
+        if floor is None or not np.any(found.scale < floor):
+            return found
+        return self.round_weight(value.name or "", weight, _widened(found, weight, floor))
+
+    def initializer(self, like: ir.Value, suffix: str, array: np.ndarray, option: Option | None = None) -> ir.Value:
+        """Add an initialiser named after ``like`` to the graph that holds it."""
+        tensor = ir.Tensor(np.asarray(array)) if option is None else _stored(array, option)
+        name = self.fresh(f"{like.name}_{suffix}")
+        value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        tensor.name = name
+        graph = self.graph_of(like)
+        graph.initializers[name] = value
+        self.values[name] = value
+        return value
+
+    def graph_of(self, value: ir.Value) -> ir.Graph:
+        """Return the graph in which ``value`` is an initialiser, an input or an output of a node."""
+        producer = value.producer()
+        graph = producer.graph if producer is not None else value.graph
+        if not isinstance(graph, ir.Graph):
+            raise InternalError(f"The value '{value.name}' belongs to no graph.")
+        return graph
+
+    def dequantised(
+        self, value: ir.Value, codes: ir.Value, quantised: QuantisedWeight, form: Form, node: ir.Node
+    ) -> ir.Value:
+        """codes [-> Cast(int8)] -> DequantizeLinear, one for each layer that reads the weight."""
+        option, layer = form.option, form.layer
+        if form.carrier == "cast8":
+            codes = self.shared(
+                f"{value.name}/cast8",
+                lambda: self.node(
+                    "Cast", [codes], f"{value.name}_cast", value, {"to": int(ir.DataType.INT8)}, ir.DataType.INT8
+                ),
+            )
+        inputs = [codes, self.shared(f"{value.name}/scale", lambda: self.initializer(value, "scale", quantised.scale))]
+        if form.zero_point:
+            width = Option(8 if form.carrier == "cast8" else option.weight_bits)
+            zeros = np.zeros(quantised.scale.shape, np.int8)
+            inputs.append(
+                self.shared(f"{value.name}/zero/{width}", lambda: self.initializer(value, "zero_point", zeros, width))
+            )
+        attributes: dict[str, int] = {}
+        if option.block:
+            axis = next(a for a in range(len(layer.weight_shape)) if a not in layer.channel_axes)
+            attributes = {"axis": axis, "block_size": option.block}
+        elif quantised.scale.ndim:
+            attributes = {"axis": layer.channel_axes[0]}
+        return self.node("DequantizeLinear", inputs, f"{value.name}_dq", value, attributes, before=node)
+
+    def castmul(self, value: ir.Value, codes: ir.Value, quantised: QuantisedWeight, form: Form) -> ir.Value:
+        """codes -> Cast(float) -> Mul(scale) [-> Cast(half)], once for all layers that read the weight.
+
+        Computed in float32 even for half weights: runtimes without half kernels could not fold it otherwise.
+        """
+
+        def make() -> ir.Value:
+            shape = [n if axis in form.layer.channel_axes else 1 for axis, n in enumerate(quantised.codes.shape)]
+            scale = self.initializer(value, "scale", quantised.scale.reshape(shape))
+            single = ir.DataType.FLOAT
+            cast = self.node("Cast", [codes], f"{value.name}_cast", value, {"to": int(single)})
+            product = self.node("Mul", [cast, scale], f"{value.name}_mul", value, {})
+            if value.dtype in (None, single):
+                return product
+            return self.node("Cast", [product], f"{value.name}_narrow", value, {"to": int(value.dtype)}, value.dtype)
+
+        return self.shared(f"{value.name}/castmul", make)
+
+    def gather(self, node: ir.Node, value: ir.Value, codes: ir.Value, quantised: QuantisedWeight) -> None:
+        """Gather(codes) -> Cast -> Mul(Gather(scale)): the table itself is never turned to float."""
+        dtype = value.dtype or ir.DataType.FLOAT
+        column = quantised.scale.reshape(-1, *([1] * (len(value.shape or ()) - 1))).astype(dtype.numpy())
+        scale = self.shared(f"{value.name}/rows", lambda: self.initializer(value, "scale", column))
+        output = node.outputs[0]
+        graph, name, indices = node.graph, output.name or "", node.inputs[1]
+        readers = list(output.uses())
+        public = output.is_graph_output()
+        node.replace_input_with(0, codes)
+        output.name = self.fresh(f"{name}_quantized")
+        output.type = ir.TensorType(codes.dtype or ir.DataType.INT8)
+        rows = ir.node("Gather", [scale, indices], name=self.fresh(f"{name}_rows"))
+        cast = ir.node("Cast", [output], {"to": int(dtype)}, name=self.fresh(f"{name}_cast"))
+        product = ir.node("Mul", [cast.outputs[0], rows.outputs[0]], name=self.fresh(f"{name}_mul"))
+        rows.outputs[0].name, cast.outputs[0].name = rows.name, cast.name
+        result = product.outputs[0]
+        result.name, result.type, result.shape = name, ir.TensorType(dtype), output.shape
+        for reader, index in readers:
+            reader.replace_input_with(index, result)
+        if public and graph is not None:
+            graph.outputs[list(graph.outputs).index(output)] = result
+        assert graph is not None
+        graph.insert_after(node, [rows, cast, product])
+        self.values[name] = result
+
+    def bias(self, form: Form, bias: np.ndarray, quantised: QuantisedWeight, input_scale: float | None) -> None:
+        """Write the bias: as int32 codes whose scale is that of the input times that of the weight, or in float."""
+        layer = form.layer
+        node = self.nodes[layer.bias_add or layer.node]
+        value = self.values[layer.bias]
+        index = next(i for i, operand in enumerate(node.inputs) if operand is value)
+        if not form.bias or not input_scale:
+            if layer.node in self.means and len(value.uses()) == 1 and not value.is_graph_output():
+                dtype = value.dtype or ir.DataType.FLOAT
+                node.replace_input_with(index, self.initializer(value, "corrected", bias.astype(dtype.numpy())))
+            return
+        scale = (np.float32(input_scale) * quantised.scale.astype(np.float32)).astype(np.float32)
+        limit = 2.0**31 - 1
+        codes = np.clip(np.rint(bias.reshape(-1) / scale.astype(np.float64)), -limit, limit).astype(np.int32)
+        inputs = [
+            self.initializer(value, "quantized", codes.reshape(scale.shape if scale.ndim else (-1,))),
+            self.initializer(value, "scale", scale),
+        ]
+        axis = {"axis": 0} if scale.ndim else {}
+        new = self.node("DequantizeLinear", inputs, f"{value.name}_dq", value, axis, before=node)
+        node.replace_input_with(index, new)
+
+    # ---- activations ---------------------------------------------------------------------------------------------
+
+    def pair(self, pair: Pair) -> tuple[ir.Value, Affine, Pair]:
+        """Put Q and DQ behind a tensor and give the DQ to its readers."""
+        value, affine = self.values[pair.tensor], self.activations[pair_key(pair)]
+        name = pair.tensor
+        graph = self.graph_of(value)
+        dtype = np.dtype(_ACTIVATION[pair.type])
+        scale = self.initializer(value, "scale", np.asarray(affine.scale, np.float32))
+        zero = self.initializer(value, "zero_point", np.asarray(affine.zero_point, dtype))
+        if pair.public:
+            value.name = self.fresh(f"{name}_unquantized")
+        quantise = ir.node("QuantizeLinear", [value, scale, zero], name=self.fresh(f"{name}_q"))
+        codes = quantise.outputs[0]
+        codes.name = quantise.name
+        codes.type, codes.shape = ir.TensorType(zero.dtype or ir.DataType.UINT8), value.shape
+        dequantise = ir.node("DequantizeLinear", [codes, scale, zero], name=self.fresh(f"{name}_dq"))
+        result = dequantise.outputs[0]
+        result.name = name if pair.public else dequantise.name
+        result.type, result.shape = value.type, value.shape
+        for reader, index in pair.readers:
+            self.nodes[reader].replace_input_with(index, result)
+        if pair.public:
+            graph.outputs[list(graph.outputs).index(value)] = result
+        self.behind(value, [quantise, dequantise])
+        return codes, affine, pair
+
+    def island(self, island: Island, codes: ir.Value, affine: Affine, pair: Pair) -> None:
+        """Give a float layer a DQ of its own, with a vector of equal scales."""
+        node, name = self.nodes[island.node], f"{island.tensor}_for_{island.node}"
+        like = self.values[pair.tensor]
+        dtype = np.dtype(_ACTIVATION[pair.type])
+        vector = self.initializer(like, "scales", np.full(island.channels, affine.scale, np.float32))
+        zeros = self.initializer(like, "zero_points", np.full(island.channels, affine.zero_point, dtype))
+        new = self.node(
+            "DequantizeLinear",
+            [codes, vector, zeros],
+            f"{name}_dq",
+            like,
+            {"axis": island.axis},
+            before=node,
+        )
+        node.replace_input_with(island.index, new)
+
+    # ---- pieces --------------------------------------------------------------------------------------------------
+
+    def shared(self, key: str, make: Callable[[], ir.Value]) -> ir.Value:
+        """Make a value once."""
+        if key not in self.made:
+            self.made[key] = make()
+        return self.made[key]
+
+    def node(
+        self,
+        op: str,
+        inputs: list[ir.Value],
+        name: str,
+        like: ir.Value,
+        attributes: Mapping[str, int],
+        dtype: ir.DataType = ir.DataType.FLOAT,
+        before: ir.Node | None = None,
+    ) -> ir.Value:
+        """Add a node in front of ``before``, or at the head of the graph that holds ``like``; return its output."""
+        new = ir.node(op, inputs, dict(attributes), name=self.fresh(name))
+        value = new.outputs[0]
+        value.name = new.name
+        value.type, value.shape = ir.TensorType(dtype), like.shape
+        self.insert_before(before, [new], self.graph_of(like))
+        return value
+
+    def insert_before(self, node: ir.Node | None, new: list[ir.Node], graph: ir.Graph) -> None:
+        """Insert nodes in front of ``node``, or where the nodes of ``graph`` began before anything was written."""
+        anchor = node or self.heads[id(graph)]
+        if anchor is None or not isinstance(anchor.graph, ir.Graph):
+            raise InternalError(f"There is no node in graph '{graph.name}' to write in front of.")
+        anchor.graph.insert_before(anchor, new)
+
+    def behind(self, value: ir.Value, nodes: list[ir.Node]) -> None:
+        """Insert nodes right behind the producer of ``value``, or at the head of its graph."""
+        producer, graph = value.producer(), self.graph_of(value)
+        if producer is not None:
+            graph.insert_after(producer, nodes)
+        else:
+            self.insert_before(None, nodes, graph)
+
+    def fresh(self, name: str) -> str:
+        """Return ``name``, with a number behind it if it is taken."""
+        candidate, count = name, 1
+        while candidate in self.taken:
+            candidate, count = f"{name}_{count}", count + 1
+        self.taken.add(candidate)
+        return candidate
+
+    def drop_unread(self) -> None:
+        """Remove initialisers that nobody reads any more."""
+        for graph in all_graphs(self.model):
+            for name, value in list(graph.initializers.items()):
+                if not value.uses() and not value.is_graph_output():
+                    del graph.initializers[name]
+
+
+def tap_means(node: ir.Node, mean: np.ndarray, weight_shape: tuple[int, ...]) -> np.ndarray:
+    """Return what each tap of a convolution's kernel sees on average, zeros of the padding included.
+
+    ``mean`` is the mean input [channels, positions ...], or [channels] where positions vary; the result has the shape
+    [channels, kernel ...].
+    """
+    kernel = weight_shape[2:]
+    if mean.ndim != 1 + len(kernel):
+        return np.broadcast_to(mean.reshape(-1, *[1] * len(kernel)), (mean.size, *kernel))
+    strides = node.attributes.get_ints("strides") or [1] * len(kernel)
+    dilations = node.attributes.get_ints("dilations") or [1] * len(kernel)
+    pads = paddings(node, mean.shape[1:], kernel, strides, dilations)
+    padded = np.pad(mean, [(0, 0), *pads])
+    outputs = [
+        (size - dilation * (width - 1) - 1) // stride + 1
+        for size, width, stride, dilation in zip(padded.shape[1:], kernel, strides, dilations, strict=True)
+    ]
+    taps = np.zeros((mean.shape[0], *kernel))
+    for tap in np.ndindex(*kernel):
+        window = tuple(
+            slice(k * d, k * d + s * (n - 1) + 1, s)
+            for k, d, s, n in zip(tap, dilations, strides, outputs, strict=True)
+        )
+        taps[(slice(None), *tap)] = padded[(slice(None), *window)].mean(axis=tuple(range(1, mean.ndim)))
+    return taps
+
+
+def _widened(quantised: QuantisedWeight, weight: np.ndarray, floor: np.ndarray) -> QuantisedWeight:
+    """Raise scales to ``floor`` where they are below it, and round the weights of those channels again."""
+    scale = np.maximum(quantised.scale, floor).astype(np.float32)
+    axis = (quantised.axes or (0,))[0]
+    shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
+    rounded = np.clip(np.rint(weight / scale.reshape(shape)), *code_limits(quantised.bits)).astype(np.int8)
+    codes = np.where((quantised.scale < floor).reshape(shape), rounded, quantised.codes)
+    return held(replace(quantised, codes=codes, scale=scale), weight)
+
+
+def _stored(codes: np.ndarray, option: Option) -> ir.Tensor[Any] | ir.PackedTensor[Any]:
+    """Return codes as they are stored: several to a byte where they are narrow."""
+    dtype, numpy_type = _CODES[container_bits(option.weight_bits)]
+    tensor = ir.Tensor(codes.astype(numpy_type, copy=False), dtype=dtype)
+    if dtype.bitwidth == 8:
+        return tensor
+    return ir.PackedTensor(np.frombuffer(tensor.tobytes(), np.uint8), dtype, shape=tensor.shape)
+
+
+def _values(graph: ir.Graph) -> list[ir.Value]:
+    values = [*graph.inputs, *graph.initializers.values()]
+    for node in graph:
+        values += node.outputs
+    return values

@@ -1,0 +1,54 @@
+"""Find passes and pipelines by name.
+
+Passes come from ``onnxmpq_passes`` and from entry points of the group ``onnxmpq.passes``, each of which names a class.
+"""
+
+import tomllib
+from dataclasses import fields
+from functools import cache
+from importlib.metadata import entry_points
+from importlib.resources import files
+
+from onnxmpq.errors import InputError, InternalError, nearest
+from onnxmpq.model.passkit import Pass, Pipeline, check_names
+
+ENTRY_POINTS = "onnxmpq.passes"
+
+
+@cache
+def passes() -> dict[str, type[Pass]]:
+    """Return every pass by its name; two of one name are an error that names both."""
+    import onnxmpq_passes
+
+    found = list(onnxmpq_passes.PASSES)
+    for entry in entry_points(group=ENTRY_POINTS):
+        kind = entry.load()
+        if not (isinstance(kind, type) and issubclass(kind, Pass)):
+            raise InternalError(f"The entry point '{entry.name}' ({entry.value}) is no onnxmpq.model.passkit.Pass.")
+        found.append(kind)
+    return check_names(found)
+
+
+def make_pass(name: str, **options: object) -> Pass:
+    """Return the pass of that name with its options; refuse names and options that are not known."""
+    known = passes()
+    if name not in known:
+        raise InputError(f"There is no pass '{name}'. Known: {', '.join(sorted(known))}.{nearest(name, known)}")
+    kind = known[name]
+    allowed = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    unknown = options.keys() - allowed
+    if unknown:
+        raise InputError(
+            f"Pass '{name}' has no option '{min(unknown)}'. Known: {', '.join(sorted(allowed)) or 'none'}."
+            + nearest(min(unknown), allowed)
+        )
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in options.items()})
+
+
+def pipeline(name: str) -> Pipeline:
+    """Return the pipeline that ``pipelines/<name>.toml`` lists."""
+    file = files("onnxmpq_passes") / "pipelines" / f"{name}.toml"
+    if not file.is_file():
+        raise InputError(f"There is no pipeline '{name}'.")
+    listed = tomllib.loads(file.read_text("utf-8"))["pass"]
+    return Pipeline(tuple(make_pass(**entry) for entry in listed))

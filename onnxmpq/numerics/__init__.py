@@ -1,0 +1,1 @@
+"""Arrays only: ranges, weights, rounding, Hessians, and sums that saturate."""

@@ -1,0 +1,129 @@
+"""The front of plans over one budget: measured once, every point measured again as a whole."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from onnxmpq.artifacts import Option, Plan, Space
+from onnxmpq.budgets import checked_kind, parse_limits
+from onnxmpq.data.samples import Data
+from onnxmpq.disk.files import write_whole
+from onnxmpq.errors import InputError
+from onnxmpq.lower.calibrated import Numbers
+from onnxmpq.methods.registry import method as find_method
+from onnxmpq.search.constraints import Constraints
+from onnxmpq.search.loop import OPTIONS, Point, Search, Wish, share_calibration
+from onnxmpq.search.loop import as_json as point_json
+from onnxmpq.sensitivity.settings import Settings
+from onnxmpq.sensitivity.table import Table
+from onnxmpq.workspace.build import scratch
+from onnxmpq.workspace.prepare import Model, Progress, parsed, prepare, silent
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """Plans over one budget, each with what it takes and what it measured, from small to large."""
+
+    over: str
+    float_file_bytes: int
+    plans: tuple[Plan, ...]
+    points: tuple[Point, ...]
+    notes: tuple[str, ...] = ()
+    space: Space | None = None
+    table: Table | None = field(default=None, compare=False, repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the front as plain JSON data; ``Plan.read`` takes one of its points, counted from 1."""
+        return {
+            "schema": 1,
+            "over": self.over,
+            "float_file_bytes": self.float_file_bytes,
+            "notes": list(self.notes),
+            "points": [
+                {**point_json(point), "plan": plan.to_json()}
+                for point, plan in zip(self.points, self.plans, strict=True)
+            ],
+        }
+
+    def write(self, path: Path, *, overwrite: bool = True) -> None:
+        """Write the front as JSON, whole or not at all."""
+        write_whole(path, json.dumps(self.to_json(), indent=2) + "\n", "front", overwrite=overwrite)
+
+
+def pareto(
+    model: Model,
+    calibration: Data,
+    *,
+    target: str = "ort-cpu",
+    over: str = "size",
+    points: int = 20,
+    budget: Mapping[str, object] | Sequence[str] = (),
+    options: Sequence[str | Option] = OPTIONS,
+    keep: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    ties: Sequence[str] = (),
+    seed: int = 0,
+    settings: Settings | None = None,
+    store: str | os.PathLike[str] | None = None,
+    executor: Executor | None = None,
+    ahead: int = 8,
+    numbers: Numbers | None = None,
+    extra_passes: Sequence[str] = (),
+    keep_metadata: bool = False,
+    progress: Progress = silent,
+) -> Front:
+    """Return the front over one budget (size, bits, bops or memory), each point with the loss that it measured.
+
+    Responses are measured once for all points; other budgets hold for every point.
+
+    >>> import numpy as np, onnx
+    >>> model = onnx.parser.parse_model(
+    ...     '<ir_version: 8, opset_import: ["": 17]> g (float[n, 64] x) => (float[n, 64] y) '
+    ...     "{ h = MatMul(x, a) r = Relu(h) y = MatMul(r, b) }"
+    ... )
+    >>> weights = np.random.default_rng(0).normal(size=(2, 64, 64)).astype(np.float32)
+    >>> model.graph.initializer.extend(map(onnx.numpy_helper.from_array, weights, "ab"))
+    >>> front = pareto(model, {"x": weights[0]}, points=3)
+    >>> sizes, losses = [p.file_bytes for p in front.points], [p.loss.value for p in front.points]
+    >>> sizes == sorted(sizes), losses == sorted(losses, reverse=True)
+    (True, True)
+    """
+    kind = checked_kind(over)
+    if points < 2:
+        raise InputError(f"A front of {points} points is none: ask for 2 or more.")
+    wish = Wish(
+        find_method("gram"),
+        parsed(options),
+        Constraints(tuple(keep), tuple(exclude), tuple(ties)),
+        seed=seed,
+        settings=settings or Settings(),
+        store=Path(store) if store else None,
+        executor=executor,
+        ahead=ahead,
+    )
+    prepared = prepare(model, target, progress, extra_passes=extra_passes)
+    numbers = numbers or Numbers.of({"rounding": "gptq"})
+    made_for = (prepared.source.sha256, numbers.told(), prepared.passes, keep_metadata)
+    empty = Plan(prepared.space.target, "pareto", {}, *made_for)
+    threads = wish.settings.threads
+    with scratch(prepared, calibration, numbers, threads=threads, progress=progress) as builder:
+
+        def size(choices: Mapping[str, Option]) -> int:
+            return builder.size(replace(empty, choices=choices))
+
+        with Search(prepared, builder.samples, wish, numbers=numbers, size=size, progress=progress) as search:
+            share_calibration(search, builder)
+            found, agreement, table = search.front(kind, points, parse_limits(budget))
+    return Front(
+        kind,
+        prepared.source.size_bytes,
+        tuple(replace(empty, choices=point.choices) for point in found),
+        found,
+        agreement.notes if agreement else (),
+        prepared.space,
+        table,
+    )

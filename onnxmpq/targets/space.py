@@ -1,0 +1,230 @@
+"""The space stage: which units a model has on a target, their options, and the exact cost of each.
+
+Stored bytes count everything in the file that belongs to the unit: packed codes, scales, zero points, biases. What
+belongs to no unit (scales of activations, other constants) is added for a whole plan by ``stored_bytes``.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from itertools import chain
+
+import onnx_ir as ir
+
+from onnxmpq.artifacts import FLOAT, Cost, Layer, Leftover, Option, Space, Unit, container_bits
+from onnxmpq.model.layers import all_graphs, all_nodes, constant, find_layers, is_standard, shape_of
+from onnxmpq.targets import LayerRule, Target
+from onnxmpq.targets.placement import Form, Placement, form_of
+
+_WORTH_NAMING_BYTES = 4096
+
+
+def make_space(model: ir.Model, target: Target) -> Space:
+    """Find the units of a normalised model, their options on ``target`` and what must stay float."""
+    layers = [layer for layer in find_layers(model) if layer.weights or target.rule(layer)]
+    by_node = {layer.node: layer for layer in layers}
+    users: defaultdict[str, list[str]] = defaultdict(list)
+    for node in all_nodes(model):
+        for index, value in enumerate(node.inputs):
+            if value is not None and constant(value) is not None:
+                layer = by_node.get(node.name or "")
+                is_weight = layer is not None and (value.name or "") in layer.weights and index not in layer.inputs
+                users[value.name or ""].append((node.name or "") if is_weight else "")
+    units = []
+    for members in _sharing(layers):
+        units.append(_unit(model, members, target, users))
+    return Space(
+        target=target.name,
+        units=tuple(units),
+        leftovers=tuple(_leftovers(model, set(by_node))),
+        float_bytes=sum(value_bytes(value) for value in initializers(model)),
+        notes=target.notes,
+    )
+
+
+def _sharing(layers: list[Layer]) -> Iterator[tuple[Layer, ...]]:
+    """Group layers that read the same weight."""
+    owner: dict[str, list[Layer]] = {}
+    groups: list[list[Layer]] = []
+    for layer in layers:
+        joined = [group for group in groups if any(owner.get(name) is group for name in layer.weights)]
+        group = [*(member for other in joined for member in other), layer]
+        groups = [other for other in groups if other not in joined] + [group]
+        owner.update({name: group for member in group for name in member.weights})
+    yield from sorted((tuple(group) for group in groups), key=lambda group: layers.index(group[0]))
+
+
+def _unit(model: ir.Model, layers: tuple[Layer, ...], target: Target, users: Mapping[str, list[str]]) -> Unit:
+    graph_values = {value.name: value for value in initializers(model)}
+    weights = list(dict.fromkeys(chain.from_iterable(layer.weights for layer in layers)))
+    parameters = sum(math.prod(_shape(graph_values[name])) for name in weights)
+    reasons: list[str] = []
+    allowed: list[Option] | None = None
+    names = {layer.node for layer in layers}
+    for name in weights:
+        if set(users[name]) - names or graph_values[name].is_graph_output():
+            reasons.append(f"its weight '{name}' is also read as something else than a weight")
+            allowed = []
+    if len({layer.channel_axes for layer in layers}) > 1:
+        reasons.append("its weight is shared by layers that want scales along different axes")
+        allowed = []
+    for layer in layers:
+        options, why = layer_options(model, layer, target)
+        reasons += why
+        allowed = [option for option in (options if allowed is None else allowed) if option in options]
+    macs = sum(layer.macs for layer in layers)
+    costs = [
+        Cost(option, unit_bytes(layers, option, target, graph_values), _bops(macs, option))
+        for option in (FLOAT, *(allowed or ()))
+    ]
+    return Unit(layers[0].node, layers, parameters, macs, tuple(costs), "; ".join(dict.fromkeys(reasons)))
+
+
+def layer_options(model: ir.Model, layer: Layer, target: Target) -> tuple[list[Option], list[str]]:
+    """Return what a layer may take besides float, and the reasons for what it may not."""
+    rule = target.rule(layer)
+    if rule is None:
+        return [], [f"target '{target.name}' has no rule for {layer.op}"]
+    options, reasons = list(rule.options), [rule.why] if rule.why else []
+    if layer.weight_type != "FLOAT" and any(option.activation_bits for option in options):
+        reasons.append(f"it computes in {layer.weight_type.lower()}: integer kernels here need float32 around them")
+        options = [option for option in options if not option.activation_bits]
+    if layer.in_body and any(option.activation_bits for option in options):
+        reasons.append("it stands in the body of an If, Loop or Scan, whose activations are not calibrated")
+        options = [option for option in options if not option.activation_bits]
+    if layer.weights and layer.inputs == (1,) and any(option.activation_bits for option in options):
+        reasons.append("its weight is the left factor: integer kernels want it on the right")
+        options = [option for option in options if not option.activation_bits]
+    if any(option.activation_bits for option in options) and (why := _bias_fault(model, layer, rule)):
+        reasons.append(why)
+        options = [option for option in options if not option.activation_bits]
+    inner = layer.weight_shape[_inner_axis(layer)] if layer.weight_shape else 0
+    options = [option for option in options if not option.block or inner % option.block == 0]
+    if any(option.block for option in options) and (reader := _forbidden_reader(model, layer, rule)):
+        reasons.append(f"blocked weights have no fast kernel in front of {reader}")
+        options = [option for option in options if not option.block]
+    return options, reasons
+
+
+def _forbidden_reader(model: ir.Model, layer: Layer, rule: LayerRule) -> str:
+    """Return the operator behind a layer that keeps the runtime from computing on blocked weights, if there is one."""
+    readers = (
+        node for node in all_nodes(model) for value in node.inputs if value is not None and value.name == layer.output
+    )
+    return next((node.op_type for node in readers if node.op_type in rule.blocks_not_before), "")
+
+
+def _bias_fault(model: ir.Model, layer: Layer, rule: LayerRule) -> str:
+    """Say why the bias of a layer cannot be written the way its integer kernel needs it."""
+    node = next(node for node in model.graph if node.name == layer.node)
+    if layer.op == "Gemm":
+        if node.attributes.get_float("alpha", 1.0) != 1.0 or (
+            layer.bias and node.attributes.get_float("beta", 1.0) != 1.0
+        ):
+            return "its alpha or beta is not 1"
+        if node.attributes.get_int("transA", 0):
+            return "it transposes its input"
+    if rule.bias != "int32" or not layer.bias:
+        return ""
+    value = next((v for n in model.graph for v in n.inputs if v is not None and v.name == layer.bias), None)
+    tensor = constant(value)
+    if tensor is None:
+        return "its bias is not a constant"
+    channels = math.prod(layer.weight_shape[axis] for axis in layer.channel_axes)
+    if tensor.size != channels or tensor.dtype != ir.DataType.FLOAT:
+        return f"its bias is not one float32 for each of its {channels} channels"
+    return ""
+
+
+def _inner_axis(layer: Layer) -> int:
+    """Return the axis that blocks divide: the one summed over."""
+    return next(axis for axis in range(len(layer.weight_shape)) if axis not in layer.channel_axes)
+
+
+def _bops(macs: int, option: Option) -> int:
+    return macs * (option.weight_bits or option.activation_bits or 32) * (option.activation_bits or 32)
+
+
+def unit_bytes(layers: tuple[Layer, ...], option: Option, target: Target, values: Mapping[str | None, ir.Value]) -> int:
+    """Return the bytes stored for a unit at ``option``; tensors that its layers share count once."""
+    stored: dict[str, int] = {}
+    for layer in layers:
+        if option.is_float:
+            stored |= {name: value_bytes(values[name]) for name in layer.weights}
+        else:
+            stored |= form_bytes(form_of(layer, option, target), values)
+        if layer.bias in values and f"{layer.node}/bias" not in stored:
+            stored[layer.bias] = value_bytes(values[layer.bias])
+    return sum(stored.values())
+
+
+def form_bytes(form: Form, values: Mapping[str | None, ir.Value]) -> dict[str, int]:
+    """Return the bytes of every new tensor that a layer's form stores, under keys that shared tensors share."""
+    layer, option, stored = form.layer, form.option, {}
+    for name in layer.weights if option.weight_bits else ():
+        shape = _shape(values[name])
+        kept = [shape[axis] for axis in layer.channel_axes]
+        container = container_bits(option.weight_bits)
+        scales = math.prod(kept) * (math.ceil(shape[_inner_axis(layer)] / option.block) if option.block else 1)
+        stored[f"{name}/codes"] = math.ceil(math.prod(shape) * container / 8)
+        dtype = values[name].dtype
+        width = dtype.bitwidth // 8 if form.carrier == "gather" and dtype is not None else 4
+        stored[f"{name}/scale/{form.carrier}"] = scales * width
+        if form.zero_point and form.carrier in ("dq", "cast8"):
+            stored[f"{name}/zero/{form.carrier}"] = math.ceil(
+                scales * (8 if form.carrier == "cast8" else container) / 8
+            )
+        if form.bias:
+            stored[f"{layer.node}/bias"] = 8 * math.prod(kept)
+    return stored
+
+
+def stored_bytes(model: ir.Model, placement: Placement) -> int:
+    """Return the bytes of all tensors in the file that ``placement`` leads to, exactly."""
+    values = {value.name: value for value in initializers(model)}
+    replaced = {
+        (form.layer.node, name) for form in placement.forms if form.option.weight_bits for name in form.layer.weights
+    }
+    replaced |= {(form.layer.bias_add or form.layer.node, form.layer.bias) for form in placement.forms if form.bias}
+    read = {
+        value.name
+        for node in all_nodes(model)
+        for value in node.inputs
+        if value is not None and (node.name, value.name) not in replaced
+    }
+    read |= {value.name for value in model.graph.outputs}
+    kept = sum(value_bytes(value) for name, value in values.items() if name in read)
+    new: dict[str, int] = {}
+    for form in placement.forms:
+        new |= form_bytes(form, values)
+    pairs = sum(4 + (2 if pair.type.endswith("16") else 1) for pair in placement.pairs)
+    islands = sum((6 if island.type.endswith("16") else 5) * island.channels for island in placement.islands)
+    return kept + sum(new.values()) + pairs + islands
+
+
+def initializers(model: ir.Model) -> Iterator[ir.Value]:
+    """Yield the initialisers of all graphs."""
+    for graph in all_graphs(model):
+        yield from graph.initializers.values()
+
+
+def _shape(value: ir.Value) -> tuple[int, ...]:
+    return shape_of(value.const_value) if value.const_value is not None else ()
+
+
+def value_bytes(value: ir.Value) -> int:
+    """Return the bytes of an initialiser as it is stored."""
+    return value.const_value.nbytes if value.const_value is not None else 0
+
+
+def _leftovers(model: ir.Model, layers: set[str]) -> Iterator[Leftover]:
+    """Yield nodes outside all units that hold a sizeable constant."""
+    for node in all_nodes(model):
+        if node.name in layers:
+            continue
+        size = sum(value_bytes(value) for value in node.inputs if value is not None and constant(value) is not None)
+        if size >= _WORTH_NAMING_BYTES:
+            where = "" if is_standard(node) else f" of domain '{node.domain}'"
+            yield Leftover(
+                node.name or "", node.op_type, size, f"operator {node.op_type}{where} is not one that onnxmpq quantises"
+            )

@@ -1,0 +1,339 @@
+"""The verify stage: what an export really does, seen in its runtime.
+
+loads       the runtime accepts the file
+size        the tensors in the file take the bytes that were predicted
+processors  where its sums are exact: proved on the stored codes, for all inputs and all processors
+simulation  the runtime's default session against Q/DQ computed literally; rounding is a step, and in deep nets one
+            flipped code becomes many: how far the simulation moves with its scales is the yardstick there
+kernels     how many kernels compute in few bits, and how many Q/DQ were left over
+speed       CPU time against the float model, in paired runs
+accuracy    against labels, where there are any, with the standard error of the difference
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxmpq.artifacts import Check, Verdict
+from onnxmpq.data.samples import checked_labels
+from onnxmpq.disk.ledger import temporary_folder
+from onnxmpq.errors import InputError, VerifyError
+from onnxmpq.model.mapped import load_mapped, read_mapped, write_with
+from onnxmpq.model.protos import bytes_on_disk, graphs
+from onnxmpq.runtimes import KernelReport, Runtime, Session, paired
+from onnxmpq.runtimes.base import arrays, one_line
+from onnxmpq.targets import Target
+from onnxmpq.verification import processors
+
+SIMULATION_DB = 40.0
+SELF_MARGIN_DB = 6.0
+SLOWER_THAN_FLOAT = 0.97
+Feed = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Share of samples whose first output points at the label, and what quantising changed, sample by sample."""
+
+    before: float
+    after: float
+    difference_error: float
+    samples: int
+
+
+def verify(
+    runtime: Runtime,
+    reference: Runtime,
+    float_model: bytes | Path,
+    path: Path,
+    feeds: Sequence[Feed],
+    *,
+    target: Target | None = None,
+    predicted_bytes: int | None = None,
+    expected_low_bit: Sequence[str] = (),
+    speed_budget_s: float = 2.0,
+    threads: int = 1,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+) -> Verdict:
+    """Load ``path`` in ``runtime`` and compare it with its literal simulation in ``reference`` and with float.
+
+    ``target`` tells how its kernels add products. A file of which bytes are predicted is one of ours, which must keep
+    the rules of its target. Sessions come one after the other, each gone before the next is made, since each takes as
+    much memory as the float model; two are there at once only while their speeds are compared.
+    """
+    count = 5 + (target is not None)
+    steps = iter(range(1, count + 1))
+
+    def step(name: str) -> None:
+        progress(f"verify: {name}", next(steps), count)
+
+    step("loading")
+    try:
+        onnx.checker.check_model(str(path))
+    except Exception as error:  # the checker's own errors, and those of protobuf
+        raise VerifyError(f"'{path}' is not a valid ONNX model: {one_line(error)}") from error
+    used = run_all(runtime.session(path, mode="deployed", threads=threads), feeds)
+    checks = [Check("loads", True, runtime.version, "the runtime accepts the file")]
+    stored = file_tensor_bytes(path)
+    checks.append(
+        Check(
+            "size",
+            None if predicted_bytes is None else stored == predicted_bytes,
+            stored,
+            f"{predicted_bytes:,} bytes of tensors" if predicted_bytes is not None else "bytes of tensors",
+            f"file {file_bytes(path):,} bytes",
+        )
+    )
+    if target is not None:
+        step("processors")
+        checks.append(processors_check(target, reference, path, feeds, promised=predicted_bytes is not None))
+    step("simulation")
+    own_floats = runtime.float_type == "f32"
+    got = used if own_floats else run_all(runtime.session(path, mode="exact", threads=threads), feeds)
+    literal = reference.session(path, mode="literal", threads=threads)
+    outputs, simulated = literal.outputs, run_all(literal, feeds)
+    del literal
+    simulation = simulation_check(reference, path, feeds, simulated, got)
+    step("kernels")
+    kernels = kernels_check(runtime.kernels(path), expected_low_bit)
+    step("speed")
+    deployed = runtime.session(path, mode="deployed", threads=threads)
+    before = reference.session(float_model, mode="deployed", threads=threads)
+    if outputs != before.outputs:
+        raise InputError(
+            f"'{path}' gives {', '.join(outputs)} and the float model {', '.join(before.outputs)}: it was made of "
+            "another. Name the model that it came from."
+        )
+    sqnr = Check("sqnr", None, worst_sqnr(run_all(before, feeds), used), "dB", "runtime against the float model")
+    if runtime != reference:
+        del before
+        before = runtime.session(float_model, mode="deployed", threads=threads)
+    checks += [simulation, sqnr, kernels]
+    checks.append(speed_check("speed", f"times {runtime.float_type}", before, deployed, feeds[0], speed_budget_s))
+    if not own_floats:  # the runtime's default narrows floats: show float32 beside it
+        del before, deployed
+        exact = runtime.session(path, mode="exact", threads=threads)
+        before = runtime.session(float_model, mode="exact", threads=threads)
+        checks.append(speed_check("speed_f32", "times f32", before, exact, feeds[0], speed_budget_s))
+    return Verdict(f"{runtime.name} {runtime.version}", tuple(checks))
+
+
+def processors_check(target: Target, reference: Runtime, path: Path, feeds: Sequence[Feed], *, promised: bool) -> Check:
+    """Say on which processors the file's sums are exact; one that was made for all of them must be on all."""
+    layers = list(processors.find_layers(load_mapped(path)))
+    unsafe = processors.measure(processors.examine(layers, target), target, reference, path, feeds)
+    where, detail = processors.told(unsafe, len(layers), target.isa)
+    must = promised and target.isa == "any"
+    return Check("processors", not unsafe if must else None, where, processors.EXACT if must else "", detail)
+
+
+def simulation_check(
+    reference: Runtime,
+    path: Path,
+    feeds: Sequence[Feed],
+    simulated: list[list[np.ndarray]],
+    got: list[list[np.ndarray]],
+) -> Check:
+    """Compare the runtime with the literal simulation: to 40 dB, or as well as the simulation is defined at all.
+
+    How well that is shows when nothing is changed but the last bits: scales one up or down, or float operators computed
+    node by node. Which codes flip is chance, so that the worst of the three counts.
+    """
+    agreement = worst_sqnr(simulated, got)
+    limit, detail = SIMULATION_DB, "runtime against literal Q/DQ"
+    if agreement < SIMULATION_DB:
+        own = worst_sqnr(simulated, run_all(reference.session(path, mode="unoptimised"), feeds))
+        for towards in (np.inf, -np.inf):
+            with _with_moved_scales(path, towards) as moved:
+                if moved is not None:
+                    own = min(own, worst_sqnr(simulated, run_all(reference.session(moved, mode="literal"), feeds)))
+        limit = min(SIMULATION_DB, own - SELF_MARGIN_DB)
+        detail += f", which itself moves to {own:.1f} dB when last bits change"
+    return Check("simulation", agreement >= limit, agreement, f"at least {limit:.1f} dB", detail)
+
+
+def kernels_check(report: KernelReport, expected_low_bit: Sequence[str]) -> Check:
+    """Tell how many kernels compute in few bits, and which layers that should be among them are not."""
+    integer = {kernel.node for kernel in report.layers if kernel.low_bit}
+    float_layers = [name for name in expected_low_bit if name not in integer] if integer else []
+    wanted = bool(expected_low_bit)
+    return Check(
+        "kernels",
+        report.low_bit > 0 if wanted else None,
+        report.low_bit,
+        f"{len(expected_low_bit)} integer layers" if wanted else "",
+        f"{report.leftover} Q/DQ left over, {report.float_compute} layers in float"
+        + (f"; not seen in integers: {', '.join(float_layers[:5])}" if float_layers else ""),
+    )
+
+
+@contextmanager
+def _with_moved_scales(path: Path, towards: float) -> Iterator[Path | None]:
+    """Give the model with the scale of every QuantizeLinear moved by its last bit; None where data is external."""
+    proto, large = read_mapped(path)
+    scales = {node.input[1] for node in proto.graph.node if node.op_type == "QuantizeLinear"}
+    for tensor in proto.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            yield None
+            return
+        if tensor.name in scales and tensor.name not in large:
+            value = onnx.numpy_helper.to_array(tensor)
+            moved = np.nextafter(value, np.asarray(towards, value.dtype))
+            tensor.CopyFrom(onnx.numpy_helper.from_array(moved, tensor.name))
+    with temporary_folder() as folder:
+        place = Path(folder) / "moved.onnx"
+        with place.open("wb") as file:
+            write_with(proto, large, file)
+        yield place
+
+
+def speed_check(name: str, unit: str, before: Session, after: Session, feed: Feed, budget_s: float) -> Check:
+    """Time the float model and the export in turn on one sample."""
+    timing = paired(before.bind(feed), after.bind(feed), budget_s=budget_s)
+    low, high = timing.quartiles
+    times = f"{timing.a_median_s * 1e3:.3g} ms to {timing.b_median_s * 1e3:.3g} ms"
+    noise = " (noisy)" if timing.noisy else ""
+    return Check(name, None, timing.ratio, unit, f"quartiles {low:.2f} to {high:.2f}, {times}{noise}")
+
+
+def run_all(session: Session, feeds: Iterable[Feed]) -> list[list[np.ndarray]]:
+    """Return all tensors of the outputs of every feed."""
+    return [arrays(list(session.run(feed).values())) for feed in feeds]
+
+
+def worst_sqnr(reference: list[list[np.ndarray]], got: list[list[np.ndarray]]) -> float:
+    """Return the lowest signal-to-noise ratio over the outputs in dB; powers are summed over all samples first.
+
+    Other shapes, or a noise that is not finite, are -inf; no noise at all is inf. Integers count where they differ.
+    """
+    worst = np.inf
+    if [len(tensors) for tensors in reference] != [len(tensors) for tensors in got]:
+        return -np.inf  # a sequence of another length
+    for signal, other in _across_feeds(reference, got):
+        power = noise = 0.0
+        for a, b in zip(signal, other, strict=True):
+            if a.shape != b.shape:
+                return -np.inf
+            if a.dtype.kind not in "fV":  # V: bfloat16 and other narrow floats
+                power, noise = power + a.size, noise + float(np.sum(a != b))
+                continue
+            x, y = a.astype(np.float64), b.astype(np.float64)
+            with np.errstate(invalid="ignore"):
+                power += float(np.sum(x * x, where=np.isfinite(x)))
+                noise += float(np.sum(np.where(x == y, 0.0, x - y) ** 2))
+        if not np.isfinite(noise):
+            return -np.inf
+        if noise > 0:
+            worst = min(worst, 10 * np.log10(power / noise) if power else -np.inf)
+    return float(worst)
+
+
+def _across_feeds(
+    reference: list[list[np.ndarray]], got: list[list[np.ndarray]]
+) -> Iterator[tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]]:
+    """Yield each tensor of the outputs over all feeds; the last of a sequence over the feeds where it is so long."""
+    for place in range(max(map(len, reference), default=0)):
+        there = [k for k, tensors in enumerate(reference) if place < len(tensors)]
+        yield tuple(reference[k][place] for k in there), tuple(got[k][place] for k in there)
+
+
+def accuracy(
+    runtime: Runtime,
+    reference: Runtime,
+    float_model: bytes | Path,
+    path: Path,
+    feeds: Iterable[Feed],
+    labels: np.ndarray,
+) -> Accuracy:
+    """Return top-1 accuracy before and after; the error is that of the paired difference."""
+    labels = checked_labels(labels)
+    sessions: list[Any] = [reference.session(float_model, mode="deployed"), runtime.session(path, mode="deployed")]
+    hits: list[list[bool]] = [[], []]
+    position = 0
+    for feed in feeds:
+        rows = 0
+        for session, seen in zip(sessions, hits, strict=True):
+            first = next(iter(session.run(feed).values()))
+            top = first.reshape(*first.shape[:1], -1).argmax(-1).reshape(-1)
+            rows = len(top)
+            told = labels[position : position + rows].reshape(-1)
+            if len(told) != rows:
+                raise _labels_misfit(labels)
+            if (told >= (classes := first.size // max(rows, 1))).any():
+                raise InputError(
+                    f"The labels go up to {told.max()}; the first output has the classes 0 to {classes - 1}. Correct "
+                    "them, or leave the labels out."
+                )
+            seen += list(top == told)
+        position += rows
+    if position != len(labels):
+        raise _labels_misfit(labels)
+    before, after = (np.asarray(seen, float) for seen in hits)
+    error = float(np.std(after - before, ddof=1) / np.sqrt(len(before))) if len(before) > 1 else 0.0
+    return Accuracy(float(before.mean()), float(after.mean()), error, len(before))
+
+
+def fall(
+    runtime: Runtime,
+    reference: Runtime,
+    float_model: bytes | Path,
+    path: Path,
+    feeds: Iterable[Feed],
+    labels: np.ndarray | None,
+    *,
+    classes: bool,
+) -> tuple[float, float]:
+    """Return how far quantising takes the metric down, as a share, and its standard error.
+
+    With labels that is accuracy; without, the share of samples whose class changes (accuracy cannot fall further), or
+    for a first output that has no ``classes`` its error power over its power.
+    """
+    if labels is not None:
+        found = accuracy(runtime, reference, float_model, path, feeds, labels)
+        return found.before - found.after, found.difference_error
+    before, after = reference.session(float_model, mode="deployed"), runtime.session(path, mode="deployed")
+    changed: list[np.ndarray] = []
+    power: list[np.ndarray] = []
+    for feed in feeds:
+        wanted, got = (np.asarray(next(iter(session.run(feed).values())), np.float64) for session in (before, after))
+        if classes:
+            changed.append((wanted.argmax(-1) != got.argmax(-1)).astype(float).ravel())
+        else:
+            changed.append(((got - wanted) ** 2).reshape(len(wanted), -1).sum(1))
+            power.append((wanted**2).reshape(len(wanted), -1).sum(1))
+    values = np.concatenate(changed) / (np.concatenate(power).mean() if power else 1.0)
+    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+
+
+def _labels_misfit(labels: np.ndarray) -> InputError:
+    return InputError(
+        f"Accuracy needs one label for each row of the first output, not labels of shape {labels.shape}. "
+        "Leave the labels out to skip it."
+    )
+
+
+def file_bytes(path: Path) -> int:
+    """Return the bytes of a model file and of the external data beside it."""
+    return bytes_on_disk(path, read_mapped(path)[0])
+
+
+def file_tensor_bytes(path: Path) -> int:
+    """Return the bytes that the tensors of a file store, bodies of If, Loop and Scan included."""
+    proto, large = read_mapped(path)
+    stored = (tensor for graph in graphs(proto.graph) for tensor in graph.initializer)
+    return sum(_tensor_bytes(tensor) for tensor in stored) + sum(tensor.nbytes for tensor in large.values())
+
+
+def _tensor_bytes(tensor: onnx.TensorProto) -> int:
+    for entry in tensor.external_data:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL and entry.key == "length":
+            return int(entry.value)
+    if tensor.HasField("raw_data"):
+        return len(bytes(tensor.raw_data))
+    nbytes: int = onnx.numpy_helper.to_array(tensor).nbytes
+    return nbytes

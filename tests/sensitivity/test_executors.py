@@ -1,0 +1,514 @@
+"""Executors: the same results everywhere, jobs survive their workers, and an interrupt keeps what is done."""
+
+import importlib.util
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from onnxmpq.errors import InputError, InternalError, RuntimeMissingError
+from onnxmpq.sensitivity.executors import (
+    ClusterExecutor,
+    InlineExecutor,
+    ProcessExecutor,
+    WorkerDied,
+    open_executor,
+    run_jobs,
+)
+
+ROOT = Path(__file__).parents[2]
+needs_dask = pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="distributed is not installed")
+SPECS = [
+    "inline",
+    "processes:1",
+    "processes:3",
+    pytest.param("dask:local:1", marks=needs_dask),
+    pytest.param("dask:local:2", marks=needs_dask),
+]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A seed, and a folder where jobs leave traces."""
+
+    seed: int
+    folder: str = ""
+
+
+class OddError(Exception):
+    """Can be written by pickle, and not read."""
+
+    def __init__(self, first: int, second: int) -> None:
+        super().__init__(f"{first} {second}")
+
+
+def draw(job: Job) -> npt.NDArray[np.float64]:
+    return np.random.default_rng(job.seed).normal(size=(100, 100)).cumsum()
+
+
+def identity(job: Job) -> Job:
+    return job
+
+
+def die_once(job: Job) -> int:
+    """Kill the worker at the first try of every third job: some by exit, some by signal."""
+    trace = Path(job.folder) / str(job.seed)
+    if job.seed % 3 == 1 and not trace.exists():
+        trace.touch()
+        if job.seed % 2:
+            os._exit(7)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return job.seed**2
+
+
+def die(job: Job) -> int:
+    Path(job.folder, f"{time.monotonic_ns()}").touch()
+    os._exit(9)
+
+
+def fail_at_three(job: Job) -> int:
+    Path(job.folder, f"{job.seed}.{time.monotonic_ns()}").touch()
+    if job.seed == 3:
+        raise KeyError("three")
+    return job.seed
+
+
+def fail_oddly(job: Job) -> int:
+    raise OddError(1, job.seed)
+
+
+def big_then_die(job: Job) -> bytes:
+    """Die in the middle of writing a result that is larger than a pipe."""
+    threading.Timer(0.05, os._exit, (1,)).start()
+    return bytes(50 << 20)
+
+
+def nap(job: Job) -> int:
+    time.sleep(0.05)
+    return os.getpid()
+
+
+def collect(executor: Executor, count: int = 12) -> dict[int, bytes]:
+    """Run ``draw`` on some jobs; return the bytes of each result."""
+    results: dict[int, bytes] = {}
+
+    def keep(job: Job, result: npt.NDArray[np.float64]) -> None:
+        assert job.seed not in results
+        results[job.seed] = result.tobytes()
+
+    run_jobs(draw, (Job(seed) for seed in range(count)), executor, on_result=keep)
+    return results
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_results_are_the_same_whatever_the_executor(spec: str) -> None:
+    with open_executor(spec) as executor:
+        found = collect(executor)
+    assert found == {seed: draw(Job(seed)).tobytes() for seed in range(12)}
+
+
+def test_any_executor_of_the_standard_library_will_do() -> None:
+    with ThreadPoolExecutor(3) as executor:
+        assert collect(executor) == {seed: draw(Job(seed)).tobytes() for seed in range(12)}
+
+
+def test_several_processes_work_and_end() -> None:
+    pids: set[int] = set()
+    with open_executor("processes:3") as executor:
+        run_jobs(nap, map(Job, range(30)), executor, on_result=lambda _, pid: pids.add(pid))
+    assert len(pids) == 3
+    assert os.getpid() not in pids
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+@pytest.mark.parametrize("spec", ["processes:2", pytest.param("dask:local:2", marks=needs_dask)])
+def test_a_job_whose_worker_died_runs_again(spec: str, tmp_path: Path) -> None:
+    results: dict[int, int] = {}
+    jobs = [Job(seed, str(tmp_path)) for seed in range(9)]
+    with open_executor(spec) as executor:
+        run_jobs(die_once, jobs, executor, on_result=lambda job, result: results.update({job.seed: result}))
+    assert results == {seed: seed**2 for seed in range(9)}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "4", "7"]
+
+
+def test_a_job_that_kills_every_worker_is_named(tmp_path: Path) -> None:
+    done: list[int] = []
+    with (
+        open_executor("processes:2") as executor,
+        pytest.raises(InputError, match=r"died 3 times at the job Job\(seed=5, .*exit code 9.*memory"),
+    ):
+        run_jobs(die, [Job(5, str(tmp_path))], executor, on_result=lambda job, _: done.append(job.seed))
+    assert not done
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_death_in_the_middle_of_a_large_result_is_noticed() -> None:
+    died = 0
+    with ProcessExecutor(1) as executor:
+        for _ in range(10):  # the timer may also come before, or after
+            died += isinstance(executor.submit(big_then_die, Job(0)).exception(timeout=30), WorkerDied)
+        assert executor.submit(identity, Job(1)).result(timeout=30) == Job(1)
+    assert died
+
+
+@pytest.mark.parametrize("spec", ["inline", "processes:2", pytest.param("dask:local:2", marks=needs_dask)])
+def test_what_a_job_raises_is_raised_and_not_tried_again(spec: str, tmp_path: Path) -> None:
+    done: set[int] = set()
+    jobs = (Job(seed, str(tmp_path)) for seed in range(1000))
+    with open_executor(spec) as executor, pytest.raises(KeyError, match="three"):
+        run_jobs(fail_at_three, jobs, executor, on_result=lambda job, _: done.add(job.seed), ahead=2)
+    assert 3 not in done
+    assert len(list(tmp_path.glob("3.*"))) == 1
+    assert len(list(tmp_path.iterdir())) < 1000
+
+
+def test_an_error_carries_the_traceback_of_its_worker() -> None:
+    with ProcessExecutor(1) as executor:
+        error = executor.submit(fail_at_three, Job(3, "/")).exception()
+        assert isinstance(error, KeyError | PermissionError)
+        assert "in fail_at_three" in error.__notes__[0]
+        odd = executor.submit(fail_oddly, Job(3)).exception()
+        assert isinstance(odd, InternalError)
+        assert "OddError: 1 3" in str(odd)
+        assert executor.submit(identity, Job(1)).result() == Job(1)
+
+
+def test_what_cannot_be_sent_to_a_worker_is_raised() -> None:
+    with ProcessExecutor(1) as executor:
+        assert "pickle" in str(executor.submit(lambda: 1).exception())
+        assert executor.submit(identity, Job(1)).result() == Job(1)
+
+
+@pytest.mark.parametrize(("spec", "ahead", "most"), [("inline", 8, 1), ("processes:2", 4, 4), ("processes:2", 1, 1)])
+def test_few_jobs_are_in_flight(spec: str, ahead: int, most: int) -> None:
+    taken, given, peak = 0, 0, 0
+
+    def jobs() -> Iterator[Job]:
+        nonlocal taken, peak
+        for seed in range(30):
+            taken += 1
+            peak = max(peak, taken - given)
+            yield Job(seed)
+
+    def keep(job: Job, result: Job) -> None:
+        nonlocal given
+        given += 1
+
+    with open_executor(spec) as executor:
+        run_jobs(identity, jobs(), executor, on_result=keep, ahead=ahead)
+    assert (taken, given) == (30, 30)
+    assert peak <= most
+
+
+@pytest.mark.parametrize("spec", ["inline", "processes:2", pytest.param("dask:local:2", marks=needs_dask)])
+def test_an_interrupt_keeps_what_was_handed_over(spec: str) -> None:
+    kept: list[int] = []
+
+    def keep(job: Job, result: int) -> None:
+        if len(kept) == 5:
+            raise KeyboardInterrupt
+        kept.append(job.seed)
+
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), open_executor(spec) as executor:
+        run_jobs(nap, map(Job, range(10_000)), executor, on_result=keep)
+    assert len(kept) == len(set(kept)) == 5
+    assert time.monotonic() - begun < 30
+
+
+SCRIPT = """
+import signal, sys, time
+from onnxmpq.sensitivity.executors import open_executor, run_jobs
+
+def nap(seconds):
+    time.sleep(seconds)
+    return seconds
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore interrupts
+    with open_executor(sys.argv[1]) as executor:
+        run_jobs(nap, [0, 0, 0, 60, 60, 60, 60], executor, on_result=lambda job, _: print("done", job, flush=True))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of process groups")
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_workers_end_with_the_run(sent: signal.Signals, tmp_path: Path) -> None:
+    """Ctrl-C reaches the whole group and a kill the run alone: in the middle of long jobs, nothing is left over."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "script.py", "processes:2"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as run:
+        assert run.stdout
+        assert [run.stdout.readline().strip() for _ in range(3)] == ["done 0"] * 3
+        begun = time.monotonic()
+        if sent == signal.SIGINT:
+            os.killpg(run.pid, sent)
+        else:
+            run.kill()
+        errors = run.communicate(timeout=30)[1]  # ends when the last process that holds the pipe does
+    assert run.returncode == -sent
+    assert time.monotonic() - begun < 20
+    assert errors.count("Traceback") == (sent == signal.SIGINT)
+
+
+def test_a_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT.replace('if __name__ == "__main__":', "if True:"))
+    shown = subprocess.run(
+        [sys.executable, "script.py", "processes:1"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert shown.returncode == 1
+    assert "InputError: The worker processes do not start" in shown.stderr
+    assert '`if __name__ == "__main__":`' in shown.stderr
+
+
+class Forgetful(Executor):
+    """Lose every job a number of times, as a cluster loses futures."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    def submit(self, fn, /, *args, **kwargs):  # type: ignore[no-untyped-def]
+        future: Future[object] = Future()
+        if self.times:
+            self.times -= 1
+            future.cancel()
+            future.set_running_or_notify_cancel()
+        else:
+            future.set_result(fn(*args, **kwargs))
+        return future
+
+
+def test_lost_futures_are_submitted_again() -> None:
+    done: list[Job] = []
+    run_jobs(identity, [Job(1), Job(2)], Forgetful(2), on_result=lambda job, _: done.append(job), ahead=1)
+    assert done == [Job(1), Job(2)]
+    with pytest.raises(InputError, match="died 3 times") as caught:
+        run_jobs(identity, [Job(1)], Forgetful(9), on_result=lambda job, _: done.append(job))
+    assert isinstance(caught.value.__cause__, CancelledError)
+
+
+def test_a_pool_that_cannot_replace_workers_says_so() -> None:
+    class Broken(InlineExecutor):
+        def submit(self, fn, /, *args, **kwargs):  # type: ignore[no-untyped-def]
+            raise BrokenProcessPool("broken")
+
+    with pytest.raises(BrokenProcessPool):
+        run_jobs(identity, [Job(1)], Broken(), on_result=lambda *_: None)
+
+
+def test_no_jobs_are_no_work() -> None:
+    with open_executor("processes:2") as executor:
+        run_jobs(identity, [], executor, on_result=lambda *_: None)
+
+
+def test_a_closed_executor_takes_no_jobs() -> None:
+    with open_executor("processes:1") as executor:
+        pass
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        executor.submit(identity, Job(1))
+
+
+@pytest.mark.parametrize("spec", ["", "threads", "inline:2", "dask", "dask:here", "dask:localhost", "processes2"])
+def test_an_unknown_executor_is_refused_with_the_known_ones(spec: str) -> None:
+    with pytest.raises(InputError, match=f"no executor '{spec}'. Known: inline, processes, .*dask:tcp"):
+        open_executor(spec).__enter__()
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "processes:",
+        "processes:0",
+        "processes:x",
+        "processes:-1",
+        "processes:9999",
+        "processes:²",
+        "processes:٤",
+        pytest.param(f"processes:{'9' * 5000}", id="digits"),
+    ],
+)
+def test_a_wrong_number_of_workers_is_refused(spec: str) -> None:
+    with pytest.raises(InputError, match="number of workers"):
+        open_executor(spec).__enter__()
+
+
+def test_missing_dask_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(RuntimeMissingError, match=r'pip install "onnxmpq\[dask\]"'):
+        open_executor("dask:local").__enter__()
+
+
+@needs_dask
+def test_a_wrong_number_of_dask_workers_is_refused() -> None:
+    with pytest.raises(InputError, match="number of workers"):
+        open_executor("dask:local:many").__enter__()
+
+
+@needs_dask
+def test_an_absent_scheduler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxmpq.sensitivity.executors.CONNECT_S", 1)
+    before = set(threading.enumerate())
+    with pytest.raises(InputError, match="No dask scheduler answers at 'tcp://"):
+        open_executor("dask:tcp://127.0.0.1:9").__enter__()
+    assert set(threading.enumerate()) <= before
+
+
+def http(connection: socket.socket) -> None:
+    """Answer whatever comes as a server of pages does."""
+    connection.recv(1000)
+    connection.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+
+
+def drip(connection: socket.socket) -> None:
+    """Send one byte now and then, without end."""
+    with suppress(OSError):
+        while True:
+            connection.sendall(b"\1")
+            time.sleep(0.2)
+
+
+def greeting(length: int, content: bytes) -> Callable[[socket.socket], None]:
+    """Return what sends a length and something behind it, and waits for the other to go."""
+
+    def send(connection: socket.socket) -> None:
+        with suppress(OSError):
+            connection.sendall(struct.pack("<Q", length) + content)
+            while connection.recv(1000):
+                pass
+
+    return send
+
+
+SERVERS: dict[str, Callable[[socket.socket], None]] = {
+    "a server of pages": http,
+    "silence": greeting(0, b""),
+    "nothing but silence": lambda connection: time.sleep(3),
+    "one byte now and then": drip,
+    "random bytes": lambda connection: connection.sendall(np.random.default_rng(0).bytes(10_000)),
+    "a huge length": greeting(2**62, b""),
+    "a length that fits into memory": greeting(2**33, bytes(1000)),
+    "a length without an end": greeting(1000, b"x"),
+    "a text": greeting(1000, bytes(1000)),
+    "the end": lambda connection: connection.close(),
+}
+
+
+@contextmanager
+def serving(answer: Callable[[socket.socket], None]) -> Iterator[str]:
+    """Answer every connection to a port of this machine; give the address of the scheduler that is not there."""
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = server.accept()
+                with connection, suppress(OSError):
+                    answer(connection)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"dask:tcp://127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+@needs_dask
+@pytest.mark.parametrize("name", SERVERS)
+def test_what_is_no_scheduler_is_told_soon(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxmpq.sensitivity.executors.CONNECT_S", 1)
+    before = set(threading.enumerate())
+    with serving(SERVERS[name]) as spec:
+        begun = time.monotonic()
+        with pytest.raises(InputError, match=r"^No dask scheduler answers at 'tcp://[^']*': .* Start one with") as told:
+            open_executor(spec).__enter__()
+        assert time.monotonic() - begun < 10
+    assert "\n" not in str(told.value)
+    assert set(threading.enumerate()) <= before
+
+
+@needs_dask
+def test_what_greets_like_a_scheduler_and_is_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory runs out in dask, which believes the length of the second answer."""
+    monkeypatch.setattr("onnxmpq.sensitivity.executors.CONNECT_S", 2)
+    answers, before = iter([greeting(15, b"pickle-protocol")]), set(threading.enumerate())
+    with serving(lambda connection: next(answers, greeting(2**62, b""))(connection)) as spec:
+        begun = time.monotonic()
+        with pytest.raises(InputError, match="No dask scheduler answers at"):
+            open_executor(spec).__enter__()
+        assert time.monotonic() - begun < 20
+    assert set(threading.enumerate()) <= before
+
+
+@needs_dask
+@pytest.mark.parametrize(
+    "address",
+    [
+        "tcp://",
+        "tcp://127.0.0.1",
+        "tcp://:x",
+        "tcp://127.0.0.1:٤",
+        "tcp://127.0.0.1:99999",
+        "tls://127.0.0.1:9",
+        "x://y:9",
+    ],
+)
+def test_an_address_that_is_none_is_told(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxmpq.sensitivity.executors.CONNECT_S", 1)
+    with pytest.raises(InputError, match=f"No dask scheduler answers at '{address}'"):
+        open_executor(f"dask:{address}").__enter__()
+
+
+@needs_dask
+def test_a_scheduler_that_is_there_is_found() -> None:
+    with open_executor("dask:local:1") as executor:
+        assert isinstance(executor, ClusterExecutor)
+        with open_executor(f"dask:{executor._client.scheduler.address}") as other:
+            assert collect(other, 3) == {seed: draw(Job(seed)).tobytes() for seed in range(3)}
+
+
+@needs_dask
+def test_a_lost_cluster_ends_the_run() -> None:
+    kept: list[int] = []
+
+    def run() -> None:
+        with open_executor("dask:local:1") as executor:
+            assert isinstance(executor, ClusterExecutor)
+
+            def keep(job: Job, result: int) -> None:
+                kept.append(job.seed)
+                if len(kept) == 3:
+                    executor._client.close()
+
+            run_jobs(nap, map(Job, range(1000)), executor, on_result=keep)
+
+    with pytest.raises(InputError, match="connection to the dask cluster is lost"):
+        run()
+    assert 3 <= len(kept) < 1000

@@ -1,0 +1,151 @@
+"""Which room may import from which: data flows one way, and what is heavy is loaded where it is used."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import onnxmpq
+
+PACKAGE = Path(onnxmpq.__file__).parent
+RUNTIMES = ("onnxruntime", "openvino")
+MAY_IMPORT = {  # from the bottom up: every room, and every module that stands alone, imports what stands above it here
+    "errors": "",
+    "version": "",
+    "machine": "",
+    "disk": "errors",
+    "artifacts": "disk errors",
+    "model": "artifacts disk errors",
+    "data": "disk errors",
+    "numerics": "artifacts errors model",
+    "targets": "artifacts disk errors model",
+    "calibrate": "errors numerics",
+    "lower": "artifacts errors model numerics targets",
+    "metrics": "errors model",
+    "runtimes": "data disk errors machine",
+    "budgets": "artifacts disk errors",
+    "verification": "artifacts budgets data disk errors metrics model numerics runtimes targets",
+    "workspace": "artifacts calibrate data disk errors lower model numerics runtimes targets verification",
+    "sensitivity": (
+        "artifacts data disk errors lower machine metrics model numerics runtimes targets version workspace"
+    ),
+    "solve": "errors",
+    "methods": "artifacts budgets errors metrics model sensitivity solve",
+    "search": "artifacts budgets data disk errors lower methods sensitivity solve workspace",
+    "guard": "artifacts data disk errors lower methods metrics model numerics runtimes search targets workspace",
+    "exchange": "artifacts data disk errors lower methods model targets workspace",
+    "api": (
+        "artifacts budgets data disk errors guard lower machine methods metrics model runtimes search sensitivity "
+        "verification workspace"
+    ),
+    "report": "api artifacts disk errors search sensitivity verification version",
+    "doctor": "api disk errors machine runtimes version",
+    "": "api artifacts data errors guard lower methods report search targets version",
+    "cli": (
+        " api artifacts data disk doctor errors exchange guard lower methods model report runtimes search sensitivity "
+        "targets verification version workspace"
+    ),
+    "__main__": "cli",
+}
+
+
+def modules() -> dict[str, Path]:
+    """Return every module of the package by its name within it."""
+    return {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").removesuffix("."): path
+        for path in sorted(PACKAGE.rglob("*.py"))
+    }
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield the full names that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "import_module":
+            yield from (arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str))
+
+
+def room(name: str) -> str:
+    """Return the room that a module is in: its folder, or itself where it stands alone.
+
+    >>> room("onnxmpq.model.load"), room("onnxmpq.api"), room("onnxmpq")
+    ('model', 'api', '')
+    """
+    return name.removeprefix("onnxmpq").strip(".").split(".")[0]
+
+
+def imported_rooms(path: Path) -> set[str]:
+    """Return the rooms from which a file imports."""
+    known = {room(name) for name in modules()}
+    return {room(name) for name in imports(path) if name.split(".")[0] == "onnxmpq" and room(name) in known}
+
+
+def test_every_room_imports_what_is_listed_and_nothing_else() -> None:
+    found: dict[str, set[str]] = {}
+    for name, path in modules().items():
+        found.setdefault(room(name), set()).update(imported_rooms(path) - {room(name)})
+    found = {name: others - {""} for name, others in found.items()}  # the package itself is imported with any module
+    assert found == {name: set(others.split()) for name, others in MAY_IMPORT.items()}
+
+
+def test_no_room_imports_one_that_stands_above_it() -> None:
+    places = {name: place for place, name in enumerate(MAY_IMPORT)}
+    assert not [
+        (name, other)
+        for name, others in MAY_IMPORT.items()
+        for other in others.split()
+        if places[other] >= places[name]
+    ]
+
+
+def test_runtimes_are_imported_in_their_folder_only() -> None:
+    found = {
+        name.split(".")[0]
+        for name, path in modules().items()
+        for target in imports(path)
+        if target.split(".")[0] in RUNTIMES
+    }
+    assert found == {"runtimes"}
+
+
+def test_importing_onnxmpq_loads_nothing_heavy() -> None:
+    heavy = ("onnxruntime", "openvino", "onnx", "onnx_ir", "numpy", "rich", "click")
+    code = f"import sys, onnxmpq; print([name for name in {heavy} if name in sys.modules])"
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert shown.stdout.strip() == "[]"
+
+
+def test_importing_onnxmpq_takes_no_time() -> None:
+    code = "import time; began = time.perf_counter(); import onnxmpq; print(time.perf_counter() - began)"
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert float(shown.stdout) < 0.3
+
+
+def test_the_command_line_loads_no_runtime() -> None:
+    code = f"import sys, onnxmpq.cli; print([name for name in {RUNTIMES} if name in sys.modules])"
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert shown.stdout.strip() == "[]"
+
+
+def test_every_public_name_is_there() -> None:
+    for name in onnxmpq.__all__:
+        assert getattr(onnxmpq, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = onnxmpq.nothing
+
+
+def test_one_file_imports_highspy() -> None:
+    assert [name for name, path in modules().items() if "highspy" in imports(path)] == ["solve.highs"]
