@@ -6,6 +6,13 @@ onnxruntime, which some tests import before onnxmpq, is told first not to report
 
 import os
 
+import pytest
+
 os.environ.pop("COLUMNS", None)
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that writes the files of ``tests/golden`` anew."""
+    parser.addoption("--update-golden", action="store_true", help="write tests/golden anew and remove what is stale")
