@@ -26,7 +26,7 @@ from onnxmpq.artifacts import FLOAT, Option, Plan, parse_options
 from onnxmpq.budgets import Limit, row, weights
 from onnxmpq.errors import InfeasibleError, InputError, OnnxmpqError
 from onnxmpq.lower.calibrated import Numbers
-from onnxmpq.methods.registry import method as find_method
+from onnxmpq.methods.named import method as find_method
 from onnxmpq.methods.study import Menu, Row, Study, blending, check_effort
 from onnxmpq.methods.uniform import uniform_choices
 from onnxmpq.metrics.losses import mean_and_error

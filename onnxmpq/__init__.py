@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from onnxmpq.errors import InfeasibleError, InputError, InternalError, OnnxmpqError, VerifyError
     from onnxmpq.guard.diagnosis import Diagnosis, diagnose
     from onnxmpq.lower.calibrated import Numbers
-    from onnxmpq.methods.registry import method
+    from onnxmpq.methods.named import method
     from onnxmpq.report import Measured, write_report
     from onnxmpq.search.forecast import Forecast, foresee
     from onnxmpq.search.front import Front, pareto
@@ -40,7 +40,7 @@ _HOMES = {
     "search.front": ("Front", "pareto"),
     "guard.diagnosis": ("Diagnosis", "diagnose"),
     "data.images": ("Images",),
-    "methods.registry": ("method",),
+    "methods.named": ("method",),
     "report": ("Measured", "write_report"),
     "targets": ("Target", "target"),
 }

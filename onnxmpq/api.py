@@ -18,7 +18,7 @@ from onnxmpq.guard.damage import Thresholds
 from onnxmpq.guard.judge import Judgement, advice, judge_export, judged_heads, kept_finer, ruined
 from onnxmpq.lower.calibrated import Numbers
 from onnxmpq.machine import processor
-from onnxmpq.methods.registry import method as find_method
+from onnxmpq.methods.named import method as find_method
 from onnxmpq.methods.study import Method, check_effort
 from onnxmpq.methods.uniform import nearest
 from onnxmpq.metrics.losses import Head
@@ -374,7 +374,8 @@ def _faster(
     choices = {unit: found[unit] for unit in taken}
     counted = any(limit.kind == "bops" for limit in limits)
     promised = builder.prepared.target.integer_kernels
-    if not promised or export.speed >= SLOWER_THAN_FLOAT or choices == taken or counted:
+    timed = "time" in builder.runtime.abilities
+    if not promised or not timed or export.speed >= SLOWER_THAN_FLOAT or choices == taken or counted:
         return export
     other = builder.build(replace(export.plan, choices=choices), name)
     if other.speed <= export.speed or not other.verdict.ok:

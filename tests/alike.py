@@ -43,12 +43,12 @@ def commands(subject: Subject) -> Iterator[tuple[str, ...]]:
             name = f"{target}.{option}.onnx"
             yield (
                 *("quantize", model, *data, "-o", name, "--target", target, "--option", option, "--json"),
-                *("--samples", "8", "--allow-slower", "--as-asked"),
+                *("--allow-slower", "--as-asked"),
             )
-    yield "quantize", model, *data, "-o", "gptq.onnx", "--option", "w4a8", "--rounding", "gptq", *_SAMPLES, "--as-asked"
+    yield "quantize", model, *data, "-o", "gptq.onnx", "--option", "w4a8", "--rounding", "gptq", "--as-asked"
     yield "measure", model, *data, "-o", "table.json", "--options", "w8a8,w4a8,w2a8", *_SAMPLES
-    yield "overrides", model, "gptq.plan.json", "-o", "overrides.json"
-    yield "apply", model, "gptq.plan.json", *data, "-o", "applied.onnx", *_SAMPLES
+    yield "overrides", model, "gptq.plan.json", *data, "-o", "overrides.json"
+    yield "apply", model, "gptq.plan.json", *data, "-o", "applied.onnx"
     if subject.searched:
         yield "pareto", model, *data, "-o", "front.json", "--report", "front.html", *_SAMPLES
         for method in _METHODS:
@@ -132,8 +132,10 @@ def main() -> int:
                 continue
             before, after = (outcome(path.resolve(), subject, Path(name)) for path in (given.before, given.after))
             unlike = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
-            failed = sum(value != b"0" for key, value in after.items() if key.startswith("exit code"))
-            print(f"{subject.name}: {len(after)} compared, {len(unlike)} differ, {failed} commands failed", flush=True)
+            failed = [key for key, value in after.items() if key.startswith("exit code") and value != b"0"]
+            print(f"{subject.name}: {len(after)} compared, {len(unlike)} differ, {len(failed)} failed", flush=True)
+            for key in failed:
+                print(f"    {key} is {after[key].decode()}")
             for key in unlike:
                 print(f"    {key}: {len(before.get(key, b''))} bytes before, {len(after.get(key, b''))} after")
             differing += len(unlike)

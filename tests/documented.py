@@ -29,8 +29,8 @@ import pytest
 from benchmarks.__main__ import main as bench
 from onnxmpq.api import quantize
 from onnxmpq.cli import main
-from onnxmpq.methods import registry
 from onnxmpq.model import passes
+from onnxmpq.registry import METHODS
 from onnxmpq.verification.verify import verify
 
 ROOT = Path(__file__).parents[1]
@@ -214,7 +214,7 @@ def install(folder: Path) -> None:
 def forget() -> None:
     """Let methods and passes be looked for again."""
     passes.passes.cache_clear()
-    registry.method_homes.cache_clear()
+    METHODS.forget()
 
 
 def options_of(command: click.Command) -> set[str]:

@@ -14,8 +14,9 @@ from benchmarks.__main__ import main as bench
 from onnxmpq import errors
 from onnxmpq.budgets import KINDS as BUDGETS
 from onnxmpq.cli import COMMANDS, cli
-from onnxmpq.methods import METHODS, registry
+from onnxmpq.methods import named
 from onnxmpq.model import passes
+from onnxmpq.registry import METHODS
 from onnxmpq.targets import Carrier, LayerRule, builtin_names, parse_target
 from onnxmpq.verification.requirements import KINDS as REQUIREMENTS
 from tests.documented import PAGES, ROOT, Block, Desk, blocks, install, options_of, prose
@@ -127,7 +128,7 @@ def test_every_exit_code_is_told_and_true() -> None:
 @pytest.mark.parametrize(
     ("page", "head", "known"),
     [
-        ("methods.md", "method", set(METHODS)),
+        ("methods.md", "method", set(METHODS.own)),
         ("budgets-and-targets.md", "target", set(builtin_names())),
         ("writing-a-target.md", "carrier", set(get_args(Carrier))),
         ("writing-a-target.md", "key of a layer", {field.name for field in dataclasses.fields(LayerRule)} - {"op"}),
@@ -172,14 +173,14 @@ def test_the_target_is_read_and_used() -> None:
 def test_the_method_and_the_pass_are_found_by_their_entry_points(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "noise" not in registry.method_homes()
+    assert "noise" not in METHODS.homes()
     with Desk(tmp_path, monkeypatch, capsys) as desk:
         for block in blocks(DOCS / "extending.md"):
             if block.file:
                 desk.write(block)
         install(tmp_path)
-        method = registry.typed_method("noise", ["power=2"])
-        assert (method.name, registry.method_homes()["noise"]) == ("noise", "mine.noise:Noise")
+        method = named.typed_method("noise", ["power=2"])
+        assert (method.name, METHODS.homes()["noise"]) == ("noise", "mine.noise:Noise")
         model = ir.from_onnx_text(
             '<ir_version: 8, opset_import: ["": 17]> g (float[2] x) => (float[2] y) { r = Relu(x) y = Abs(r) }'
         )
@@ -188,7 +189,7 @@ def test_the_method_and_the_pass_are_found_by_their_entry_points(
         assert [node.op_type for node in model.graph] == ["Relu"]
         assert not removing(model).modified
         onnx.checker.check_model(ir.to_proto(model))
-    assert "noise" not in registry.method_homes()
+    assert "noise" not in METHODS.homes()
 
 
 def test_a_command_that_shows_another_line_is_noticed(

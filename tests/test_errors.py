@@ -7,7 +7,7 @@ import pytest
 from onnxmpq.artifacts import FLOAT, Cost, Option, Space, Unit
 from onnxmpq.budgets import Limit
 from onnxmpq.errors import InputError, nearest
-from onnxmpq.methods.registry import method
+from onnxmpq.methods.named import method
 from onnxmpq.model.passes import make_pass
 from onnxmpq.numerics.ranges import METHODS
 from onnxmpq.runtimes import get_runtime

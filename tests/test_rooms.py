@@ -16,16 +16,17 @@ MAY_IMPORT = {  # from the bottom up: every room, and every module that stands a
     "errors": "",
     "version": "",
     "machine": "",
+    "registry": "errors",
     "disk": "errors",
     "artifacts": "disk errors",
     "model": "artifacts disk errors",
     "data": "disk errors",
     "numerics": "artifacts errors model",
-    "targets": "artifacts disk errors model",
+    "targets": "artifacts disk errors model registry",
     "calibrate": "errors numerics",
     "lower": "artifacts errors model numerics targets",
     "metrics": "errors model",
-    "runtimes": "data disk errors machine",
+    "runtimes": "data disk errors machine registry",
     "budgets": "artifacts disk errors",
     "verification": "artifacts budgets data disk errors metrics model numerics runtimes targets",
     "workspace": "artifacts calibrate data disk errors lower model numerics runtimes targets verification",
@@ -33,7 +34,7 @@ MAY_IMPORT = {  # from the bottom up: every room, and every module that stands a
         "artifacts data disk errors lower machine metrics model numerics runtimes targets version workspace"
     ),
     "solve": "errors",
-    "methods": "artifacts budgets errors metrics model sensitivity solve",
+    "methods": "artifacts budgets errors metrics model registry sensitivity solve",
     "search": "artifacts budgets data disk errors lower methods sensitivity solve workspace",
     "guard": "artifacts data disk errors lower methods metrics model numerics runtimes search targets workspace",
     "exchange": "artifacts data disk errors lower methods model targets workspace",
@@ -45,8 +46,8 @@ MAY_IMPORT = {  # from the bottom up: every room, and every module that stands a
     "doctor": "api disk errors machine runtimes version",
     "": "api artifacts data errors guard lower methods report search targets version",
     "cli": (
-        " api artifacts data disk doctor errors exchange guard lower methods model report runtimes search sensitivity "
-        "targets verification version workspace"
+        " api artifacts data disk doctor errors exchange guard lower methods model registry report runtimes search "
+        "sensitivity targets verification version workspace"
     ),
     "__main__": "cli",
 }

@@ -16,7 +16,7 @@ from onnxmpq.cli.following import comes_next, next_command
 from onnxmpq.cli.measuring import Measuring, constraint_options, measuring_options, menu, menu_option
 from onnxmpq.cli.options import build_options, checked_report, model_argument, point_option, report_option
 from onnxmpq.errors import InputError
-from onnxmpq.methods import METHODS
+from onnxmpq.registry import METHODS
 
 if TYPE_CHECKING:
     from onnxmpq.methods.study import Method
@@ -62,7 +62,7 @@ _SEARCH_ONLY = (
     "--method",
     metavar="NAME",
     shell_complete=words.complete(words.methods),
-    help=f"How a plan is made: {', '.join(METHODS)}.  [default: gram with a budget, else uniform]",
+    help=f"How a plan is made: {', '.join(METHODS.own)}.  [default: gram with a budget, else uniform]",
 )
 @click.option(
     "--method-option",
@@ -121,7 +121,7 @@ def quantize_command(
     onnxmpq quantize model.onnx -c samples.npz -o model.w4.onnx --option w4a8 -e labelled.npz
     """
     from onnxmpq.api import quantize
-    from onnxmpq.methods.registry import typed_method
+    from onnxmpq.methods.named import typed_method
 
     checked_report(report)
     if budget and option is not None:

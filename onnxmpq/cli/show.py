@@ -59,7 +59,7 @@ def result(found: "Result") -> None:
             f"{100 * a.difference_error:.2f} points, {a.samples} samples)",
         )
     for check in verdict.checks:
-        if check.name.startswith("speed"):
+        if check.name.startswith("speed") and check.value is not None:
             table.add_row(
                 "speed", f"[bold]{check.value:.2f}×[/] {check.expected.removeprefix('times ')}  ({check.detail})"
             )
@@ -131,6 +131,8 @@ def _finest_first(item: tuple[Option, int]) -> tuple[int, int, Option]:
 
 def _verified(verdict: Verdict) -> str:
     agreement, sqnr, kernels = (verdict[name].value for name in ("simulation", "sqnr", "kernels"))
+    if kernels is None:
+        return f"{verdict['kernels'].detail}; {decibel(sqnr)} to float"
     return (
         f"runs in {verdict.runtime}: {kernels} low-bit kernels, {verdict['kernels'].detail}; "
         f"{decibel(agreement)} to its simulation, {decibel(sqnr)} to float"

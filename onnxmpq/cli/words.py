@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-from onnxmpq.methods import METHODS
+from onnxmpq.registry import METHODS
 
 RANGES = ("mse", "minmax", "percentile", "entropy")
 WEIGHT_RANGES = ("mse", "minmax")
@@ -38,7 +38,7 @@ def targets() -> list[str]:
 
 def methods() -> list[str]:
     """Return the names of the methods, those of other packages too."""
-    return sorted({*METHODS, *(entry.name for entry in entry_points(group="onnxmpq.methods"))})
+    return list(METHODS.names())
 
 
 def passes() -> list[str]:

@@ -1,43 +1,24 @@
-"""Find methods by name: our own, and those of the entry points of the group ``onnxmpq.methods``."""
+"""Methods by their names and options, as they are typed."""
 
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
-from functools import cache
-from importlib import import_module
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, cast
 
 from onnxmpq.errors import InputError, InternalError, nearest
+from onnxmpq.registry import METHODS
 
 if TYPE_CHECKING:
     from onnxmpq.methods.study import Method
 
-ENTRY_POINTS = "onnxmpq.methods"
 _SWITCH = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
-
-
-@cache
-def method_homes() -> dict[str, str]:
-    """Return where every method's class is, by its name; two of one name are an error that names both."""
-    from onnxmpq.methods import METHODS
-
-    homes = dict(METHODS)
-    for entry in entry_points(group=ENTRY_POINTS):
-        other = homes.setdefault(entry.name, entry.value)
-        if other != entry.value:
-            raise InternalError(f"Two methods are called '{entry.name}': {other} and {entry.value}.")
-    return homes
 
 
 def method(name: str, **options: object) -> "Method":
     """Return the method of that name with its options; refuse names and options that are not known."""
-    homes = method_homes()
-    if name not in homes:
-        raise InputError(f"There is no method '{name}'. Known: {', '.join(sorted(homes))}.{nearest(name, homes)}")
-    module, _, attribute = homes[name].partition(":")
-    kind = getattr(import_module(module), attribute, None)
+    kind = METHODS.load(name)
     if not (isinstance(kind, type) and is_dataclass(kind) and callable(getattr(kind, "propose", None))):
-        raise InternalError(f"The method '{name}' ({homes[name]}) is no data class with a 'propose'.")
+        home = METHODS.homes()[name]
+        raise InternalError(f"The method '{name}' ({home}) is no data class with a 'propose'.")
     allowed = sorted(field.name for field in fields(kind))
     if unknown := sorted(options.keys() - set(allowed)):
         raise InputError(

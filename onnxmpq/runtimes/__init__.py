@@ -1,7 +1,8 @@
 """The runtimes that execute what onnxmpq writes: sessions, kernels really used, and fair timing."""
 
-from onnxmpq.errors import InputError, nearest
+from onnxmpq.registry import RUNTIMES
 from onnxmpq.runtimes.base import (
+    Ability,
     Feed,
     KernelReport,
     LayerKernel,
@@ -11,11 +12,8 @@ from onnxmpq.runtimes.base import (
 )
 from onnxmpq.runtimes.timing import PairedTiming, paired, runner
 
-RUNTIMES = ("onnxruntime", "openvino")
-"""The names ``get_runtime`` knows."""
-
 __all__ = [
-    "RUNTIMES",
+    "Ability",
     "Feed",
     "KernelReport",
     "LayerKernel",
@@ -31,12 +29,5 @@ __all__ = [
 
 def get_runtime(name: str) -> Runtime:
     """Give the runtime of that name; where it is absent, RuntimeMissingError says which command installs it."""
-    if name == "onnxruntime":
-        from onnxmpq.runtimes.ort import OnnxRuntime
-
-        return OnnxRuntime()
-    if name == "openvino":
-        from onnxmpq.runtimes.openvino import OpenVino
-
-        return OpenVino()
-    raise InputError(f"No runtime is called '{name}'. Known: {', '.join(RUNTIMES)}.{nearest(name, RUNTIMES)}")
+    found: Runtime = RUNTIMES.load(name)()
+    return found

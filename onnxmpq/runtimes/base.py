@@ -36,6 +36,10 @@ measuring uses, since a runtime's defaults may fuse, drop or add quantisation.
 ``plain``: float models with many inner values asked for as outputs; what calibrating uses.
 """
 
+Ability = Literal["run", "kernels", "time"]
+"""What a runtime can show of a file: what its kernels give, which they are, and how long they take."""
+ABILITIES: frozenset[Ability] = frozenset(("run", "kernels", "time"))
+
 Feed = Mapping[str, np.ndarray]
 _LARGE_BYTES, _LARGE_FILE_BYTES = 1 << 24, 1 << 20
 _HUGE_FILE_BYTES = 1 << 24
@@ -98,6 +102,11 @@ class Runtime(Protocol):
     @property
     def version(self) -> str:
         """The version that is installed."""
+        ...
+
+    @property
+    def abilities(self) -> frozenset[Ability]:
+        """What it can show of a file; one that cannot ``run`` it gives a simulation instead."""
         ...
 
     @property

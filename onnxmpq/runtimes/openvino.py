@@ -15,6 +15,8 @@ import numpy as np
 from onnxmpq.data.samples import InputSpec
 from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.runtimes.base import (
+    ABILITIES,
+    Ability,
     Feed,
     KernelReport,
     LayerKernel,
@@ -145,6 +147,11 @@ class OpenVino:
     def version(self) -> str:
         """The version that is installed, without the build."""
         return str(_library().__version__).split("-", 1)[0]
+
+    @property
+    def abilities(self) -> frozenset[Ability]:
+        """Everything."""
+        return ABILITIES
 
     @property
     def float_type(self) -> str:

@@ -16,7 +16,9 @@ from onnxmpq.data.samples import InputSpec
 from onnxmpq.disk.ledger import temporary_folder
 from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.runtimes.base import (
+    ABILITIES,
     QDQ,
+    Ability,
     Feed,
     KernelReport,
     LayerKernel,
@@ -170,6 +172,11 @@ class OnnxRuntime:
     def version(self) -> str:
         """The version that is installed."""
         return str(_library().__version__)
+
+    @property
+    def abilities(self) -> frozenset[Ability]:
+        """Everything."""
+        return ABILITIES
 
     def session(
         self, model: bytes | Path, *, mode: Mode, threads: int = 1, outputs: Sequence[str] | None = None

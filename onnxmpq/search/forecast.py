@@ -10,7 +10,7 @@ from onnxmpq.artifacts import Option, Plan
 from onnxmpq.budgets import parse_limits
 from onnxmpq.data.samples import Data
 from onnxmpq.lower.calibrated import Numbers
-from onnxmpq.methods.registry import method as find_method
+from onnxmpq.methods.named import method as find_method
 from onnxmpq.methods.study import Method, check_effort
 from onnxmpq.search.constraints import Constraints
 from onnxmpq.search.loop import OPTIONS, Search, Wish

@@ -14,7 +14,7 @@ from onnxmpq.data.samples import Data
 from onnxmpq.disk.files import write_whole
 from onnxmpq.errors import InputError
 from onnxmpq.lower.calibrated import Numbers
-from onnxmpq.methods.registry import method as find_method
+from onnxmpq.methods.named import method as find_method
 from onnxmpq.search.constraints import Constraints
 from onnxmpq.search.loop import OPTIONS, Point, Search, Wish, share_calibration
 from onnxmpq.search.loop import as_json as point_json

@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from onnxmpq.artifacts import Grouping, Layer, Neighbours, Option, container_bits, parse_options
 from onnxmpq.disk.reading import FAULTS, TOML_BYTES, brief, parse_toml, read_text, refuse, shown, strangers
 from onnxmpq.errors import InputError, nearest
+from onnxmpq.registry import RUNTIMES
 
 Carrier = Literal["dq", "cast8", "castmul", "gather"]
 Isa = Literal["any", "vnni"]
@@ -116,7 +117,7 @@ class Target:
 
     name: str
     title: str
-    runtime: Literal["onnxruntime", "openvino"]
+    runtime: str
     limits: Limits
     layers: tuple[LayerRule, ...]
     followers: tuple[FollowerRule, ...] = ()
@@ -311,6 +312,12 @@ class _Reader:
 
     def check(self, result: Target) -> None:
         """Refuse what is well written and cannot work."""
+        if result.runtime not in RUNTIMES.names():
+            known = ", ".join(map(repr, RUNTIMES.names()))
+            told = (
+                f"'runtime' is '{brief(result.runtime)}'; allowed: {known}.{nearest(result.runtime, RUNTIMES.names())}"
+            )
+            self.fault("runtime", "", told)
         low, high, highest_ir = result.limits.lowest_opset, result.limits.highest_opset, result.limits.highest_ir
         if not 10 <= low <= high <= _HIGHEST:
             told = f"opsets {shown(low)} to {shown(high)} are not a range that starts at 10 or later."

@@ -11,12 +11,12 @@ from click.shell_completion import BashComplete, ShellComplete
 from onnxmpq.budgets import KINDS, ROWS
 from onnxmpq.cli import COMMANDS, cli, words
 from onnxmpq.lower.calibrated import ROUNDINGS
-from onnxmpq.methods import registry
 from onnxmpq.methods.study import EFFORTS
 from onnxmpq.metrics.heads import LOSSES
 from onnxmpq.model import passes
 from onnxmpq.numerics.ranges import METHODS as RANGES
 from onnxmpq.numerics.weights import METHODS as WEIGHT_RANGES
+from onnxmpq.registry import METHODS
 from onnxmpq.search.loop import OPTIONS
 from onnxmpq.targets import builtin_names
 from tests.cli.running import ROOT, run
@@ -59,7 +59,7 @@ def test_a_target_may_be_a_file() -> None:
 
 def test_words_are_those_of_the_parts_they_stand_for() -> None:
     assert words.targets() == list(builtin_names())
-    assert words.methods() == sorted(registry.method_homes())
+    assert words.methods() == sorted(METHODS.homes())
     assert words.passes() == sorted(passes.passes())
     assert set(words.RANGES) == set(RANGES)
     assert set(words.WEIGHT_RANGES) == set(WEIGHT_RANGES)

@@ -8,7 +8,7 @@ import pytest
 
 from onnxmpq.artifacts import FLOAT, Option
 from onnxmpq.errors import InfeasibleError, InputError
-from onnxmpq.methods import registry
+from onnxmpq.methods import named
 from onnxmpq.methods.lampq import Lampq, layer_types
 from onnxmpq.methods.study import Choices, Study
 from onnxmpq.sensitivity.table import Variant
@@ -133,7 +133,7 @@ def test_units_without_a_trace_have_the_rise_that_was_measured() -> None:
 def test_numbers_that_mean_nothing_are_refused() -> None:
     for name, wrong in (("gamma", 1.0), ("probes", 0), ("draws", 0), ("swaps", -1), ("beta", 0)):
         with pytest.raises(InputError, match="lampq needs"):
-            registry.method("lampq", **{name: wrong})
+            named.method("lampq", **{name: wrong})
 
 
 def test_a_budget_that_nothing_meets_is_refused_with_the_least_one() -> None:

@@ -11,10 +11,11 @@ import pytest
 from onnxmpq.artifacts import Option
 from onnxmpq.budgets import parse_limits
 from onnxmpq.errors import InputError, InternalError
-from onnxmpq.methods import METHODS, registry
+from onnxmpq.methods import named, registry
 from onnxmpq.methods.clado import Clado
 from onnxmpq.methods.sqnr import Sqnr
 from onnxmpq.methods.study import Menu, Study, make_rows
+from onnxmpq.registry import METHODS
 from onnxmpq.sensitivity.engine import Engine
 from onnxmpq.sensitivity.settings import Settings
 from onnxmpq.workspace.prepare import prepare
@@ -43,11 +44,11 @@ def study_of(engine: Engine, *limits: str, every: int = 1) -> Study:
     return Study(engine, menu, make_rows(parse_limits(limits), menu, totals), effort="quick")
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", METHODS.own)
 def test_every_method_gives_plans_within_the_budgets(engine: Engine, name: str) -> None:
     every = 4 if name == "clado" else 1  # all pairs of all units take long
     study = study_of(engine, "size=30%", "bops=20%", every=every)
-    draft = registry.method(name).propose(study)
+    draft = named.method(name).propose(study)
     assert draft.plans
     assert all(study.feasible(plan) for plan in draft.plans)
     assert len(draft.predicted) == len(draft.plans)
@@ -56,29 +57,29 @@ def test_every_method_gives_plans_within_the_budgets(engine: Engine, name: str) 
 
 
 def test_importing_the_table_loads_no_method() -> None:
-    assert all(isinstance(home, str) for home in METHODS.values())
+    assert all(isinstance(home, str) for home in METHODS.own.values())
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", METHODS.own)
 def test_every_method_is_called_by_its_name(name: str) -> None:
-    assert registry.method(name).name == name
+    assert named.method(name).name == name
 
 
 def test_options_of_a_method_are_its_fields() -> None:
-    assert registry.method("clado", psd=False) == Clado(psd=False)
-    assert registry.method("sqnr", search="interpolation", most=0.1) == Sqnr("interpolation", 0.1)
+    assert named.method("clado", psd=False) == Clado(psd=False)
+    assert named.method("sqnr", search="interpolation", most=0.1) == Sqnr("interpolation", 0.1)
 
 
 def test_an_unknown_method_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(InputError, match=r"no method 'clad'.*Did you mean 'clado'"):
-        registry.method("clad")
+        named.method("clad")
 
 
 def test_an_unknown_option_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(InputError, match=r"'clado' has no option 'psdd'.*Did you mean 'psd'"):
-        registry.method("clado", psdd=True)
+        named.method("clado", psdd=True)
     with pytest.raises(InputError, match="Known: none"):
-        registry.method("local", x=1)
+        named.method("local", x=1)
 
 
 @pytest.fixture
@@ -90,23 +91,23 @@ def entries(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[EntryPoint]]:
         return [entry for entry in installed if entry.group == group]
 
     monkeypatch.setattr(registry, "entry_points", found)
-    registry.method_homes.cache_clear()
+    METHODS.forget()
     yield installed
-    registry.method_homes.cache_clear()
+    METHODS.forget()
 
 
 def test_a_method_of_another_package_is_found(entries: list[EntryPoint]) -> None:
-    entries.append(EntryPoint("mine", "onnxmpq.methods.local:Local", registry.ENTRY_POINTS))
-    assert registry.method("mine").name == "local"
+    entries.append(EntryPoint("mine", "onnxmpq.methods.local:Local", METHODS.group))
+    assert named.method("mine").name == "local"
 
 
 def test_two_methods_of_one_name_are_an_error_that_names_both(entries: list[EntryPoint]) -> None:
-    entries.append(EntryPoint("clado", "other.package:Clado", registry.ENTRY_POINTS))
+    entries.append(EntryPoint("clado", "other.package:Clado", METHODS.group))
     with pytest.raises(InternalError, match=r"onnxmpq\.methods.clado:Clado and other\.package:Clado"):
-        registry.method("clado")
+        named.method("clado")
 
 
 def test_an_entry_that_is_no_method_is_refused(entries: list[EntryPoint]) -> None:
-    entries.append(EntryPoint("mine", "onnxmpq.artifacts:Option", registry.ENTRY_POINTS))
+    entries.append(EntryPoint("mine", "onnxmpq.artifacts:Option", METHODS.group))
     with pytest.raises(InternalError, match="is no data class with a 'propose'"):
-        registry.method("mine")
+        named.method("mine")

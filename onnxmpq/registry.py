@@ -1,0 +1,88 @@
+"""What is found by name: our own, and what other packages add through entry points.
+
+    RUNTIMES.names()       every name
+    RUNTIMES.load("null")  what it stands for
+
+Nothing is loaded before it is asked for: the tables hold where things are.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from onnxmpq.errors import InputError, InternalError, nearest
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """Things of one kind by name.
+
+    ``own`` says where ours are, as ``module:name``; ``group`` is that of the entry points by which others add theirs.
+    """
+
+    kind: str
+    group: str
+    own: Mapping[str, str]
+    _found: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def homes(self) -> Mapping[str, str]:
+        """Return where each is; two of one name are an error that names both."""
+        if not self._found:
+            homes = dict(self.own)
+            for entry in entry_points(group=self.group):
+                other = homes.setdefault(entry.name, entry.value)
+                if other != entry.value:
+                    raise InternalError(f"Two {self.kind}s are called '{entry.name}': {other} and {entry.value}.")
+            self._found.update(homes)
+        return self._found
+
+    def forget(self) -> None:
+        """Look for entry points anew when it is asked next."""
+        self._found.clear()
+
+    def names(self) -> tuple[str, ...]:
+        """Return all names, sorted.
+
+        >>> RUNTIMES.names()
+        ('null', 'onnxruntime', 'openvino')
+        """
+        return tuple(sorted(self.homes()))
+
+    def load(self, name: str) -> Any:
+        """Return what a name stands for; refuse one that is not known."""
+        homes = self.homes()
+        if name not in homes:
+            raise InputError(
+                f"There is no {self.kind} '{name}'. Known: {', '.join(self.names())}.{nearest(name, homes)}"
+            )
+        module, _, attribute = homes[name].partition(":")
+        found = getattr(import_module(module), attribute, None)
+        if found is None:
+            raise InternalError(f"The {self.kind} '{name}' is said to be {homes[name]}, which is not there.")
+        return found
+
+
+RUNTIMES = Registry(
+    "runtime",
+    "onnxmpq.runtimes",
+    {
+        "onnxruntime": "onnxmpq.runtimes.ort:OnnxRuntime",
+        "openvino": "onnxmpq.runtimes.openvino:OpenVino",
+        "null": "onnxmpq.runtimes.null:Null",
+    },
+)
+METHODS = Registry(
+    "method",
+    "onnxmpq.methods",
+    {
+        "gram": "onnxmpq.methods.gram:Gram",
+        "clado": "onnxmpq.methods.clado:Clado",
+        "clado-star": "onnxmpq.methods.clado:CladoStar",
+        "sqnr": "onnxmpq.methods.sqnr:Sqnr",
+        "lampq": "onnxmpq.methods.lampq:Lampq",
+        "local": "onnxmpq.methods.local:Local",
+        "uniform": "onnxmpq.methods.level:Level",
+    },
+)

@@ -1,0 +1,134 @@
+"""What other packages add by entry points, each in one file: it is found by its name and does the whole way."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+import onnxmpq
+from onnxmpq import registry
+from onnxmpq.errors import InputError, InternalError
+from onnxmpq.methods.study import Draft, Study
+from onnxmpq.registry import METHODS, RUNTIMES
+from onnxmpq.runtimes.base import Ability, KernelReport, Mode, Session
+from onnxmpq.runtimes.ort import OnnxRuntime
+from onnxmpq.targets import parse_target
+
+MODELS = Path(__file__).parents[1] / "models"
+MODEL, DATA = MODELS / "digits_cnn.onnx", MODELS / "digits_calibration.npz"
+GENERIC = (Path(onnxmpq.__file__).parent / "targets" / "builtin" / "generic.toml").read_text("utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class Careful:
+    """A runtime of another package: onnxruntime, of which neither kernels nor time are shown."""
+
+    loaded: ClassVar[list[Mode]] = []
+    name: ClassVar[str] = "careful"
+    version: ClassVar[str] = "7"
+    abilities: ClassVar[frozenset[Ability]] = frozenset(("run",))
+    float_type: ClassVar[str] = "f32"
+
+    def session(
+        self, model: bytes | Path, *, mode: Mode, threads: int = 1, outputs: Sequence[str] | None = None
+    ) -> Session:
+        """Load a model in onnxruntime, and say so."""
+        self.loaded.append(mode)
+        return OnnxRuntime().session(model, mode=mode, threads=threads, outputs=outputs)
+
+    def kernels(self, model: bytes | Path) -> KernelReport:
+        """Refuse: it is not asked for what it cannot do."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Finest:
+    """A method of another package: the finest option everywhere that the budgets allow."""
+
+    name: ClassVar[str] = "finest"
+
+    def propose(self, study: Study) -> Draft:
+        """Choose by the number of bits alone."""
+        table = study.table()
+        costs = {variant: 1.0 / max(variant.option.weight_bits, 1) for variant in table.variants}
+        solution = study.solve(study.problem(study.vector(costs)))
+        return Draft((study.menu.choices(solution.choices),), (None,), solution)
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[EntryPoint]]:
+    """Install entry points of other packages for a while."""
+    entries: list[EntryPoint] = []
+    monkeypatch.setattr(registry, "entry_points", lambda group: [entry for entry in entries if entry.group == group])
+    yield entries
+    for known in (RUNTIMES, METHODS):
+        known.forget()
+
+
+def install(entries: list[EntryPoint], known: registry.Registry, name: str, home: str) -> None:
+    entries.append(EntryPoint(name, home, known.group))
+    known.forget()
+
+
+def samples() -> dict[str, np.ndarray]:
+    with np.load(DATA) as data:
+        return {name: data[name][:16] for name in data.files}
+
+
+def elsewhere(folder: Path, runtime: str) -> str:
+    """Write a target whose files a certain runtime runs."""
+    path = folder / f"{runtime}.toml"
+    path.write_text(GENERIC.replace('runtime = "onnxruntime"', f'runtime = "{runtime}"'), "utf-8")
+    return str(path)
+
+
+def test_a_runtime_from_outside_loads_and_runs_what_is_written(installed: list[EntryPoint], tmp_path: Path) -> None:
+    install(installed, RUNTIMES, "careful", f"{__name__}:Careful")
+    Careful.loaded.clear()
+    result = onnxmpq.quantize(MODEL, samples(), output=tmp_path / "q.onnx", target=elsewhere(tmp_path, "careful"))
+    assert "deployed" in Careful.loaded
+    assert result.verdict.runtime == "careful 7"
+    assert result.verdict["loads"].ok is True
+    assert result.verdict["simulation"].ok is True
+    assert (result.verdict["kernels"].value, result.verdict["speed"].value) == (None, None)
+
+
+def test_null_runs_nothing_and_says_so(tmp_path: Path) -> None:
+    result = onnxmpq.quantize(MODEL, samples(), output=tmp_path / "q.onnx", target=elsewhere(tmp_path, "null"))
+    verdict = result.verdict
+    assert [check.name for check in verdict.checks if check.ok is True] == ["size", "processors"]
+    for name in ("loads", "simulation", "kernels", "speed"):
+        assert verdict[name].ok is None
+        assert "not run here" in verdict[name].detail
+    assert isinstance(verdict["sqnr"].value, float)
+    assert verdict["sqnr"].value > 20
+
+
+def test_a_target_names_a_runtime_that_there_is() -> None:
+    with pytest.raises(InputError, match=r"'runtime' is 'nul'; allowed: 'null', .*Did you mean 'null'"):
+        parse_target(GENERIC.replace('runtime = "onnxruntime"', 'runtime = "nul"'), "mine")
+
+
+def test_a_method_from_outside_makes_a_plan(installed: list[EntryPoint], tmp_path: Path) -> None:
+    install(installed, METHODS, "finest", f"{__name__}:Finest")
+    result = onnxmpq.quantize(
+        MODEL, samples(), output=tmp_path / "q.onnx", budget=["size=60%"], method="finest", effort="quick"
+    )
+    assert result.plan.method == "finest"
+    assert result.file_bytes <= 0.6 * result.float_file_bytes
+
+
+def test_two_of_one_name_are_an_error_that_names_both(installed: list[EntryPoint]) -> None:
+    install(installed, RUNTIMES, "openvino", "other.package:Engine")
+    with pytest.raises(InternalError, match=r"Two runtimes are called 'openvino': .*OpenVino and other.package:Engine"):
+        RUNTIMES.names()
+
+
+def test_what_is_not_where_it_is_said_to_be_is_refused(installed: list[EntryPoint]) -> None:
+    install(installed, RUNTIMES, "lost", "onnxmpq.runtimes.ort:Nothing")
+    with pytest.raises(InternalError, match=r"The runtime 'lost' is said to be onnxmpq.runtimes.ort:Nothing"):
+        RUNTIMES.load("lost")
