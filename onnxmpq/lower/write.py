@@ -249,7 +249,7 @@ class _Writer:
     def dequantised(
         self, value: ir.Value, codes: ir.Value, quantised: QuantisedWeight, form: Form, node: ir.Node
     ) -> ir.Value:
-        """codes [-> Cast(int8)] -> DequantizeLinear, one for each layer that reads the weight."""
+        """codes [-> Cast(int8)] -> DequantizeLinear [-> Cast(half)], one for each layer that reads the weight."""
         option, layer = form.option, form.layer
         if form.carrier == "cast8":
             codes = self.shared(
@@ -271,7 +271,8 @@ class _Writer:
             attributes = {"axis": axis, "block_size": option.block}
         elif quantised.scale.ndim:
             attributes = {"axis": layer.channel_axes[0]}
-        return self.node("DequantizeLinear", inputs, f"{value.name}_dq", value, attributes, before=node)
+        found = self.node("DequantizeLinear", inputs, f"{value.name}_dq", value, attributes, before=node)
+        return self.narrowed(value, found, node)
 
     def castmul(self, value: ir.Value, codes: ir.Value, quantised: QuantisedWeight, form: Form) -> ir.Value:
         """codes -> Cast(float) -> Mul(scale) [-> Cast(half)], once for all layers that read the weight.
@@ -285,11 +286,16 @@ class _Writer:
             single = ir.DataType.FLOAT
             cast = self.node("Cast", [codes], f"{value.name}_cast", value, {"to": int(single)})
             product = self.node("Mul", [cast, scale], f"{value.name}_mul", value, {})
-            if value.dtype in (None, single):
-                return product
-            return self.node("Cast", [product], f"{value.name}_narrow", value, {"to": int(value.dtype)}, value.dtype)
+            return self.narrowed(value, product)
 
         return self.shared(f"{value.name}/castmul", make)
+
+    def narrowed(self, value: ir.Value, single: ir.Value, before: ir.Node | None = None) -> ir.Value:
+        """Return a weight in the float type that it had: half weights are computed in float32, and cast."""
+        if value.dtype in (None, ir.DataType.FLOAT):
+            return single
+        name, to = f"{value.name}_narrow", {"to": int(value.dtype)}
+        return self.node("Cast", [single], name, value, to, value.dtype, before=before)
 
     def gather(self, node: ir.Node, value: ir.Value, codes: ir.Value, quantised: QuantisedWeight) -> None:
         """Gather(codes) -> Cast -> Mul(Gather(scale)): the table itself is never turned to float."""

@@ -1,5 +1,6 @@
 """Lowering: what is written into the graph, node by node and number by number."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -504,14 +505,31 @@ def test_what_is_looked_up_is_all_that_is_turned_to_float() -> None:
     np.testing.assert_allclose(got, table[indices], atol=float(stored["w_scale"].max()) * 2)
 
 
-def test_half_precision_weights_are_given_back_in_half_precision() -> None:
-    w = rng().normal(size=(64, 64)).astype(np.float16)
-    model = normal(from_text("g (float16[n, 64] x) => (float16[n, 64] y) { y = MatMul(x, w) }", {"w": w}))
-    made = lowered(model, "w8").model
-    assert [node.op_type for node in made.graph] == ["Cast", "Mul", "Cast", "MatMul"]
-    onnx.checker.check_model(ir.to_proto(made), full_check=True)
-    feed = {"x": rng(1).normal(size=(3, 64)).astype(np.float16)}
-    assert worst_sqnr([run(model, feed)], [run(made, feed)]) > 35
+HALF = {  # layers in half precision, and their weights
+    "MatMul": ("float16[n, 64] x", "float16[n, 64] y", "y = MatMul(x, w)", (64, 64)),
+    "Gemm": ("float16[n, 64] x", "float16[n, 32] y", "y = Gemm <transB = 1> (x, w)", (32, 64)),
+    "Conv": ("float16[n, 32, 6, 6] x", "float16[n, 64, 4, 4] y", "y = Conv(x, w)", (64, 32, 3, 3)),
+    "ConvTranspose": ("float16[n, 32, 4, 4] x", "float16[n, 64, 6, 6] y", "y = ConvTranspose(x, w)", (32, 64, 3, 3)),
+}
+
+
+@pytest.mark.parametrize("target", ["generic", "ort-cpu"])
+@pytest.mark.parametrize("op", HALF)
+def test_half_precision_weights_are_given_back_in_half_precision(op: str, target: str) -> None:
+    given, wanted, step, shape = HALF[op]
+    w = rng().normal(size=shape).astype(np.float16)
+    model = normal(from_text(f"g ({given}) => ({wanted}) {{ {step} }}", {"w": w}))
+    (unit,) = make_space(model, find_target(target)).units
+    feed = {"x": rng(1).normal(size=(3, *map(int, re.findall(r", (\d+)", given)))).astype(np.float16)}
+    options = [option for option in unit.options if option != FLOAT]
+    assert options
+    assert not any(option.activation_bits for option in options)
+    for option in options:
+        made = lowered(model, str(option), target).model
+        onnx.checker.check_model(ir.to_proto(made), full_check=True)
+        assert worst_sqnr([run(model, feed)], [run(made, feed)]) > {8: 35, 7: 30, 6: 24, 5: 18, 4: 12}.get(
+            option.weight_bits, 0
+        )
 
 
 TWO_KINDS = """\
