@@ -23,11 +23,11 @@ from rich.table import Table
 from benchmarks.held_out import EMBEDDED, data_of, run_on
 from benchmarks.zoo import names
 from onnxmpq.artifacts import FLOAT, Option, Plan, parse_options
-from onnxmpq.budgets import Limit, row, weights
+from onnxmpq.budgets.limits import Limit, Row, budget, weights_of
 from onnxmpq.errors import InfeasibleError, InputError, OnnxmpqError
 from onnxmpq.lower.calibrated import Numbers
 from onnxmpq.methods.named import method as find_method
-from onnxmpq.methods.study import Menu, Row, Study, blending, check_effort
+from onnxmpq.methods.study import Menu, Study, blending, check_effort
 from onnxmpq.methods.uniform import uniform_choices
 from onnxmpq.metrics.losses import mean_and_error
 from onnxmpq.runtimes import get_runtime
@@ -132,8 +132,9 @@ def cells(
 def size_row(menu: Menu, share: float) -> Row:
     """Return the row that allows a share of what the units store at 8 bits."""
     eight = uniform_choices(menu.units, menu.options, Option(8, 8))
-    total = sum(weights("size", unit, eight.get(unit.name, FLOAT)) for unit in menu.units)
-    return Row(Limit("size", share, share=True), row("size", menu.units, menu.options), int(total * share))
+    size = budget("size")
+    total = sum(size.weight(unit, eight.get(unit.name, FLOAT)) for unit in menu.units)
+    return Row(Limit(size.name, share, share=True), weights_of(size, menu.units, menu.options), int(total * share))
 
 
 def summary(found: Sequence[Cell]) -> list[dict[str, float | str]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxmpq.artifacts import FLOAT, Export, Option, Plan, Space, Verdict
-from onnxmpq.budgets import Limit, parse_limits
+from onnxmpq.budgets.limits import Limit, parse_limits
 from onnxmpq.data.samples import Data, Samples, checked_labels
 from onnxmpq.disk.files import plan_of, refuse_shared
 from onnxmpq.errors import InputError, VerifyError
@@ -348,7 +348,7 @@ def _searched(
             builder.runtime, builder.reference, builder.float_model, path, judged, judged.labels, classes=classes
         )
 
-    if any(limit.kind == "drop" for limit in limits):
+    if any(limit.budget.bisected for limit in limits):
         decision, (drop, error) = search.within_drop(limits, metric)
         notes.append(f"The metric falls by {100 * drop:.2f} ± {100 * error:.2f} points on the data it was judged on.")
     else:
@@ -372,7 +372,7 @@ def _faster(
         offered[unit] = (plain, option)
     found = first_choices(decided(space, offered, by_hand))
     choices = {unit: found[unit] for unit in taken}
-    counted = any(limit.kind == "bops" for limit in limits)
+    counted = any(limit.budget.computed for limit in limits)
     promised = builder.prepared.target.integer_kernels
     timed = "time" in builder.runtime.abilities
     if not promised or not timed or export.speed >= SLOWER_THAN_FLOAT or choices == taken or counted:

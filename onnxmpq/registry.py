@@ -73,6 +73,17 @@ RUNTIMES = Registry(
         "null": "onnxmpq.runtimes.null:Null",
     },
 )
+BUDGETS = Registry(
+    "budget",
+    "onnxmpq.budgets",
+    {
+        "size": "onnxmpq.budgets.size:Size",
+        "bits": "onnxmpq.budgets.bits:Bits",
+        "bops": "onnxmpq.budgets.bops:Bops",
+        "memory": "onnxmpq.budgets.memory:Memory",
+        "drop": "onnxmpq.budgets.drop:Drop",
+    },
+)
 METHODS = Registry(
     "method",
     "onnxmpq.methods",

@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 
 from onnxmpq.artifacts import FLOAT, Option
-from onnxmpq.budgets import KINDS, Limit, float_total, parse_limits, row
+from onnxmpq.budgets.limits import Limit, budget, parse_limits, weights_of
 from onnxmpq.errors import InputError
 from onnxmpq.methods.study import Menu, make_rows
-from tests.methods.fakes import FakeEngine, unit_of
+from onnxmpq.registry import BUDGETS
+from tests.methods.fakes import FakeEngine, Given, unit_of
 
 UNITS = (unit_of("a", 80), unit_of("b", 160))
+SPACE = FakeEngine(UNITS, {}).space
+GIVEN = Given(SPACE, source_bytes=1060, overhead=100, live_bytes=70)
 MENU = Menu(UNITS, tuple((FLOAT, Option(8), Option(4)) for _ in UNITS))
 
 
@@ -53,8 +56,8 @@ def test_a_budget_is_read_and_written_as_it_is_typed(text: str, limit: Limit) ->
         pytest.param(f"size={'9' * 5000}", "9...' is no budget: it is beyond", id="many digits"),
         pytest.param(f"size={'x' * 5000}", "xx...' is no budget", id="many letters"),
         pytest.param(f"{'x' * 5000}=1", "There is no budget 'xxx", id="a long name"),
-        ("bits=50%", "bits are a number"),
-        ("drop=3", "a drop is a share, for example drop=1%"),
+        ("bits=50%", "'bits=50%' is no budget: expected a number, for example bits=4.5."),
+        ("drop=3", "'drop=3' is no budget: expected a share, for example drop=1%."),
     ],
 )
 def test_what_is_no_budget_is_refused(text: str, message: str) -> None:
@@ -73,8 +76,8 @@ def test_what_is_no_amount_in_a_mapping_is_refused(amount: object) -> None:
 
 
 def test_every_kind_has_examples_that_are_read() -> None:
-    for kind in KINDS:
-        for example in Limit.examples[kind].split(", "):
+    for kind in BUDGETS.names():
+        for example in budget(kind).examples.split(", "):
             assert Limit.parse(example).kind == kind
 
 
@@ -93,29 +96,26 @@ def test_a_kind_is_given_once() -> None:
 
 
 def test_rows_count_what_options_take() -> None:
-    assert row("size", UNITS, MENU.options).tolist() == [320, 80, 40, 640, 160, 80]
-    assert row("bits", UNITS, MENU.options).tolist() == [2560, 640, 320, 5120, 1280, 640]
-    assert float_total("bops", FakeEngine(UNITS, {}).space) == 240 * 32 * 32
+    assert weights_of(budget("size"), UNITS, MENU.options).tolist() == [320, 80, 40, 640, 160, 80]
+    assert weights_of(budget("bits"), UNITS, MENU.options).tolist() == [2560, 640, 320, 5120, 1280, 640]
+    assert budget("bops").of_float(GIVEN) == 240 * 32 * 32
+    assert budget("memory").of_float(GIVEN) == 960 + 70
 
 
 def test_rows_have_what_is_left_to_units() -> None:
-    size, bits, bops = make_rows(
-        parse_limits(["size=50%", "bits=5", "bops=25%", "drop=1%"]),
-        MENU,
-        {"size": (1060, 100), "bops": (4000, 0), "bits": (0, 0)},
-    )
-    assert (size.most, bits.most, bops.most) == (430, 1200, 1000)
+    size, bits, bops = make_rows(parse_limits(["size=50%", "bits=5", "bops=25%", "drop=1%"]), MENU, GIVEN)
+    assert (size.most, bits.most, bops.most) == (430, 1200, 61440)
     assert (size.total(430), bits.total(1200), bops.total(1000)) == (530, 5, 1000)
     assert size.weights.dtype == np.int64
 
 
 def test_a_budget_beyond_all_numbers_is_no_limit() -> None:
-    rows = make_rows(parse_limits(["bits=1e30", "size=1e30TB"]), MENU, {"size": (1060, 100), "bits": (0, 0)})
+    rows = make_rows(parse_limits(["bits=1e30", "size=1e30TB"]), MENU, GIVEN)
     assert all(np.isfinite(row.most) and row.most > row.weights.sum() for row in rows)
 
 
 def test_what_is_told_of_a_row_is_enough_for_it() -> None:
-    (row,) = make_rows(parse_limits(["bits=5"]), MENU, {"bits": (0, 0)})
-    assert row.told(1001) == "4.1709"  # 4.170833...: a budget of what is told can be met
-    (row,) = make_rows(parse_limits(["size=10%"]), MENU, {"size": (30000, 100)})
-    assert row.told(900) == "1,000 (3.34% of float)"
+    (row,) = make_rows(parse_limits(["bits=5"]), MENU, GIVEN)
+    assert row.written(1001) == "4.1709"  # 4.170833...: a budget of what is told can be met
+    (row,) = make_rows(parse_limits(["size=10%"]), MENU, Given(SPACE, source_bytes=30000, overhead=100))
+    assert row.written(900) == "1,000 (3.34% of float)"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from onnxmpq.artifacts import FLOAT, Cost, Option, Space, Unit
-from onnxmpq.budgets import Limit
+from onnxmpq.budgets.limits import Limit
 from onnxmpq.errors import InputError, nearest
 from onnxmpq.methods.named import method
 from onnxmpq.model.passes import make_pass

@@ -27,7 +27,7 @@ MAY_IMPORT = {  # from the bottom up: every room, and every module that stands a
     "lower": "artifacts errors model numerics targets",
     "metrics": "errors model",
     "runtimes": "data disk errors machine registry",
-    "budgets": "artifacts disk errors",
+    "budgets": "artifacts disk errors registry",
     "verification": "artifacts budgets data disk errors metrics model numerics runtimes targets",
     "workspace": "artifacts calibrate data disk errors lower model numerics runtimes targets verification",
     "sensitivity": (

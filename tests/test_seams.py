@@ -11,9 +11,11 @@ import pytest
 
 import onnxmpq
 from onnxmpq import registry
-from onnxmpq.errors import InputError, InternalError
+from onnxmpq.artifacts import Option, Unit
+from onnxmpq.budgets.base import Budget
+from onnxmpq.errors import InfeasibleError, InputError, InternalError
 from onnxmpq.methods.study import Draft, Study
-from onnxmpq.registry import METHODS, RUNTIMES
+from onnxmpq.registry import BUDGETS, METHODS, RUNTIMES
 from onnxmpq.runtimes.base import Ability, KernelReport, Mode, Session
 from onnxmpq.runtimes.ort import OnnxRuntime
 from onnxmpq.targets import parse_target
@@ -59,13 +61,25 @@ class Finest:
         return Draft((study.menu.choices(solution.choices),), (None,), solution)
 
 
+class Coarse(Budget):
+    """A budget of another package: how many units have weights of fewer than eight bits."""
+
+    name: ClassVar[str] = "coarse"
+    examples: ClassVar[str] = "coarse=3"
+    shares: ClassVar[bool] = False
+
+    def weight(self, unit: Unit, option: Option) -> int:
+        """Count a unit whose weights have fewer than eight bits."""
+        return int(0 < option.weight_bits < 8)
+
+
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[EntryPoint]]:
     """Install entry points of other packages for a while."""
     entries: list[EntryPoint] = []
     monkeypatch.setattr(registry, "entry_points", lambda group: [entry for entry in entries if entry.group == group])
     yield entries
-    for known in (RUNTIMES, METHODS):
+    for known in (BUDGETS, METHODS, RUNTIMES):
         known.forget()
 
 
@@ -120,6 +134,22 @@ def test_a_method_from_outside_makes_a_plan(installed: list[EntryPoint], tmp_pat
     )
     assert result.plan.method == "finest"
     assert result.file_bytes <= 0.6 * result.float_file_bytes
+
+
+def test_a_budget_from_outside_is_kept(installed: list[EntryPoint], tmp_path: Path) -> None:
+    install(installed, BUDGETS, "coarse", f"{__name__}:Coarse")
+    given = {"method": "local", "effort": "quick", "overwrite": True, "options": ["w8a8", "w4a8"]}
+
+    def coarse(*budget: str) -> int:
+        result = onnxmpq.quantize(MODEL, samples(), output=tmp_path / "q.onnx", budget=budget, **given)  # type: ignore[arg-type]
+        return sum(0 < option.weight_bits < 8 for option in result.plan.choices.values())
+
+    assert coarse("size=24%") > 6
+    assert 0 < coarse("size=27%", "coarse=6") <= 6
+    with pytest.raises(InfeasibleError, match="size=24% cannot be met together with the others"):
+        coarse("size=24%", "coarse=0")
+    with pytest.raises(InputError, match="'coarse=5%' is no budget: expected a number, for example coarse=3"):
+        coarse("coarse=5%")
 
 
 def test_two_of_one_name_are_an_error_that_names_both(installed: list[EntryPoint]) -> None:

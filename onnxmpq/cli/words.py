@@ -13,14 +13,13 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-from onnxmpq.registry import METHODS
+from onnxmpq.registry import BUDGETS, METHODS
 
 RANGES = ("mse", "minmax", "percentile", "entropy")
 WEIGHT_RANGES = ("mse", "minmax")
 ROUNDINGS = ("nearest", "gptq")
 ISAS = ("any", "vnni")
 EFFORTS = ("quick", "default", "extensive")
-BUDGETS = ("size", "bits", "bops", "memory", "drop")
 OVER = ("size", "bits", "bops", "memory")
 OPTIONS = ("w8a8", "w4a8", "w2a8")
 LOSSES = ("auto", "kl", "ce", "power")
@@ -34,6 +33,11 @@ def targets() -> list[str]:
     """Return the names of the built-in targets."""
     names = (file.name for file in (files("onnxmpq") / "targets" / "builtin").iterdir())
     return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
+
+
+def budgets() -> list[str]:
+    """Return the names of the budgets, those of other packages behind ours."""
+    return list(BUDGETS.homes())
 
 
 def methods() -> list[str]:
@@ -70,4 +74,4 @@ def complete_target(_context: click.Context, _parameter: click.Parameter, incomp
 
 def complete_budget(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete the kind of a budget; the amount is the user's."""
-    return [CompletionItem(f"{kind}=") for kind in BUDGETS if f"{kind}=".startswith(incomplete)]
+    return [CompletionItem(f"{kind}=") for kind in budgets() if f"{kind}=".startswith(incomplete)]

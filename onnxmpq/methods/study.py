@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from math import ceil
 from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 
 from onnxmpq.artifacts import FLOAT, Option, Space, Unit
-from onnxmpq.budgets import ROWS, Limit, row
+from onnxmpq.budgets.base import Facts
+from onnxmpq.budgets.limits import Limit, Row
 from onnxmpq.errors import InfeasibleError, InputError, nearest
 from onnxmpq.methods.agreement import Agreement, agreement
 from onnxmpq.sensitivity.engine import Engine
@@ -18,7 +18,6 @@ from onnxmpq.solve import Budget, Problem, Shortfall, Solution, solve
 
 Choices = Mapping[str, Option]
 Effort = Literal["quick", "default", "extensive"]
-_MOST = 2.0**60  # more than anything takes, and still exact where it is added to
 EFFORTS: tuple[Effort, ...] = ("quick", "default", "extensive")
 
 
@@ -59,31 +58,6 @@ class Menu:
         chosen = [choices.get(unit.name, FLOAT) for unit in self.units]
         allowed = all(option in options for option, options in zip(chosen, self.options, strict=True))
         return allowed and all(len({chosen[unit] for unit in tie}) == 1 for tie in self.ties)
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One budget over the menu: integer weights per option, and the most they may add up to.
-
-    ``fixed`` is what no unit can change, ``of_float`` what the float model takes, and ``each`` by what users divide.
-    """
-
-    limit: Limit
-    weights: np.ndarray
-    most: int
-    fixed: int = 0
-    of_float: int = 0
-    each: int = 1
-
-    def total(self, used: float) -> float:
-        """Return what users read: with what no unit can change, and bits as a mean."""
-        return (used + self.fixed) / self.each
-
-    def told(self, used: float) -> str:
-        """Write what a plan uses as users read it; a budget of as much as that can be met."""
-        total = self.total(used)
-        text = f"{ceil(total * 1e4) / 1e4:g}" if self.limit.kind == "bits" else f"{total:,.0f}"
-        return text + (f" ({ceil(total / self.of_float * 1e4) / 100:g}% of float)" if self.of_float else "")
 
 
 @dataclass(slots=True)
@@ -226,11 +200,11 @@ class Study:
         lines = []
         for known, alone, together in zip(self.rows, shortfall.alone, shortfall.together, strict=True):
             if alone > known.most:
-                lines.append(f"{known.limit} cannot be met: the least is {known.told(alone)}.")
+                lines.append(f"{known.limit} cannot be met: the least is {known.written(alone)}.")
             elif together > known.most:
                 lines.append(f"{known.limit} cannot be met together with the others.")
             if several and together > known.most:
-                lines.append(f"The nearest plan takes {known.told(together)}.")
+                lines.append(f"The nearest plan takes {known.written(together)}.")
         return " ".join(lines)
 
     def usage(self, choices: Choices) -> tuple[int, ...]:
@@ -254,7 +228,7 @@ class Study:
     def foreseen_bytes(self, choices: Choices) -> int:
         """Return the bytes of the file that the row of sizes foresees."""
         used = zip(self.usage(choices), self.rows, strict=True)
-        return next(round(known.total(usage)) for usage, known in used if known.limit.kind == "size")
+        return next(round(known.total(usage)) for usage, known in used if known.limit.budget.of_file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,25 +266,9 @@ def blending(method: Method) -> bool:
     return bool(getattr(method, "blends", False))
 
 
-def make_rows(limits: Sequence[Limit], menu: Menu, totals: Mapping[str, tuple[int, int]]) -> tuple[Row, ...]:
-    """Return the rows of budgets; ``totals`` gives for each kind what float takes, and what no unit can change."""
-    rows = []
-    for limit in limits:
-        if limit.kind not in ROWS:
-            continue
-        of_float, fixed = totals[limit.kind]
-        if limit.kind == "bits":
-            each = max(sum(unit.parameters for unit in menu.units), 1)
-            rows.append(Row(limit, row(limit.kind, menu.units, menu.options), _whole(limit.amount * each), 0, 0, each))
-            continue
-        amount = _whole(limit.amount * of_float if limit.share else limit.amount)
-        rows.append(Row(limit, row(limit.kind, menu.units, menu.options), amount - fixed, fixed, of_float))
-    return tuple(rows)
-
-
-def _whole(amount: float) -> int:
-    """Return an amount as an integer that rows can count to."""
-    return int(min(amount, _MOST))
+def make_rows(limits: Sequence[Limit], menu: Menu, facts: Facts) -> tuple[Row, ...]:
+    """Return the rows of those budgets that are sums over units."""
+    return tuple(Row.of(limit, facts, menu.units, menu.options) for limit in limits if limit.budget.rows)
 
 
 def check_effort(effort: str) -> Effort:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from onnxmpq.artifacts import Option, Plan
-from onnxmpq.budgets import parse_limits
+from onnxmpq.budgets.limits import parse_limits
 from onnxmpq.data.samples import Data
 from onnxmpq.lower.calibrated import Numbers
 from onnxmpq.methods.named import method as find_method
@@ -84,7 +84,7 @@ def foresee(
 
         with Search(prepared, builder.samples, wish, numbers=numbers, size=size, progress=progress) as search:
             least, most = search.extremes()
-            study = search.study([limit for limit in parse_limits(budget) if limit.kind != "drop"])
+            study = search.study(parse_limits(budget))
             study.solve(study.problem(np.zeros(sum(map(len, search.menu.options)))))
             engine, variants = search.engine, search.menu.variants
             cost = engine.cost(variants)

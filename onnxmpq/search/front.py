@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from onnxmpq.artifacts import Option, Plan, Space
-from onnxmpq.budgets import checked_kind, parse_limits
+from onnxmpq.budgets.limits import budget as find_budget
+from onnxmpq.budgets.limits import parse_limits
 from onnxmpq.data.samples import Data
 from onnxmpq.disk.files import write_whole
 from onnxmpq.errors import InputError
@@ -92,7 +93,7 @@ def pareto(
     >>> sizes == sorted(sizes), losses == sorted(losses, reverse=True)
     (True, True)
     """
-    kind = checked_kind(over)
+    kind = find_budget(over).name
     if points < 2:
         raise InputError(f"A front of {points} points is none: ask for 2 or more.")
     wish = Wish(

@@ -19,8 +19,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from onnxmpq.artifacts import FLOAT, Option
-from onnxmpq.budgets import Kind, Limit, float_total, weights
+from onnxmpq.artifacts import FLOAT, Option, Space
+from onnxmpq.budgets.limits import Limit, budget
+from onnxmpq.budgets.size import Size
 from onnxmpq.data.samples import Data
 from onnxmpq.errors import InfeasibleError, InputError
 from onnxmpq.lower.calibrated import Numbers
@@ -38,6 +39,7 @@ from onnxmpq.workspace.build import Builder
 from onnxmpq.workspace.prepare import Prepared, Progress
 
 OPTIONS = ("w8a8", "w4a8", "w2a8")
+_SIZE = Size()
 SIZING_ROUNDS = 6
 BISECTIONS = 6
 NEARLY = 1.02  # of the best loss: a plan whose file fits is taken at that, and the search is not done again
@@ -135,10 +137,9 @@ class Search:
     def study(self, limits: Sequence[Limit], menu: Menu | None = None, effort: Effort | None = None) -> Study:
         """Return the study of some budgets; rows of sizes count what each option adds to the graph, too."""
         menu = menu or self.menu
-        rows = make_rows(limits, menu, self._totals(limits))
         rows = tuple(
-            replace(known, weights=known.weights + self._beside(menu)) if known.limit.kind == "size" else known
-            for known in rows
+            replace(known, weights=known.weights + self._beside(menu)) if known.limit.budget.of_file else known
+            for known in make_rows(limits, menu, self)
         )
         effort = effort or self.wish.effort
         return Study(self.engine, menu, rows, effort=effort, seed=self.wish.seed, progress=self.progress)
@@ -150,7 +151,7 @@ class Search:
         or the nearest plan's smaller than its row says, what belongs to no unit is corrected and the search done again,
         with little effort until files fit.
         """
-        size = next((limit for limit in limits if limit.kind == "size"), None)
+        size = next((limit for limit in limits if limit.budget.of_file), None)
         if size is None:
             study = self.study(limits)
             return _judged(decide(study, self.wish.method), study)
@@ -166,7 +167,7 @@ class Search:
                 if nearest is None or self.size(nearest) == study.foreseen_bytes(nearest):
                     raise
                 self._overhead = self.overhead + self.size(nearest) - study.foreseen_bytes(nearest)
-                last = nearest if study.feasible(nearest, but="size") and self.size(nearest) <= most else last
+                last = nearest if study.feasible(nearest, but=size.kind) and self.size(nearest) <= most else last
                 continue
             first, over = next(iter(sizes.over.items()))
             within = sizes.fits(decision.choices)
@@ -179,7 +180,7 @@ class Search:
         if last is None:
             raise InfeasibleError(f"No plan was found whose file is within {size}. Loosen it by a few bytes.")
         held = tuple((last.get(unit.name, FLOAT),) for unit in self.menu.units)
-        study = self.study([limit for limit in limits if limit.kind != "size"], menu=Menu(self.menu.units, held))
+        study = self.study([limit for limit in limits if limit != size], menu=Menu(self.menu.units, held))
         return _judged(decide(study, self.wish.method), study)
 
     def within_drop(self, limits: Sequence[Limit], metric: Metric) -> tuple[Decision, tuple[float, float]]:
@@ -188,12 +189,12 @@ class Search:
         A fall counts with two standard errors, and a gain as none. Sizes are bisected: a larger file is taken to lose
         no more.
         """
-        drop = next(limit for limit in limits if limit.kind == "drop")
-        rest = [limit for limit in limits if limit.kind not in ("drop", "size")]
-        given = [limit for limit in limits if limit.kind == "size"]
+        drop = next(limit for limit in limits if limit.budget.bisected)
+        given = [limit for limit in limits if limit.budget.of_file]
+        rest = [limit for limit in limits if limit != drop and limit not in given]
         least, most = self.extremes()
         low, high = least, min([most, *(self._bytes(limit) for limit in given)])
-        finest = self.decide([*rest, Limit("size", float(high), share=False)])
+        finest = self.decide([*rest, Limit(Size.name, float(high), share=False)])
         fall, error = metric(finest.choices)
         if _surely(fall, error) > drop.amount:
             raise InfeasibleError(
@@ -220,22 +221,22 @@ class Search:
         self, rest: Sequence[Limit], size: int, metric: Metric, allowed: float
     ) -> tuple[Decision, tuple[float, float]] | None:
         try:
-            decision = self.decide([*rest, Limit("size", float(size), share=False)])
+            decision = self.decide([*rest, Limit(Size.name, float(size), share=False)])
         except InfeasibleError:
             return None
         drop, error = metric(decision.choices)
         return (decision, (drop, error)) if _surely(drop, error) <= allowed else None
 
     def front(
-        self, kind: Kind, points: int, limits: Sequence[Limit] = ()
+        self, kind: str, points: int, limits: Sequence[Limit] = ()
     ) -> tuple[tuple[Point, ...], Agreement | None, Table | None]:
         """Return measured plans over one budget, from the least to the most it can be; others stay as they are.
 
         Uniform plans within the other budgets are among them. The agreement is that of the samples,
         the table that of the responses.
         """
-        if kind == "drop":
-            raise InputError("A front runs over size, bits, bops or memory; what is lost is its other axis.")
+        if not budget(kind).rows:
+            raise InputError(f"A front does not run over '{kind}', since what is lost is its other axis. Give another.")
         wide = Limit(kind, 1e18, share=False)
         study = self.study([wide, *(limit for limit in limits if limit.kind != kind)])
         row = study.rows[0]
@@ -253,7 +254,7 @@ class Search:
         losses = study.losses([choices for choices, *_ in found])
         for (choices, limit, predicted, bound, status, source), loss in zip(found, losses, strict=True):
             file_bytes = self.size(choices)
-            usage = file_bytes if kind == "size" else row.total(study.usage(choices)[0])
+            usage = file_bytes if row.limit.budget.of_file else row.total(study.usage(choices)[0])
             made.append(
                 Point(row.total(limit), choices, usage, file_bytes, predicted, bound, loss, status, source),
             )
@@ -272,7 +273,7 @@ class Search:
 
     def _rest(self, choices: Choices) -> int:
         """Return the bytes of a file that its units do not store."""
-        units = sum(weights("size", unit, choices.get(unit.name, FLOAT)) for unit in self.menu.units)
+        units = sum(_SIZE.weight(unit, choices.get(unit.name, FLOAT)) for unit in self.menu.units)
         return self.size(choices) - units
 
     def _beside(self, menu: Menu) -> np.ndarray:
@@ -284,17 +285,20 @@ class Search:
                 self._added[option] = round((self._rest(same) - self._bare) / len(same)) if same else 0
         return np.array([self._added[option] for options in menu.options for option in options], dtype=np.int64)
 
-    def _totals(self, limits: Sequence[Limit]) -> dict[str, tuple[int, int]]:
-        totals: dict[str, tuple[int, int]] = {"bits": (0, 0)}
-        for limit in limits:
-            if limit.kind == "size":
-                totals["size"] = (self.prepared.source.size_bytes, self.overhead)
-            elif limit.kind == "bops":
-                totals["bops"] = (float_total("bops", self.engine.space), 0)
-            elif limit.kind == "memory":
-                peak = max((segment.live_bytes for segment in self.engine.cuts.segments), default=0)
-                totals["memory"] = (float_total("memory", self.engine.space) + peak, peak)
-        return totals
+    @property
+    def space(self) -> Space:
+        """The units as they are measured."""
+        return self.engine.space
+
+    @property
+    def source_bytes(self) -> int:
+        """The bytes of the float file."""
+        return self.prepared.source.size_bytes
+
+    @property
+    def live_bytes(self) -> int:
+        """The bytes of the largest activations that are there at once."""
+        return max((segment.live_bytes for segment in self.engine.cuts.segments), default=0)
 
     def _bytes(self, limit: Limit) -> int:
         return int(limit.amount * self.prepared.source.size_bytes if limit.share else limit.amount)
@@ -309,7 +313,7 @@ class Search:
         found = []
         for place in (0, -1):
             choices = {
-                unit.name: sorted(options, key=lambda o: weights("size", unit, o))[place]
+                unit.name: sorted(options, key=lambda o: _SIZE.weight(unit, o))[place]
                 for unit, options in zip(self.menu.units, self.menu.options, strict=True)
             }
             found.append({unit: option for unit, option in choices.items() if option != FLOAT})

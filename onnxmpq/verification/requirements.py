@@ -21,7 +21,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from onnxmpq.artifacts import Verdict
-from onnxmpq.budgets import Limit
+from onnxmpq.budgets.limits import Limit
 from onnxmpq.data.samples import Samples
 from onnxmpq.disk.reading import brief
 from onnxmpq.errors import InputError, nearest

@@ -8,7 +8,7 @@ import click
 import pytest
 from click.shell_completion import BashComplete, ShellComplete
 
-from onnxmpq.budgets import KINDS, ROWS
+from onnxmpq.budgets.limits import budget
 from onnxmpq.cli import COMMANDS, cli, words
 from onnxmpq.lower.calibrated import ROUNDINGS
 from onnxmpq.methods.study import EFFORTS
@@ -16,7 +16,7 @@ from onnxmpq.metrics.heads import LOSSES
 from onnxmpq.model import passes
 from onnxmpq.numerics.ranges import METHODS as RANGES
 from onnxmpq.numerics.weights import METHODS as WEIGHT_RANGES
-from onnxmpq.registry import METHODS
+from onnxmpq.registry import BUDGETS, METHODS
 from onnxmpq.search.loop import OPTIONS
 from onnxmpq.targets import builtin_names
 from tests.cli.running import ROOT, run
@@ -64,7 +64,9 @@ def test_words_are_those_of_the_parts_they_stand_for() -> None:
     assert set(words.RANGES) == set(RANGES)
     assert set(words.WEIGHT_RANGES) == set(WEIGHT_RANGES)
     assert (words.ROUNDINGS, words.EFFORTS, words.LOSSES) == (ROUNDINGS, EFFORTS, LOSSES)
-    assert (words.BUDGETS, words.OVER, words.OPTIONS) == (KINDS, ROWS, OPTIONS)
+    assert words.OPTIONS == OPTIONS
+    assert words.budgets() == list(BUDGETS.homes())
+    assert [*words.OVER] == [name for name in BUDGETS.own if budget(name).rows]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

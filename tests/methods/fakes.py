@@ -9,14 +9,23 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmpq.artifacts import FLOAT, Cost, Layer, Option, Space, Unit
-from onnxmpq.budgets import Kind, Limit
-from onnxmpq.budgets import row as row_of
-from onnxmpq.methods.study import Choices, Menu, Row, Study
+from onnxmpq.budgets.limits import Limit, Row, budget, weights_of
+from onnxmpq.methods.study import Choices, Menu, Study
 from onnxmpq.sensitivity.engine import Cost as RunCost
 from onnxmpq.sensitivity.engine import Engine
 from onnxmpq.sensitivity.table import Estimate, Table, Variant
 
 W8, W4, W2 = Option(8), Option(4), Option(2)
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What budgets are counted from."""
+
+    space: Space
+    source_bytes: int = 0
+    overhead: int = 0
+    live_bytes: int = 0
 
 
 def unit_of(name: str, parameters: int, options: Sequence[Option] = (W8, W4, W2)) -> Unit:
@@ -134,7 +143,7 @@ def study_of(
     )
     menu = Menu(engine.units, offered, tuple(ties))
     rows = tuple(
-        Row(Limit(cast(Kind, kind), most, share=False), row_of(cast(Kind, kind), menu.units, menu.options), most)
+        Row(Limit(kind, most, share=False), weights_of(budget(kind), menu.units, menu.options), most)
         for kind, most in limits.items()
     )
     return Study(cast(Engine, cast(Any, engine)), menu, rows)

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from onnxmpq import registry
 from onnxmpq.artifacts import Option
-from onnxmpq.budgets import parse_limits
+from onnxmpq.budgets.limits import parse_limits
 from onnxmpq.errors import InputError, InternalError
-from onnxmpq.methods import named, registry
+from onnxmpq.methods import named
 from onnxmpq.methods.clado import Clado
 from onnxmpq.methods.sqnr import Sqnr
 from onnxmpq.methods.study import Menu, Study, make_rows
@@ -19,6 +20,7 @@ from onnxmpq.registry import METHODS
 from onnxmpq.sensitivity.engine import Engine
 from onnxmpq.sensitivity.settings import Settings
 from onnxmpq.workspace.prepare import prepare
+from tests.methods.fakes import Given
 
 MODELS = Path(__file__).parents[2] / "models"
 OPTIONS = (Option(8, 8), Option(2, 8))
@@ -38,10 +40,10 @@ def study_of(engine: Engine, *limits: str, every: int = 1) -> Study:
     units = engine.space.units
     offered = tuple(tuple(o for o in unit.options if o.is_float or o in OPTIONS) for unit in units)
     menu = Menu(units, tuple(o if place % every == 0 else OPTIONS[:1] for place, o in enumerate(offered)))
-    of_float = {"size": engine.space.float_bytes, "bops": sum(unit.cost(Option()).bops for unit in units)}
     stored = sum(unit.cost(Option()).stored_bytes for unit in units)
-    totals = {"size": (of_float["size"], of_float["size"] - stored), "bops": (of_float["bops"], 0)}
-    return Study(engine, menu, make_rows(parse_limits(limits), menu, totals), effort="quick")
+    of_float = engine.space.float_bytes
+    facts = Given(engine.space, source_bytes=of_float, overhead=of_float - stored)
+    return Study(engine, menu, make_rows(parse_limits(limits), menu, facts), effort="quick")
 
 
 @pytest.mark.parametrize("name", METHODS.own)

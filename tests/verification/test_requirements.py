@@ -8,7 +8,7 @@ import pytest
 
 from onnxmpq.api import quantize
 from onnxmpq.artifacts import Check, Plan, Verdict
-from onnxmpq.budgets import Limit
+from onnxmpq.budgets.limits import Limit
 from onnxmpq.data.samples import open_samples
 from onnxmpq.errors import InputError
 from onnxmpq.lower.calibrated import Numbers

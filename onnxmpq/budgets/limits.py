@@ -1,0 +1,130 @@
+"""Budgets as users type them, and as rows of the assignment problem."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, isfinite
+
+import numpy as np
+
+from onnxmpq.artifacts import Option, Unit
+from onnxmpq.budgets.base import Budget, Facts
+from onnxmpq.disk.reading import brief
+from onnxmpq.errors import InputError, nearest
+from onnxmpq.registry import BUDGETS
+
+_FACTORS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+_AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?(?:E[+-]?[0-9]+)?)\s*(%|(?:[KMGT]I?)?B?)")
+_LARGEST = 10**300
+_MOST = 2.0**60  # more than anything takes, and still exact where it is added to
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One budget: its kind and an amount, a share of what float takes where ``share`` is set."""
+
+    kind: str
+    amount: float
+    share: bool
+
+    @property
+    def budget(self) -> Budget:
+        """The budget that it limits."""
+        return budget(self.kind)
+
+    def __str__(self) -> str:
+        """Write it as it is typed."""
+        return f"{self.kind}={self.amount * 100:.10g}%" if self.share else f"{self.kind}={self.amount:.10g}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Limit":
+        """Read ``size=30%``.
+
+        >>> Limit.parse("size=5MB"), str(Limit.parse("bops = 25 %"))
+        (Limit(kind='size', amount=5000000.0, share=False), 'bops=25%')
+        """
+        name, equals, amount = (part.strip() for part in text.partition("="))
+        known = budget(name)
+        match = _AMOUNT.fullmatch(amount.upper())
+        if not equals or not match:
+            raise InputError(f"'{brief(text)}' is no budget. Expected an amount: {known.examples}.")
+        value, unit = float(match[1]), match[2].removesuffix("B")
+        if not isfinite(value * _FACTORS.get(unit, 1)):
+            raise InputError(f"'{brief(text)}' is no budget: it is beyond all numbers. Expected {known.examples}.")
+        if unit == "%":
+            if not known.shares:
+                raise InputError(f"'{text}' is no budget: expected a number, for example {known.examples}.")
+            return cls(name, value / 100, share=True)
+        if not known.numbers:
+            raise InputError(f"'{text}' is no budget: expected a share, for example {known.examples}.")
+        return cls(name, value * _FACTORS[unit], share=False)
+
+
+def budget(name: str) -> Budget:
+    """Return the budget of that name."""
+    homes = BUDGETS.homes()
+    if name not in homes:
+        raise InputError(f"There is no budget '{brief(name)}'. Known: {', '.join(homes)}.{nearest(name, homes)}")
+    found: Budget = BUDGETS.load(name)()
+    return found
+
+
+def parse_limits(texts: Sequence[str] | Mapping[str, object]) -> tuple[Limit, ...]:
+    """Read budgets, each kind once; a mapping may give numbers, of which those below 1 are shares (but for bits)."""
+    if isinstance(texts, Mapping):
+        texts = [f"{kind}={_amount(kind, value)}" for kind, value in texts.items()]
+    limits = tuple(Limit.parse(text) for text in texts)
+    kinds = [limit.kind for limit in limits]
+    if twice := [kind for kind in dict.fromkeys(kinds) if kinds.count(kind) > 1]:
+        raise InputError(f"The budget '{twice[0]}' is given twice.")
+    return limits
+
+
+def _amount(kind: str, value: object) -> str:
+    if isinstance(value, int | float) and 0 < value < 1 and budget(kind).shares:
+        return f"{value * 100!r}%"
+    if isinstance(value, int) and abs(value) > _LARGEST:  # Python does not write numbers of many digits
+        raise InputError(f"The budget '{kind}' is beyond all numbers. Expected {budget(kind).examples}.")
+    return str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One budget over a menu: integer weights per option, and the most they may add up to.
+
+    ``fixed`` is what no unit can change, ``of_float`` what the float model takes, and ``divisor`` by what the sum is
+    divided before people read it.
+    """
+
+    limit: Limit
+    weights: np.ndarray
+    most: int
+    fixed: int = 0
+    of_float: int = 0
+    divisor: int = 1
+
+    @classmethod
+    def of(cls, limit: Limit, facts: Facts, units: Sequence[Unit], menu: Sequence[Sequence[Option]]) -> "Row":
+        """Make the row of a limit over the options of all units."""
+        known = limit.budget
+        fixed, of_float, divisor = known.fixed(facts), known.of_float(facts), known.divisor(units)
+        amount = limit.amount * of_float if limit.share else limit.amount * divisor
+        return cls(limit, weights_of(known, units, menu), int(min(amount, _MOST)) - fixed, fixed, of_float, divisor)
+
+    def total(self, used: float) -> float:
+        """Return what people read: with what no unit can change, and bits as a mean."""
+        return (used + self.fixed) / self.divisor
+
+    def written(self, used: float) -> str:
+        """Write what a plan takes as people read it."""
+        total = self.total(used)
+        share = f" ({ceil(total / self.of_float * 1e4) / 100:g}% of float)" if self.of_float else ""
+        return self.limit.budget.written(total) + share
+
+
+def weights_of(known: Budget, units: Sequence[Unit], menu: Sequence[Sequence[Option]]) -> np.ndarray:
+    """Return what every option of every unit adds to a budget, as integers."""
+    return np.array(
+        [known.weight(unit, option) for unit, options in zip(units, menu, strict=True) for option in options],
+        dtype=np.int64,
+    )
