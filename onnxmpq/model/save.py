@@ -5,11 +5,12 @@ temporary names first, which no failure leaves behind.
 """
 
 import contextlib
+import io
 import os
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import onnx
 import onnx_ir as ir
@@ -39,7 +40,7 @@ def save(
     """
     path = Path(os.path.realpath(path))  # so that a link is written through, not replaced
     data_path = path.with_name(path.name + ".data")
-    external = sum(tensor.nbytes for tensor in tensors(model)) > largest_protobuf
+    external = _is_external(model, largest_protobuf)
     for taken in (path, data_path) if external else (path,):
         if taken.is_dir():
             raise InputError(f"'{taken}' is a folder. Expected a file to write to: add a file name.")
@@ -54,17 +55,8 @@ def save(
         if external:
             with _Temporary(data_path, written) as file:
                 _move_out(copy, file, data_path.name)
-        _move_in(copy, keep=data_path.name if external else "")
-        aside = _set_aside(copy)
         with _Temporary(path, written) as file:
-            proto = ir.to_proto(copy)
-            for tensor in proto.graph.initializer:
-                if tensor.name in aside:
-                    tensor.ClearField("external_data")
-                    tensor.ClearField("data_location")
-                    tensor.raw_data = b""
-            trim(proto)
-            write_with(proto, aside, file)
+            _write(copy, file, data_path.name if external else "", trim)
         size = sum(temporary.stat().st_size for temporary in written)
         _install(written)
         return size
@@ -73,6 +65,63 @@ def save(
     finally:
         for temporary in written:
             temporary.unlink(missing_ok=True)
+
+
+def size_of(
+    model: ir.Model,
+    name: str,
+    *,
+    largest_protobuf: int = LARGEST_PROTOBUF,
+    trim: Callable[[onnx.ModelProto], None] = lambda _: None,
+) -> int:
+    """Return the bytes that ``save`` would write to a file called ``name``; nothing is written."""
+    copy, counted = model.clone(), _Counted()
+    data_name = f"{name}.data" if _is_external(model, largest_protobuf) else ""
+    if data_name:
+        _move_out(copy, counted, data_name)
+    _write(copy, counted, data_name, trim)
+    return counted.tell()
+
+
+def _is_external(model: ir.Model, largest_protobuf: int) -> bool:
+    """Tell whether the weights of a model have to lie beside it."""
+    return sum(tensor.nbytes for tensor in tensors(model)) > largest_protobuf
+
+
+def _write(copy: ir.Model, file: BinaryIO, data_name: str, trim: Callable[[onnx.ModelProto], None]) -> None:
+    """Write a model, of which what does not lie in the file called ``data_name`` is put in."""
+    _move_in(copy, keep=data_name)
+    aside = _set_aside(copy)
+    proto = ir.to_proto(copy)
+    for tensor in proto.graph.initializer:
+        if tensor.name in aside:
+            tensor.ClearField("external_data")
+            tensor.ClearField("data_location")
+            tensor.raw_data = b""
+    trim(proto)
+    write_with(proto, aside, file)
+
+
+class _Counted(io.BytesIO):
+    """A file that only counts what is written to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def write(self, data: Any, /) -> int:
+        """Count some bytes."""
+        size = memoryview(data).nbytes
+        self.count += size
+        return size
+
+    def tell(self) -> int:
+        """Return how many there were."""
+        return self.count
+
+    def fileno(self) -> int:
+        """Refuse: there is no file to be written past this."""
+        raise OSError("no file")
 
 
 def _install(written: dict[Path, Path]) -> None:

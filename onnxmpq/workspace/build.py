@@ -4,7 +4,7 @@ Several plans of one model share the float model, its samples and its calibratio
 """
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from onnxmpq.artifacts import Export, Plan, Verdict
@@ -21,7 +22,7 @@ from onnxmpq.disk.ledger import temporary_folder
 from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.lower.calibrated import Calibrated, Needs, Numbers
 from onnxmpq.lower.write import Quantised
-from onnxmpq.model.save import contained, save
+from onnxmpq.model.save import contained, save, size_of
 from onnxmpq.model.text import drop_text, forget_inferred, needed_types
 from onnxmpq.numerics.hessians import TOGETHER_BYTES, Hessians, Reading, Run, count, passes
 from onnxmpq.runtimes import Runtime, get_runtime
@@ -124,15 +125,18 @@ class Builder:
     def size(self, plan: Plan) -> int:
         """Return the bytes of the file that a plan leads to: the same whatever scales and codes weights get."""
         model = self._quick(plan).lower(plan).model
-        with tempfile.TemporaryDirectory(dir=self.folder) as place:
-            return self._save(model, Path(place) / "sized.onnx", plan)
+        return size_of(model, "sized.onnx", trim=self._trim(model, plan))
 
-    def _save(self, model: ir.Model, path: Path, plan: Plan) -> int:
-        """Write a lowered model as a plan wants it, and return its bytes."""
+    def _save(self, model: ir.Model, path: Path, plan: Plan) -> None:
+        """Write a lowered model as a plan wants it."""
+        save(model, path, trim=self._trim(model, plan))
+
+    def _trim(self, model: ir.Model, plan: Plan) -> Callable[[onnx.ModelProto], None]:
+        """Return what takes out of a file what a plan does not want in it."""
         if plan.keep_metadata:
             forget_inferred(model, self.prepared.source.model)
-            return save(model, path)
-        return save(model, path, trim=partial(drop_text, needed=self._needed))
+            return lambda _: None
+        return partial(drop_text, needed=self._needed)
 
     @cached_property
     def _needed(self) -> frozenset[str]:

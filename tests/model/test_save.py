@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from onnxmpq.errors import InputError
 from onnxmpq.model.load import load
-from onnxmpq.model.save import save, skeleton
+from onnxmpq.model.save import save, size_of, skeleton
+from tests.graphs import layer_chain, normal
+from tests.lower.test_lower import lowered
 from tests.passes.proof import add_weight, parse
 
 WEIGHT = np.arange(1200, dtype=np.float32).reshape(30, 40)
@@ -36,6 +38,20 @@ def test_one_file_and_its_size(tmp_path: Path) -> None:
     size = save(matmul(), tmp_path / "m.onnx")
     assert {name: len(data) for name, data in files(tmp_path).items()} == {"m.onnx": size}
     onnx.checker.check_model(tmp_path / "m.onnx", full_check=True)
+
+
+@pytest.mark.parametrize("largest_protobuf", [10, 4000, 1 << 30])
+def test_the_size_is_known_without_a_file(tmp_path: Path, largest_protobuf: int) -> None:
+    models = [matmul(), matmul(np.ones((30, 40), np.float32))]
+    save(matmul(np.zeros((300, 400), np.float32)), tmp_path / "big.onnx", largest_protobuf=10)
+    models += [load(tmp_path / "big.onnx").model, normal(layer_chain("Conv"))]
+    models.append(lowered(models[-1], "w4a8").model)
+    for number, model in enumerate(models):
+        name = f"m{number}.onnx"
+        before = files(tmp_path)
+        size = size_of(model, name, largest_protobuf=largest_protobuf)
+        assert files(tmp_path) == before
+        assert size == save(model, tmp_path / name, largest_protobuf=largest_protobuf)
 
 
 def test_external_data_beside_it_when_protobuf_cannot_hold_it(tmp_path: Path) -> None:
