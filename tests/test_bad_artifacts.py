@@ -153,7 +153,7 @@ def test_the_limits_are_far_above_what_is_written(monkeypatch: pytest.MonkeyPatc
     names = [f"/model/layers.{i}/self_attention/query_projection/MatMul" for i in range(5000)]
     plan = Plan("ort-cpu", "gram", dict.fromkeys(names, Option(8, 8)))
     assert 100 * len(plan.to_text()) < JSON_BYTES
-    targets = resources.files("onnxmpq") / "targets"
+    targets = resources.files("onnxmpq") / "targets" / "builtin"
     assert TOML_BYTES > 20 * max(len((targets / f"{name}.toml").read_bytes()) for name in builtin_names())
     path = tmp_path / "p.json"
     path.write_text(plan.to_text())
@@ -299,7 +299,7 @@ def toml(document: dict[str, Any]) -> str:
     return "\n".join(f"{json.dumps(key)} = {as_toml(value)}" for key, value in document.items())
 
 
-TARGET = tomllib.loads((resources.files("onnxmpq") / "targets" / "ort-cpu.toml").read_text("utf-8"))
+TARGET = tomllib.loads((resources.files("onnxmpq") / "targets" / "builtin" / "ort-cpu.toml").read_text("utf-8"))
 IMAGES: dict[str, Any] = {"size": [28, 28], "layout": "NCHW", "color": "RGB", "mean": [0.1, 0.2, 0.3], "crop": 0.875}
 CONFIGURATION: dict[str, Any] = {"calibration": "s.npz", "budget": ["size=30%"], "threads": 2, "bias-correction": True}
 

@@ -235,7 +235,7 @@ def test_what_a_stage_trips_over_is_the_models_fault_where_its_runtime_refuses_i
     def trip(*_: object, **__: object) -> Normal:
         raise InternalError("a stage tripped")
 
-    monkeypatch.setattr("onnxmpq.api.normalise", trip)
+    monkeypatch.setattr("onnxmpq.workspace.prepare.normalise", trip)
     with pytest.raises(InternalError, match="a stage tripped"):
         inspect(plain())
     with pytest.raises(InputError, match=r"The model is broken: .*Nothing"):

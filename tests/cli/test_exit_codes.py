@@ -123,7 +123,7 @@ def test_every_exit_code_is_explained() -> None:
 
 def test_an_interrupted_process_ends_with_130(desk: Path) -> None:
     code = (
-        "import onnxmpq.api\ndef stop(*_, **__):\n    raise KeyboardInterrupt\nonnxmpq.compile.inspect = stop\n"
+        "import onnxmpq.api\ndef stop(*_, **__):\n    raise KeyboardInterrupt\nonnxmpq.api.inspect = stop\n"
         "from onnxmpq.cli import main; main()"
     )
     ended = python("-c", code, "inspect", "m.onnx", timeout=60)

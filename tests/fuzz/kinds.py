@@ -124,9 +124,9 @@ def preload() -> None:
         "cli.quantize",
         "cli.measure",
         "cli.apply",
-        "compile",
-        "front",
-        "overrides",
+        "api",
+        "search.front",
+        "exchange.overrides",
         "sensitivity.engine",
     )
     for name in ("onnxruntime", "PIL.Image", "onnxmpq_passes", *(f"onnxmpq.{name}" for name in names)):

@@ -585,7 +585,7 @@ def test_options_that_no_unit_has_are_refused() -> None:
 
 
 def test_a_target_is_read_once_wherever_workers_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (resources.files("onnxmpq") / "targets" / "ort-cpu.toml").read_text("utf-8")
+    text = (resources.files("onnxmpq") / "targets" / "builtin" / "ort-cpu.toml").read_text("utf-8")
     (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     prepared = prepare(str(MODELS / "digits_cnn.onnx"), "mine.toml")
