@@ -82,23 +82,33 @@ class Samples:
             f"The model fixes a batch of {self.batch}: the last {self.dropped} rows do not fill one and are not used."
         )
 
+    @property
+    def held_bytes(self) -> int:
+        """The most bytes of samples that are in memory at once; what is mapped from a file is not."""
+        return self._scan[4]
+
     @cached_property
-    def _scan(self) -> tuple[int, str, Array | None, int]:
-        """Read everything once: number of samples, digest, labels, rows dropped."""
-        digest, labels, rest = hashlib.sha256(), list[Array | None](), list[_Piece]()
-        for piece in self._serve(rest):
+    def _scan(self) -> tuple[int, str, Array | None, int, int]:
+        """Read everything once: number of samples, digest, labels, rows dropped, bytes of the largest block."""
+        digest, labels, rest, sizes = hashlib.sha256(), list[Array | None](), list[_Piece](), [0]
+        for piece in self._serve(rest, sizes):
             labels.append(piece.labels)
             for name, array in sorted(piece.feed.items()):
                 digest.update(_bytes(name, array))
         joined = _together([label for label in labels if label is not None], len(labels))
         if joined is not None:
             digest.update(_bytes("", joined))
-        return len(labels), digest.hexdigest(), joined, len(rest)
+        return len(labels), digest.hexdigest(), joined, len(rest), max(sizes)
 
-    def _serve(self, waiting: list[_Piece]) -> Iterator[_Piece]:
-        """Yield samples; rows of a batch that is not full yet are ``waiting``, and stay there if it never is."""
+    def _serve(self, waiting: list[_Piece], sizes: list[int] | None = None) -> Iterator[_Piece]:
+        """Yield samples; rows of a batch that is not full yet are ``waiting``, and stay there if it never is.
+
+        ``sizes`` gets the bytes that every block takes.
+        """
         number = 0
         for block in self._blocks():
+            if sizes is not None:
+                sizes.append(sum(x.nbytes for x in block.arrays.values() if not isinstance(x, np.memmap)))
             for piece in self._cut(block):
                 if piece.is_row and self.batch > 1:
                     waiting.append(piece)

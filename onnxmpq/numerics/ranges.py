@@ -26,6 +26,7 @@ Method: TypeAlias = Literal["minmax", "percentile", "mse", "entropy"]
 METHODS: tuple[Method, ...] = ("minmax", "percentile", "mse", "entropy")
 EVERYTHING = (-math.inf, math.inf)
 _HALF = 1 << 12  # bins on each side of zero
+HISTOGRAM_BYTES = 16 * _HALF
 _SMALLEST = math.frexp(2.0**-149)[1]  # exponent of the smallest float32
 _TINY = float(np.finfo(np.float32).tiny)
 

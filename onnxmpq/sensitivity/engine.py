@@ -37,7 +37,7 @@ from onnxmpq.metrics.losses import Loss, LossFunction, mean_and_error
 from onnxmpq.model.opset import raise_opset
 from onnxmpq.model.save import save
 from onnxmpq.numerics.hessians import TOGETHER_BYTES
-from onnxmpq.numerics.ranges import Ranges
+from onnxmpq.numerics.ranges import HISTOGRAM_BYTES, Ranges
 from onnxmpq.runtimes import get_runtime
 from onnxmpq.sensitivity.chain import RECENT_BYTES
 from onnxmpq.sensitivity.executors import InlineExecutor, run_jobs
@@ -76,6 +76,9 @@ _OVERHEAD_BYTES = 300_000_000
 
 _CENTRES, _SESSION, _QUANTISING, _VARIANTS = 2, 1.25, 4, 2
 """How often the weights are held, what a session takes of its weights in float, and a weight while it is quantised."""
+
+_COUNTED = 2
+"""How often what was counted of tensors is held."""
 
 _ROUNDING_BYTES = 60
 """What rounding takes for each number of a Hessian, at its height."""
@@ -529,8 +532,10 @@ class Engine:
         """Estimate the bytes of one process: what is held of the weights, and what is kept of a batch.
 
         Of float and of the centre there are pieces and sessions; of variants those that were run last, and the largest
-        weight while it is quantised.
+        weight while it is quantised. What was counted is held by the export and by the jobs.
         """
+        known = self.builder.calibrated
+        counted = sum(mean.nbytes for mean in known.means.values()) + len(known.stats) * HISTOGRAM_BYTES
         constants = [v.const_value for v in self.model.graph.initializers.values() if v.const_value is not None]
         held = self._weight_bytes() + _SESSION * loaded_bytes(constants)
         largest = max((4 * constant.size for constant in constants), default=0)
@@ -538,7 +543,8 @@ class Engine:
         crossing = sum(segment.live_bytes for segment in self.cuts.segments)
         widest = max((segment.live_bytes for segment in self.cuts.segments), default=0)
         rounding = _ROUNDING_BYTES * self.builder.calibrated.largest_hessian()
-        return _OVERHEAD_BYTES + weights + rounding + batch * (3 * crossing + 16 * widest)
+        held_besides = _OVERHEAD_BYTES + self.builder.samples.held_bytes + _COUNTED * counted
+        return held_besides + weights + rounding + batch * (3 * crossing + 16 * widest)
 
     def _weight_bytes(self) -> int:
         constants = (value.const_value for value in self.model.graph.initializers.values())
