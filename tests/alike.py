@@ -50,7 +50,7 @@ def commands(subject: Subject) -> Iterator[tuple[str, ...]]:
     yield "overrides", model, "gptq.plan.json", *data, "-o", "overrides.json"
     yield "apply", model, "gptq.plan.json", *data, "-o", "applied.onnx"
     if subject.searched:
-        yield "pareto", model, *data, "-o", "front.json", "--report", "front.html", *_SAMPLES
+        yield "pareto", model, *data, "-o", "front.json", "--report", "page.html", *_SAMPLES
         for method in _METHODS:
             yield (
                 *("quantize", model, *data, "-o", f"{method}.onnx", "-b", "size=40%", "--method", method, "--json"),

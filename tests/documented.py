@@ -30,7 +30,7 @@ from benchmarks.__main__ import main as bench
 from onnxmpq.api import quantize
 from onnxmpq.cli import main
 from onnxmpq.model import passes
-from onnxmpq.registry import METHODS
+from onnxmpq.registry import BUDGETS, METHODS, RUNTIMES
 from onnxmpq.verification.verify import verify
 
 ROOT = Path(__file__).parents[1]
@@ -212,9 +212,10 @@ def install(folder: Path) -> None:
 
 
 def forget() -> None:
-    """Let methods and passes be looked for again."""
+    """Let everything that has a name be looked for again."""
     passes.passes.cache_clear()
-    METHODS.forget()
+    for known in (BUDGETS, METHODS, RUNTIMES):
+        known.forget()
 
 
 def options_of(command: click.Command) -> set[str]:

@@ -3,20 +3,22 @@
 import dataclasses
 import re
 from pathlib import Path
-from typing import get_args
 
 import click
+import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 
 from benchmarks.__main__ import main as bench
 from onnxmpq import errors
+from onnxmpq.budgets.limits import Limit
 from onnxmpq.cli import COMMANDS, cli
 from onnxmpq.methods import named
 from onnxmpq.model import passes
-from onnxmpq.registry import BUDGETS, METHODS
-from onnxmpq.targets import Carrier, LayerRule, builtin_names, parse_target
+from onnxmpq.registry import BUDGETS, CARRIERS, METHODS, RUNTIMES
+from onnxmpq.runtimes import get_runtime
+from onnxmpq.targets import LayerRule, builtin_names, parse_target
 from onnxmpq.verification.requirements import KINDS as REQUIREMENTS
 from tests.documented import PAGES, ROOT, Block, Desk, blocks, install, options_of, prose
 
@@ -129,7 +131,7 @@ def test_every_exit_code_is_told_and_true() -> None:
     [
         ("methods.md", "method", set(METHODS.own)),
         ("budgets-and-targets.md", "target", set(builtin_names())),
-        ("writing-a-target.md", "carrier", set(get_args(Carrier))),
+        ("writing-a-target.md", "carrier", set(CARRIERS.own)),
         ("writing-a-target.md", "key of a layer", {field.name for field in dataclasses.fields(LayerRule)} - {"op"}),
     ],
 )
@@ -169,7 +171,7 @@ def test_the_target_is_read_and_used() -> None:
     assert any(command[:2] == ["onnxmpq", "quantize"] and "mine.toml" in command for command in steps)
 
 
-def test_the_method_and_the_pass_are_found_by_their_entry_points(
+def test_what_is_written_there_is_found_by_its_entry_points(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "noise" not in METHODS.homes()
@@ -187,8 +189,12 @@ def test_the_method_and_the_pass_are_found_by_their_entry_points(
         assert removing(model).modified
         assert [node.op_type for node in model.graph] == ["Relu"]
         assert not removing(model).modified
+        assert str(Limit.parse("coarse=3")) == "coarse=3"
+        session = get_runtime("plain").session(ir.to_proto(model).SerializeToString(), mode="deployed")
+        np.testing.assert_array_equal(session.run({"x": np.array([-1, 2], np.float32)})["y"], [0, 2])
         onnx.checker.check_model(ir.to_proto(model))
     assert "noise" not in METHODS.homes()
+    assert "plain" not in RUNTIMES.homes()
 
 
 def test_a_command_that_shows_another_line_is_noticed(
