@@ -84,6 +84,16 @@ BUDGETS = Registry(
         "drop": "onnxmpq.budgets.drop:Drop",
     },
 )
+CARRIERS = Registry(
+    "carrier",
+    "onnxmpq.carriers",
+    {
+        "dq": "onnxmpq.carriers.dq:Dq",
+        "cast8": "onnxmpq.carriers.cast8:Cast8",
+        "castmul": "onnxmpq.carriers.castmul:CastMul",
+        "gather": "onnxmpq.carriers.gather:Gather",
+    },
+)
 METHODS = Registry(
     "method",
     "onnxmpq.methods",

@@ -22,9 +22,10 @@ MAY_IMPORT = {  # from the bottom up: every room, and every module that stands a
     "model": "artifacts disk errors",
     "data": "disk errors",
     "numerics": "artifacts errors model",
-    "targets": "artifacts disk errors model registry",
+    "carriers": "artifacts numerics registry",
+    "targets": "artifacts carriers disk errors model registry",
     "calibrate": "errors numerics",
-    "lower": "artifacts errors model numerics targets",
+    "lower": "artifacts carriers errors model numerics targets",
     "metrics": "errors model",
     "runtimes": "data disk errors machine registry",
     "budgets": "artifacts disk errors registry",
@@ -37,7 +38,7 @@ MAY_IMPORT = {  # from the bottom up: every room, and every module that stands a
     "methods": "artifacts budgets errors metrics model registry sensitivity solve",
     "search": "artifacts budgets data disk errors lower methods sensitivity solve workspace",
     "guard": "artifacts data disk errors lower methods metrics model numerics runtimes search targets workspace",
-    "exchange": "artifacts data disk errors lower methods model targets workspace",
+    "exchange": "artifacts carriers data disk errors lower methods model targets workspace",
     "api": (
         "artifacts budgets data disk errors guard lower machine methods metrics model runtimes search sensitivity "
         "verification workspace"

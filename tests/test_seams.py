@@ -7,18 +7,22 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 import onnxmpq
 from onnxmpq import registry
 from onnxmpq.artifacts import Option, Unit
 from onnxmpq.budgets.base import Budget
+from onnxmpq.carriers.base import Carried, Carrier, Pen, carrier
 from onnxmpq.errors import InfeasibleError, InputError, InternalError
 from onnxmpq.methods.study import Draft, Study
-from onnxmpq.registry import BUDGETS, METHODS, RUNTIMES
+from onnxmpq.model.load import load
+from onnxmpq.registry import BUDGETS, CARRIERS, METHODS, RUNTIMES
 from onnxmpq.runtimes.base import Ability, KernelReport, Mode, Session
 from onnxmpq.runtimes.ort import OnnxRuntime
 from onnxmpq.targets import parse_target
+from tests.graphs import from_text
 
 MODELS = Path(__file__).parents[1] / "models"
 MODEL, DATA = MODELS / "digits_cnn.onnx", MODELS / "digits_calibration.npz"
@@ -73,13 +77,29 @@ class Coarse(Budget):
         return int(0 < option.weight_bits < 8)
 
 
+class Turned(Carrier):
+    """A carrier of another package: the sign is turned twice, -(-codes) * scale."""
+
+    name: ClassVar[str] = "turned"
+
+    def write(self, pen: Pen, carried: Carried) -> ir.Value:
+        """Write four nodes for each layer that reads the weight."""
+        value, channels = carried.value, carried.layer.channel_axes
+        shape = [n if axis in channels else 1 for axis, n in enumerate(carried.quantised.codes.shape)]
+        scale = pen.initializer(value, "scale", carried.quantised.scale.reshape(shape))
+        found = pen.node("Cast", [carried.codes], f"{value.name}_cast", value, {"to": int(ir.DataType.FLOAT)})
+        for _ in range(2):
+            found = pen.node("Neg", [found], f"{value.name}_turned", value, {})
+        return pen.narrowed(value, pen.node("Mul", [found, scale], f"{value.name}_mul", value, {}))
+
+
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[EntryPoint]]:
     """Install entry points of other packages for a while."""
     entries: list[EntryPoint] = []
     monkeypatch.setattr(registry, "entry_points", lambda group: [entry for entry in entries if entry.group == group])
     yield entries
-    for known in (BUDGETS, METHODS, RUNTIMES):
+    for known in (BUDGETS, CARRIERS, METHODS, RUNTIMES):
         known.forget()
 
 
@@ -150,6 +170,25 @@ def test_a_budget_from_outside_is_kept(installed: list[EntryPoint], tmp_path: Pa
         coarse("size=24%", "coarse=0")
     with pytest.raises(InputError, match="'coarse=5%' is no budget: expected a number, for example coarse=3"):
         coarse("coarse=5%")
+
+
+def test_a_carrier_from_outside_is_written(installed: list[EntryPoint], tmp_path: Path) -> None:
+    install(installed, CARRIERS, "turned", f"{__name__}:Turned")
+    carrier.cache_clear()
+    text = (GENERIC.replace('op = "Gemm"', 'op = "Gemm"\nweight_only = { 8 = "turned" }', 1)).replace(
+        'name = "generic"', 'name = "mine"'
+    )
+    path = tmp_path / "mine.toml"
+    path.write_text(text, "utf-8")
+    w = np.random.default_rng(0).normal(size=(16, 32)).astype(np.float32)
+    model = from_text("g (float[n, 16] x) => (float[n, 32] y) { y = Gemm(x, w) }", {"w": w})
+    feeds = [{"x": np.random.default_rng(k).normal(size=(1, 16)).astype(np.float32)} for k in range(4)]
+    given = {"target": str(path), "option": "w8", "as_asked": True, "speed_budget_s": 0.0}
+    result = onnxmpq.quantize(ir.to_proto(model), feeds, output=tmp_path / "q.onnx", **given)  # type: ignore[arg-type]
+    assert [node.op_type for node in load(result.path).model.graph] == ["Cast", "Neg", "Neg", "Mul", "Gemm"]
+    assert isinstance(result.verdict["sqnr"].value, float)
+    assert result.verdict["sqnr"].value > 40
+    assert result.verdict["size"].value == 16 * 32 + 4 * 32
 
 
 def test_two_of_one_name_are_an_error_that_names_both(installed: list[EntryPoint]) -> None:

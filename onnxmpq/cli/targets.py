@@ -9,7 +9,7 @@ from rich.table import Table
 
 from onnxmpq.cli import show, words
 from onnxmpq.cli.options import json_option
-from onnxmpq.targets import Carrier, LayerRule, Target, builtin_names
+from onnxmpq.targets import CarrierName, LayerRule, Target, builtin_names
 from onnxmpq.targets import target as find_target
 
 
@@ -77,7 +77,7 @@ def _placement(rule: LayerRule) -> str:
 
 
 def _carriers(rule: LayerRule) -> str:
-    forms: dict[Carrier, list[str]] = {}
+    forms: dict[CarrierName, list[str]] = {}
     for option in rule.options:
         carrier = rule.carrier(option)
         if carrier and option.weight_bits in (8, 4, 2):

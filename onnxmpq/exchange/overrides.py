@@ -33,6 +33,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmpq.artifacts import FLOAT, Option, Plan, Space, Unit
+from onnxmpq.carriers.base import carrier
 from onnxmpq.disk.reading import brief, refuse, shown
 from onnxmpq.errors import InputError, InternalError
 from onnxmpq.lower.write import Quantised
@@ -126,7 +127,7 @@ def _weight(form: Form, name: str, nodes: Mapping[str, ir.Node]) -> list[dict[st
     """Describe one weight of a layer: an object for each channel, or one without scales where they have no form."""
     layer, bits = form.layer, form.option.weight_bits
     kind = {"quant_type": "QInt4" if bits <= 4 else "QInt8"}
-    if form.option.block or len(layer.channel_axes) != 1 or form.carrier == "gather":
+    if form.option.block or len(layer.channel_axes) != 1 or not carrier(form.carrier or "dq").whole:
         return [dict(kind)]
     index = layer.weights.index(name) + (layer.inputs == (0,))
     scales = _scales(nodes[layer.node].inputs[index])

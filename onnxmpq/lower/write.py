@@ -1,10 +1,7 @@
 """The lowering: the only code that writes quantised tensors into a graph.
 
+weight       codes, which a carrier turns back (see ``onnxmpq.carriers``)
 activation   x -> QuantizeLinear -> DequantizeLinear -> readers
-dq           codes -> DequantizeLinear -> layer
-cast8        4- or 2-bit codes -> Cast(int8) -> DequantizeLinear -> layer    (widened once, when a session starts)
-castmul      codes -> Cast(float) -> Mul(scale) -> layer                     (turned to float once)
-gather       Gather(codes) -> Cast(float) -> Mul(Gather(scale))              (only the rows that are looked up)
 bias         int32 codes -> DequantizeLinear with scale = input scale * weight scale
 """
 
@@ -18,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmpq.artifacts import Neighbours, Option, Plan, Space, container_bits
+from onnxmpq.carriers.base import Carried, carrier
 from onnxmpq.errors import InternalError
 from onnxmpq.model.layers import all_graphs, all_nodes, constant, paddings
 from onnxmpq.model.mapped import let_go
@@ -154,14 +152,10 @@ class _Writer:
                 quantised = self.quantise(form, value, self.floors.get(name))
                 self.codes[name] = (self.initializer(value, "quantized", quantised.codes, form.option), quantised)
             stored, quantised = self.codes[name]
-            match form.carrier:
-                case "gather":
-                    self.gather(node, value, stored, quantised)
-                    continue
-                case "castmul":
-                    new = self.castmul(value, stored, quantised, form)
-                case _:
-                    new = self.dequantised(value, stored, quantised, form, node)
+            carried = Carried(node, value, stored, quantised, form.option, layer, form.zero_point)
+            new = carrier(form.carrier or "dq").write(self, carried)
+            if new is None:
+                continue
             node.replace_input_with(index, new)
             if bias is not None:
                 self.bias(form, bias.numpy() - self.shift(form, value, quantised), quantised, input_scale)
@@ -246,50 +240,6 @@ class _Writer:
             raise InternalError(f"The value '{value.name}' belongs to no graph.")
         return graph
 
-    def dequantised(
-        self, value: ir.Value, codes: ir.Value, quantised: QuantisedWeight, form: Form, node: ir.Node
-    ) -> ir.Value:
-        """codes [-> Cast(int8)] -> DequantizeLinear [-> Cast(half)], one for each layer that reads the weight."""
-        option, layer = form.option, form.layer
-        if form.carrier == "cast8":
-            codes = self.shared(
-                f"{value.name}/cast8",
-                lambda: self.node(
-                    "Cast", [codes], f"{value.name}_cast", value, {"to": int(ir.DataType.INT8)}, ir.DataType.INT8
-                ),
-            )
-        inputs = [codes, self.shared(f"{value.name}/scale", lambda: self.initializer(value, "scale", quantised.scale))]
-        if form.zero_point:
-            width = Option(8 if form.carrier == "cast8" else option.weight_bits)
-            zeros = np.zeros(quantised.scale.shape, np.int8)
-            inputs.append(
-                self.shared(f"{value.name}/zero/{width}", lambda: self.initializer(value, "zero_point", zeros, width))
-            )
-        attributes: dict[str, int] = {}
-        if option.block:
-            axis = next(a for a in range(len(layer.weight_shape)) if a not in layer.channel_axes)
-            attributes = {"axis": axis, "block_size": option.block}
-        elif quantised.scale.ndim:
-            attributes = {"axis": layer.channel_axes[0]}
-        found = self.node("DequantizeLinear", inputs, f"{value.name}_dq", value, attributes, before=node)
-        return self.narrowed(value, found, node)
-
-    def castmul(self, value: ir.Value, codes: ir.Value, quantised: QuantisedWeight, form: Form) -> ir.Value:
-        """codes -> Cast(float) -> Mul(scale) [-> Cast(half)], once for all layers that read the weight.
-
-        Computed in float32 even for half weights: runtimes without half kernels could not fold it otherwise.
-        """
-
-        def make() -> ir.Value:
-            shape = [n if axis in form.layer.channel_axes else 1 for axis, n in enumerate(quantised.codes.shape)]
-            scale = self.initializer(value, "scale", quantised.scale.reshape(shape))
-            single = ir.DataType.FLOAT
-            cast = self.node("Cast", [codes], f"{value.name}_cast", value, {"to": int(single)})
-            product = self.node("Mul", [cast, scale], f"{value.name}_mul", value, {})
-            return self.narrowed(value, product)
-
-        return self.shared(f"{value.name}/castmul", make)
-
     def narrowed(self, value: ir.Value, single: ir.Value, before: ir.Node | None = None) -> ir.Value:
         """Return a weight in the float type that it had: half weights are computed in float32, and cast."""
         if value.dtype in (None, ir.DataType.FLOAT):
@@ -297,30 +247,26 @@ class _Writer:
         name, to = f"{value.name}_narrow", {"to": int(value.dtype)}
         return self.node("Cast", [single], name, value, to, value.dtype, before=before)
 
-    def gather(self, node: ir.Node, value: ir.Value, codes: ir.Value, quantised: QuantisedWeight) -> None:
-        """Gather(codes) -> Cast -> Mul(Gather(scale)): the table itself is never turned to float."""
-        dtype = value.dtype or ir.DataType.FLOAT
-        column = quantised.scale.reshape(-1, *([1] * (len(value.shape or ()) - 1))).astype(dtype.numpy())
-        scale = self.shared(f"{value.name}/rows", lambda: self.initializer(value, "scale", column))
+    def replace_output(self, node: ir.Node, codes: ir.DataType, make: Callable[[ir.Value], list[ir.Node]]) -> None:
+        """Let a node give codes, and the last of the nodes made from them what it gave before."""
         output = node.outputs[0]
-        graph, name, indices = node.graph, output.name or "", node.inputs[1]
+        graph, name, dtype = node.graph, output.name or "", output.dtype
         readers = list(output.uses())
         public = output.is_graph_output()
-        node.replace_input_with(0, codes)
         output.name = self.fresh(f"{name}_quantized")
-        output.type = ir.TensorType(codes.dtype or ir.DataType.INT8)
-        rows = ir.node("Gather", [scale, indices], name=self.fresh(f"{name}_rows"))
-        cast = ir.node("Cast", [output], {"to": int(dtype)}, name=self.fresh(f"{name}_cast"))
-        product = ir.node("Mul", [cast.outputs[0], rows.outputs[0]], name=self.fresh(f"{name}_mul"))
-        rows.outputs[0].name, cast.outputs[0].name = rows.name, cast.name
-        result = product.outputs[0]
-        result.name, result.type, result.shape = name, ir.TensorType(dtype), output.shape
+        output.type = ir.TensorType(codes)
+        new = make(output)
+        result = new[-1].outputs[0]
+        result.name, result.shape = name, output.shape
+        if result.type is None and dtype is not None:
+            result.type = ir.TensorType(dtype)
         for reader, index in readers:
             reader.replace_input_with(index, result)
-        if public and graph is not None:
+        if graph is None:
+            raise InternalError(f"The node '{node.name}' belongs to no graph.")
+        if public:
             graph.outputs[list(graph.outputs).index(output)] = result
-        assert graph is not None
-        graph.insert_after(node, [rows, cast, product])
+        graph.insert_after(node, new)
         self.values[name] = result
 
     def bias(self, form: Form, bias: np.ndarray, quantised: QuantisedWeight, input_scale: float | None) -> None:

@@ -13,14 +13,15 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NewType, get_args, get_origin, get_type_hints
 
 from onnxmpq.artifacts import Grouping, Layer, Neighbours, Option, container_bits, parse_options
 from onnxmpq.disk.reading import FAULTS, TOML_BYTES, brief, parse_toml, read_text, refuse, shown, strangers
 from onnxmpq.errors import InputError, nearest
-from onnxmpq.registry import RUNTIMES
+from onnxmpq.registry import CARRIERS, RUNTIMES
 
-Carrier = Literal["dq", "cast8", "castmul", "gather"]
+CarrierName = NewType("CarrierName", str)
+"""The name of a carrier: how codes are stored and turned back."""
 Isa = Literal["any", "vnni"]
 ISAS: tuple[Isa, ...] = get_args(Isa)
 """For which processors a file is made: ``any`` is right on all of them, ``vnni`` on x86 with VNNI only."""
@@ -68,9 +69,9 @@ class LayerRule:
     fuses: tuple[str, ...] = ()
     bias: Literal["int32", "float"] = "float"
     zero_point: bool = True
-    with_activation: Mapping[str, Carrier] = field(default_factory=dict)
-    weight_only: Mapping[str, Carrier] = field(default_factory=dict)
-    blocked: Carrier = "dq"
+    with_activation: Mapping[str, CarrierName] = field(default_factory=dict)
+    weight_only: Mapping[str, CarrierName] = field(default_factory=dict)
+    blocked: CarrierName = CarrierName("dq")
     blocks_not_before: tuple[str, ...] = ()
     saturates: tuple[Neighbours, ...] = ()
     isa: Literal["", "vnni"] = ""
@@ -83,14 +84,14 @@ class LayerRule:
             return "uint16" if wide else "uint8"
         return "int16" if wide else "int8"
 
-    def carrier(self, option: Option) -> Carrier | None:
+    def carrier(self, option: Option) -> CarrierName | None:
         """Return how codes of ``option`` are stored and turned back into values; None for float weights."""
         if not option.weight_bits:
             return None
         if option.block:
             return self.blocked
         table = self.with_activation if option.activation_bits else self.weight_only
-        return table.get(str(container_bits(option.weight_bits)), "dq")
+        return table.get(str(container_bits(option.weight_bits)), CarrierName("dq"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +289,11 @@ class _Reader:
             if value not in arguments:
                 return self.fault(key, table, f"'{key}' is {shown(value)}; allowed: {', '.join(map(repr, arguments))}.")
             return value
+        if hint is CarrierName:
+            names = tuple(CARRIERS.homes())
+            if value not in names:
+                return self.fault(key, table, f"'{key}' is {shown(value)}; allowed: {', '.join(map(repr, names))}.")
+            return value
         if origin is not None:  # a mapping of carriers
             if not isinstance(value, dict):
                 return self.fault(key, table, f"'{key}' must be a table such as {{ 8 = \"dq\" }}, not {shown(value)}.")
@@ -356,17 +362,22 @@ def _operators() -> frozenset[str]:
 
 def _obstacle(rule: LayerRule, option: Option, highest_opset: int) -> tuple[str, str]:
     """Say which key of a rule stands against ``option``, and why; nothing where it can be written."""
-    carrier = rule.carrier(option)
+    from onnxmpq.carriers.base import carrier  # help and completion do not wait for onnx
+
+    named = rule.carrier(option)
+    held = carrier(named) if named else None
     if option.weight_bits > 8 or option.activation_bits not in (0, 8, 16):
         return "options", "cannot be written: weights have 2 to 8 bits, activations 8 or 16."
     if opset_of(option) > highest_opset:
         return "options", f"needs opset {opset_of(option)}, above highest_opset {highest_opset}."
     if rule.op == "MatMul:product" and option.weight_bits:
         return "options", "cannot be had: a product of two activations has no weight; use a8."
-    if option.block and carrier != "dq":
-        return "blocked", f"cannot be carried by '{carrier}': it holds no blocks; use 'dq'."
-    if option.activation_bits and carrier == "castmul":
-        return "with_activation", "with 'castmul' would be computed in float; use 'dq' or 'cast8'."
-    if carrier == "gather" and rule.op != "Gather":
-        return "weight_only", f"cannot be carried by 'gather': {rule.op} looks up no rows."
+    if held is None:
+        return "", ""
+    if option.block and not held.blocks:
+        return "blocked", f"cannot be carried by '{named}': it holds no blocks; use 'dq'."
+    if option.activation_bits and not held.integers:
+        return "with_activation", f"with '{named}' would be computed in float; use 'dq' or 'cast8'."
+    if held.ops and rule.op not in held.ops:
+        return "weight_only", f"cannot be carried by '{named}': that is for {', '.join(held.ops)}, not {rule.op}."
     return "", ""

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from onnxmpq.artifacts import FLOAT, Layer, Neighbours, Option, Space
 from onnxmpq.model.layers import constant, dimensions, is_standard, shape_of, sole_use
-from onnxmpq.targets import ActivationType, Carrier, FollowerRule, LayerRule, Target
+from onnxmpq.targets import ActivationType, CarrierName, FollowerRule, LayerRule, Target
 
 _ISLAND_AXES = {"Conv": 1, "ConvTranspose": 1, "Gemm": -1, "MatMul": -1}
 _SEVERAL_INPUTS = frozenset({"Add", "Mul", "Concat"})
@@ -55,7 +55,7 @@ class Form:
 
     layer: Layer
     option: Option
-    carrier: Carrier | None
+    carrier: CarrierName | None
     bias: bool
     zero_point: bool
     saturates: tuple[Neighbours, ...] = ()

@@ -12,6 +12,7 @@ from itertools import chain
 import onnx_ir as ir
 
 from onnxmpq.artifacts import FLOAT, Cost, Layer, Leftover, Option, Space, Unit, container_bits
+from onnxmpq.carriers.base import carrier
 from onnxmpq.model.layers import all_graphs, all_nodes, constant, find_layers, is_standard, shape_of
 from onnxmpq.targets import LayerRule, Target
 from onnxmpq.targets.placement import Form, Placement, form_of
@@ -167,13 +168,10 @@ def form_bytes(form: Form, values: Mapping[str | None, ir.Value]) -> dict[str, i
         container = container_bits(option.weight_bits)
         scales = math.prod(kept) * (math.ceil(shape[_inner_axis(layer)] / option.block) if option.block else 1)
         stored[f"{name}/codes"] = math.ceil(math.prod(shape) * container / 8)
-        dtype = values[name].dtype
-        width = dtype.bitwidth // 8 if form.carrier == "gather" and dtype is not None else 4
-        stored[f"{name}/scale/{form.carrier}"] = scales * width
-        if form.zero_point and form.carrier in ("dq", "cast8"):
-            stored[f"{name}/zero/{form.carrier}"] = math.ceil(
-                scales * (8 if form.carrier == "cast8" else container) / 8
-            )
+        held = carrier(form.carrier or "dq")
+        stored[f"{name}/scale/{held.name}"] = scales * held.scale_bytes(values[name].dtype)
+        if form.zero_point and (bits := held.zero_bits(container)):
+            stored[f"{name}/zero/{held.name}"] = math.ceil(scales * bits / 8)
         if form.bias:
             stored[f"{layer.node}/bias"] = 8 * math.prod(kept)
     return stored

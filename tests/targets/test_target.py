@@ -54,7 +54,12 @@ REFUSED = [
     ('options = ["a8"]', "options = [8]", 19, "'options' must be of type str, not int"),
     ('weight_only = { 8 = "castmul" }', 'weight_only = "castmul"', 15, "'weight_only' must be a table"),
     ("[[followers]]", "[followers]", 21, "'followers' must be a list"),
-    ('runtime = "onnxruntime"', 'runtime = "tensorrt"', 5, "'runtime' is 'tensorrt'; allowed: 'onnxruntime', 'open"),
+    (
+        'runtime = "onnxruntime"',
+        'runtime = "tensorrt"',
+        5,
+        "'runtime' is 'tensorrt'; allowed: 'null', 'onnxruntime'",
+    ),
     ('{ 8 = "castmul" }', '{ 8 = "cast" }', 15, "'weight_only' is 'cast'; allowed: 'dq', 'cast8'"),
     ('{ 8 = "castmul" }', '{ 7 = "castmul" }', 15, "'weight_only' has '7'; codes are 8, 4 or 2 bits wide"),
     ('options = ["a8"]', 'options = ["a8x"]', 19, "'a8x' is not an option"),
@@ -87,7 +92,7 @@ REFUSED = [
         15,
         "'w4b32' cannot be carried by 'cast8': it holds no blocks",
     ),
-    ('{ 8 = "castmul" }', '{ 8 = "gather" }', 15, "'w8' cannot be carried by 'gather': Gemm looks up no rows"),
+    ('{ 8 = "castmul" }', '{ 8 = "gather" }', 15, "'w8' cannot be carried by 'gather': that is for Gather, not Gemm"),
 ]
 
 

@@ -1,0 +1,101 @@
+"""What a carrier is: what it can hold, the bytes that it takes beside the codes, and the nodes that it writes.
+
+A carrier of your own is a class that derives from ``Carrier``, under an entry point of the group ``onnxmpq.carriers``
+and of the carrier's name. It writes with a pen, which the lowering lends to it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import ClassVar, Protocol
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxmpq.artifacts import Layer, Option
+from onnxmpq.numerics.weights import QuantisedWeight
+from onnxmpq.registry import CARRIERS
+
+
+class Pen(Protocol):
+    """What writes into a graph; all names are made new."""
+
+    def initializer(self, like: ir.Value, suffix: str, array: np.ndarray, option: Option | None = None) -> ir.Value:
+        """Add a constant named after ``like`` to the graph that holds it; of an option: codes, stored as narrow."""
+        ...
+
+    def node(
+        self,
+        op: str,
+        inputs: list[ir.Value],
+        name: str,
+        like: ir.Value,
+        attributes: Mapping[str, int],
+        dtype: ir.DataType = ir.DataType.FLOAT,
+        before: ir.Node | None = None,
+    ) -> ir.Value:
+        """Add a node in front of ``before``, or at the head of the graph that holds ``like``; return its output."""
+        ...
+
+    def shared(self, key: str, make: Callable[[], ir.Value]) -> ir.Value:
+        """Make a value once for all layers that read a weight."""
+        ...
+
+    def narrowed(self, value: ir.Value, single: ir.Value, before: ir.Node | None = None) -> ir.Value:
+        """Return what is computed in float32 in the float type of ``value``."""
+        ...
+
+    def replace_output(self, node: ir.Node, codes: ir.DataType, make: Callable[[ir.Value], list[ir.Node]]) -> None:
+        """Let a node give codes, and the last of the nodes made from them what it gave before."""
+        ...
+
+    def fresh(self, name: str) -> str:
+        """Return a name that nobody has."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """A weight that is to be carried: where it is read, its codes in the graph, and the numbers behind them."""
+
+    node: ir.Node
+    value: ir.Value
+    codes: ir.Value
+    quantised: QuantisedWeight
+    option: Option
+    layer: Layer
+    zero_point: bool
+
+
+class Carrier(ABC):
+    """One way to carry codes.
+
+    ``blocks``: it holds scales of blocks. ``integers``: kernels can compute on the codes. ``whole``: what it gives is
+    the whole weight. ``ops`` names the operators that it is for, all where it is empty.
+    """
+
+    name: ClassVar[str]
+    blocks: ClassVar[bool] = False
+    integers: ClassVar[bool] = False
+    whole: ClassVar[bool] = True
+    ops: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def write(self, pen: Pen, carried: Carried) -> ir.Value | None:
+        """Write the nodes; return what the layer reads in the place of its weight, or None where it reads codes."""
+
+    def scale_bytes(self, dtype: ir.DataType | None) -> int:
+        """Return the bytes of one scale for a weight of a float type."""
+        return 4
+
+    def zero_bits(self, container: int) -> int:
+        """Return the bits of one zero point beside codes of so many; 0 where none is written."""
+        return 0
+
+
+@cache
+def carrier(name: str) -> Carrier:
+    """Return the carrier of that name."""
+    found: Carrier = CARRIERS.load(name)()
+    return found
