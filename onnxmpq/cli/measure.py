@@ -28,8 +28,7 @@ from onnxmpq.cli.options import (
 
 if TYPE_CHECKING:
     from onnxmpq.lower.calibrated import Numbers
-    from onnxmpq.sensitivity.engine import Cost
-    from onnxmpq.sensitivity.table import Table
+    from onnxmpq.sensitivity.table import Cost, Table
 
 _SHOWN = 12
 

@@ -15,6 +15,7 @@ from onnxmpq.artifacts import Option, parse_options
 from onnxmpq.cli import show, words
 from onnxmpq.cli.console import SafeConsole
 from onnxmpq.cli.options import decorated
+from onnxmpq.registry import METHODS
 from onnxmpq.sensitivity.executors import open_executor
 
 if TYPE_CHECKING:
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
 
 threads_option = click.option(
     "--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Threads of each process."
+)
+effort_option = click.option(
+    "--effort",
+    type=click.Choice(words.EFFORTS),
+    default="default",
+    show_default=True,
+    help="How long to search: quick measures once, the others again around the plans they find.",
 )
 menu_option = click.option(
     "--options",
@@ -124,6 +132,30 @@ def measuring_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="inline, processes[:N], dask:local[:N], dask:URL.",
             ),
             click.option("--seed", default=0, type=click.IntRange(min=0), help="Seed of everything random."),
+        ],
+    )
+
+
+def method_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that name a method and its options."""
+    return decorated(
+        command,
+        [
+            click.option(
+                "--method",
+                metavar="NAME",
+                shell_complete=words.complete(words.methods),
+                help=f"How a plan is made: {', '.join(METHODS.own)}.  [default: gram with a budget, else uniform]",
+            ),
+            click.option(
+                "--method-option",
+                "-m",
+                "method_options",
+                multiple=True,
+                metavar="NAME=VALUE",
+                help="An option of the method: psd=no for clado, search=sequential for sqnr, gamma=2 for lampq. "
+                "Repeatable.",
+            ),
         ],
     )
 

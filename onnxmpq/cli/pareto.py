@@ -18,9 +18,11 @@ from onnxmpq.cli.following import comes_next, next_command
 from onnxmpq.cli.measuring import (
     Measuring,
     constraint_options,
+    effort_option,
     measuring_options,
     menu,
     menu_option,
+    method_options,
     threads_option,
 )
 from onnxmpq.cli.options import (
@@ -65,8 +67,10 @@ if TYPE_CHECKING:
     shell_complete=words.complete_budget,
     help="Another budget that every point meets. Repeatable.",
 )
+@method_options
 @menu_option
 @constraint_options
+@effort_option
 @threads_option
 @measuring_options
 @keep_metadata_option
@@ -82,6 +86,8 @@ def pareto_command(
     calibration: Path,
     output: Path | None,
     budget: Sequence[str],
+    method: str | None,
+    method_options: Sequence[str],
     options: str,
     measuring: Measuring,
     overwrite: bool,
@@ -98,6 +104,7 @@ def pareto_command(
     onnxmpq pareto model.onnx -c samples.npz --store model.store -o front.json
     onnxmpq apply model.onnx front.json --point 7 -c samples.npz -o small.onnx
     """
+    from onnxmpq.methods.named import typed_method
     from onnxmpq.search.front import pareto
 
     checked_report(report)
@@ -108,6 +115,7 @@ def pareto_command(
             calibration,
             budget=budget,
             options=menu(options),
+            method=typed_method(method or "gram", method_options),
             **how,
             **rest,
         )

@@ -13,10 +13,17 @@ from rich.markup import escape
 from onnxmpq.cli import show, words
 from onnxmpq.cli.config import config_options
 from onnxmpq.cli.following import comes_next, next_command
-from onnxmpq.cli.measuring import Measuring, constraint_options, measuring_options, menu, menu_option
+from onnxmpq.cli.measuring import (
+    Measuring,
+    constraint_options,
+    effort_option,
+    measuring_options,
+    menu,
+    menu_option,
+    method_options,
+)
 from onnxmpq.cli.options import build_options, checked_report, model_argument, point_option, report_option
 from onnxmpq.errors import InputError
-from onnxmpq.registry import METHODS
 
 if TYPE_CHECKING:
     from onnxmpq.methods.study import Method
@@ -58,20 +65,7 @@ _SEARCH_ONLY = (
     shell_complete=words.complete_budget,
     help="Search the best plan within this: size=30%, size=5MB, bits=4.5, bops=25%, memory=40MB, drop=1%. Repeatable.",
 )
-@click.option(
-    "--method",
-    metavar="NAME",
-    shell_complete=words.complete(words.methods),
-    help=f"How a plan is made: {', '.join(METHODS.own)}.  [default: gram with a budget, else uniform]",
-)
-@click.option(
-    "--method-option",
-    "-m",
-    "method_options",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="An option of the method: psd=no for clado, search=sequential for sqnr, gamma=2 for lampq. Repeatable.",
-)
+@method_options
 @menu_option
 @click.option(
     "--option",
@@ -79,13 +73,7 @@ _SEARCH_ONLY = (
     help="Without a budget: what every unit gets, w8a8, w4a8, w2a8, w8, w4, w4b32 …  [default: w8a8]",
 )
 @constraint_options
-@click.option(
-    "--effort",
-    type=click.Choice(words.EFFORTS),
-    default="default",
-    show_default=True,
-    help="How long to search: quick measures once, the others again around the plans they find.",
-)
+@effort_option
 @measuring_options
 @click.option("--dry-run", is_flag=True, help="Say what a search would take and whether budgets can be met, and stop.")
 @click.option("--plan", type=click.Path(path_type=Path), help="Use this plan.json instead of a method.")

@@ -17,7 +17,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from onnxmpq.artifacts import FLOAT, Option
-from onnxmpq.methods.study import Choices, Draft, Menu, Study, pair_runs
+from onnxmpq.methods.study import Choices, Draft, Drawn, Menu, Study, pair_runs
 from onnxmpq.methods.superposition import Part, Superposition
 from onnxmpq.sensitivity.table import Table
 from onnxmpq.solve import Budget, Solution, solve_front
@@ -94,6 +94,10 @@ class Gram:
         """Return about how many runs a search takes at most."""
         return max(_affordable(study), _first(study) + PLANS) if study.effort != "quick" else _first(study) + PLANS
 
+    def front(self, study: Study, budget: str, limits: Sequence[int]) -> list[Drawn]:
+        """Return plans over the limits of one budget, from one measurement."""
+        return front_plans(study, budget, limits)
+
     def propose(self, study: Study) -> Draft:
         """Return measured plans, the best first."""
         near = _worthwhile(study)
@@ -130,14 +134,14 @@ class Gram:
         )
 
 
-def front_plans(study: Study, budget: str, limits: Sequence[int]) -> list[tuple[Choices, int, float, float, str]]:
+def front_plans(study: Study, budget: str, limits: Sequence[int]) -> list[Drawn]:
     """Return plans over the limits of one budget: choices, limit, predicted loss, bound of the model and status.
 
     Every limit has the plan of the quadratic model and the same refined by superposition.
     """
     models = Models.of(study, study.table(), study.menu.options)
     problem = study.problem(models.linear, models.quadratic, constant=models.table.centre_loss.value)
-    found: list[tuple[Choices, int, float, float, str]] = []
+    found: list[Drawn] = []
     for limit, solution in zip(limits, solve_front(problem, budget, limits, gap=1e-3, seed=study.seed), strict=True):
         if not solution.choices or solution.status == "infeasible":
             continue

@@ -1,7 +1,7 @@
 """What every method works with: units and their menus, budgets as rows, measuring, and solving."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import ClassVar, Literal, Protocol
 
@@ -12,7 +12,7 @@ from onnxmpq.budgets.base import Facts
 from onnxmpq.budgets.limits import Limit, Row
 from onnxmpq.errors import InfeasibleError, InputError, nearest
 from onnxmpq.methods.agreement import Agreement, agreement
-from onnxmpq.sensitivity.engine import Engine
+from onnxmpq.methods.protocol import Measurer
 from onnxmpq.sensitivity.table import Estimate, Table, Variant
 from onnxmpq.solve import Budget, Problem, Shortfall, Solution, solve
 
@@ -64,7 +64,7 @@ class Menu:
 class Study:
     """One model under one set of budgets: measures, makes problems, solves them, and counts what it took."""
 
-    engine: Engine
+    engine: Measurer
     menu: Menu
     rows: tuple[Row, ...]
     effort: Effort = "default"
@@ -104,7 +104,7 @@ class Study:
         """Compare halves of the samples, by what was measured around the float model; None where nothing was."""
         if self.first is None:
             return None
-        head = self.engine.recipe.heads[0]
+        head = self.engine.heads[0]
         outputs, losses = self.engine.float_outputs(), self.engine.sample_losses(self.first)
         plain = self.engine.plain  # blends are of all kinds
         return agreement(
@@ -249,6 +249,30 @@ class Method(Protocol):
     def propose(self, study: Study) -> Draft:
         """Return plans within the study's budgets."""
         ...
+
+
+Drawn = tuple[Choices, int, float | None, float | None, str]
+"""A plan of a front before it is measured: choices, limit, predicted loss, bound and status."""
+
+
+def drawn(study: Study, method: Method, budget: str, limits: Sequence[int]) -> list[Drawn]:
+    """Return plans over the limits of one budget: by a method's own ``front``, or from what it proposes for each."""
+    own = getattr(method, "front", None)
+    if own is not None:
+        return list(own(study, budget, limits))
+    found: list[Drawn] = []
+    for limit in limits:
+        rows = tuple(replace(known, most=limit) if known.limit.kind == budget else known for known in study.rows)
+        closer = replace(study, rows=rows)
+        try:
+            draft = method.propose(closer)
+        except InfeasibleError:
+            continue
+        finally:
+            study.runs, study.first = closer.runs, study.first or closer.first
+        predicted = (*draft.predicted, *[None] * len(draft.plans))
+        found += [(plan, limit, value, None, "proposed") for plan, value in zip(draft.plans, predicted, strict=False)]
+    return found
 
 
 def pair_runs(

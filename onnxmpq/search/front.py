@@ -16,6 +16,7 @@ from onnxmpq.disk.files import write_whole
 from onnxmpq.errors import InputError
 from onnxmpq.lower.calibrated import Numbers
 from onnxmpq.methods.named import method as find_method
+from onnxmpq.methods.study import Method, check_effort
 from onnxmpq.search.constraints import Constraints
 from onnxmpq.search.loop import OPTIONS, Point, Search, Wish, share_calibration
 from onnxmpq.search.loop import as_json as point_json
@@ -61,6 +62,8 @@ def pareto(
     *,
     target: str = "ort-cpu",
     over: str = "size",
+    method: str | Method = "gram",
+    effort: str = "default",
     points: int = 20,
     budget: Mapping[str, object] | Sequence[str] = (),
     options: Sequence[str | Option] = OPTIONS,
@@ -79,7 +82,8 @@ def pareto(
 ) -> Front:
     """Return the front over one budget (size, bits, bops or memory), each point with the loss that it measured.
 
-    Responses are measured once for all points; other budgets hold for every point.
+    Responses are measured once for all points; other budgets hold for every point. A ``method`` without a ``front`` of
+    its own proposes plans for every limit.
 
     >>> import numpy as np, onnx
     >>> model = onnx.parser.parse_model(
@@ -96,10 +100,12 @@ def pareto(
     kind = find_budget(over).name
     if points < 2:
         raise InputError(f"A front of {points} points is none: ask for 2 or more.")
+    found_method = method if not isinstance(method, str) else find_method(method)
     wish = Wish(
-        find_method("gram"),
+        found_method,
         parsed(options),
         Constraints(tuple(keep), tuple(exclude), tuple(ties)),
+        check_effort(effort),
         seed=seed,
         settings=settings or Settings(),
         store=Path(store) if store else None,

@@ -26,8 +26,7 @@ from onnxmpq.data.samples import Data
 from onnxmpq.errors import InfeasibleError, InputError
 from onnxmpq.lower.calibrated import Numbers
 from onnxmpq.methods.agreement import Agreement
-from onnxmpq.methods.gram import front_plans
-from onnxmpq.methods.study import EFFORTS, Choices, Effort, Menu, Method, Study, blending, make_rows
+from onnxmpq.methods.study import EFFORTS, Choices, Effort, Menu, Method, Study, blending, drawn, make_rows
 from onnxmpq.methods.uniform import uniform_choices
 from onnxmpq.search.constraints import Constraints, make_menu
 from onnxmpq.search.decide import Decision, decide
@@ -84,9 +83,6 @@ class Point:
             return None
         return relative_gap(self.predicted, self.bound)
 
-
-Drawn = tuple[Choices, int, float | None, float | None, str, str]
-"""A plan of a front before it is measured: limit, predicted loss, bound, status and source."""
 
 Metric = Callable[[Choices], tuple[float, float]]
 """How far the metric falls with a plan, as a share, and its standard error."""
@@ -245,7 +241,8 @@ class Search:
         most = int(np.maximum.reduceat(row.weights, starts).sum())
         wanted = np.unique(np.geomspace(max(least, 1), max(most, 1), points).round().astype(np.int64))
         limits_within = [int(value) for value in wanted if value >= least] or [least]
-        found: list[Drawn] = [(*made, self.wish.method.name) for made in front_plans(study, kind, limits_within)]
+        method = self.wish.method
+        found = [(*made, method.name) for made in drawn(study, method, kind, limits_within)]
         for option in self.wish.options:
             level = uniform_choices(self.menu.units, self.menu.options, option)
             if option != FLOAT and study.feasible(level):

@@ -15,7 +15,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -44,7 +44,7 @@ from onnxmpq.sensitivity.executors import InlineExecutor, run_jobs
 from onnxmpq.sensitivity.segments import cut, loaded_bytes
 from onnxmpq.sensitivity.settings import Settings
 from onnxmpq.sensitivity.store import Store, job_json, key
-from onnxmpq.sensitivity.table import Estimate, Table, Variant
+from onnxmpq.sensitivity.table import Cost, Estimate, Table, Variant
 from onnxmpq.sensitivity.worker import (
     CentreJob,
     Job,
@@ -82,17 +82,6 @@ _COUNTED = 2
 
 _ROUNDING_BYTES = 60
 """What rounding takes for each number of a Hessian, at its height."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What measuring takes: variants, jobs, runs of the whole model they are worth, bytes of one process, seconds."""
-
-    variants: int
-    jobs: int
-    full_runs: float
-    memory: int
-    seconds: float
 
 
 class Engine:
@@ -179,6 +168,7 @@ class Engine:
         }
         self._store = Store.open(store or self.folder / "results.store", identity)
         self.recipe = self._with_powers(recipe)
+        self.heads = self.recipe.heads  # with their widths and powers
 
     def __enter__(self) -> Self:
         return self

@@ -34,6 +34,17 @@ _FIELDS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What measuring takes: variants, jobs, runs of the whole model they are worth, bytes of one process, seconds."""
+
+    variants: int
+    jobs: int
+    full_runs: float
+    memory: int
+    seconds: float
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Variant:
     """One unit at an option other than the centre's."""

@@ -10,9 +10,9 @@ import onnx_ir as ir
 
 from onnxmpq.artifacts import FLOAT, Cost, Layer, Option, Space, Unit
 from onnxmpq.budgets.limits import Limit, Row, budget, weights_of
+from onnxmpq.methods.protocol import Measurer
 from onnxmpq.methods.study import Choices, Menu, Study
-from onnxmpq.sensitivity.engine import Cost as RunCost
-from onnxmpq.sensitivity.engine import Engine
+from onnxmpq.sensitivity.table import Cost as RunCost
 from onnxmpq.sensitivity.table import Estimate, Table, Variant
 
 W8, W4, W2 = Option(8), Option(4), Option(2)
@@ -146,7 +146,7 @@ def study_of(
         Row(Limit(kind, most, share=False), weights_of(budget(kind), menu.units, menu.options), most)
         for kind, most in limits.items()
     )
-    return Study(cast(Engine, cast(Any, engine)), menu, rows)
+    return Study(cast(Measurer, engine), menu, rows)
 
 
 def drawn(seed: int, units: int = 5, spread: float = 0.3, **more: Any) -> FakeEngine:

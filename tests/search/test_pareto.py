@@ -171,3 +171,17 @@ def test_what_is_no_front_is_refused(more: dict[str, Any], message: str, folder:
 def test_the_function_is_the_public_name() -> None:
     assert onnxmpq.pareto is pareto
     assert onnxmpq.Front is Front
+
+
+@pytest.mark.parametrize("method", ["sqnr", "local"])
+def test_any_method_gives_a_front(tmp_path: Path, method: str) -> None:
+    with np.load(MODELS / "digits_calibration.npz") as data:
+        samples = {name: data[name][:8] for name in data.files}
+    given = {"options": ["w8a8", "w4a8"], "points": 4, "store": tmp_path / "x.store", "effort": "quick"}
+    found = pareto(MODELS / "digits_cnn.onnx", samples, method=method, **given)  # type: ignore[arg-type]
+    sources = {point.source for point in found.points}
+    assert method in sources
+    assert sources <= {method, "uniform w8a8", "uniform w4a8"}
+    assert [point.file_bytes for point in found.points] == sorted(point.file_bytes for point in found.points)
+    losses = [point.loss.value for point in found.points]
+    assert losses == sorted(losses, reverse=True)
