@@ -354,6 +354,7 @@ def _searched(
     else:
         decision = search.decide(limits)
     notes += decision.notes
+    search.engine.rest()
     return plan_of(decision.choices), decision
 
 

@@ -94,6 +94,8 @@ CARRIERS = Registry(
         "gather": "onnxmpq.carriers.gather:Gather",
     },
 )
+TARGETS = Registry("target", "onnxmpq.targets", {})
+"""Those of other packages, as ``module:file.toml``; ours are files of ``onnxmpq/targets/builtin``."""
 METHODS = Registry(
     "method",
     "onnxmpq.methods",

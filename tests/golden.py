@@ -30,7 +30,7 @@ from onnxmpq.model.layers import constant, shape_of
 from onnxmpq.model.load import load
 from onnxmpq.model.normalise import normalise
 from onnxmpq.numerics.ranges import Histogram
-from onnxmpq.targets import ISAS, builtin_names, split_isa
+from onnxmpq.targets import ISAS, builtin_names, split_variant
 from onnxmpq.targets import target as find_target
 from onnxmpq.targets.space import make_space
 from tests.graphs import Array, from_text, layer_chain, normal
@@ -212,7 +212,7 @@ def kept() -> list[str]:
 
 def _elsewhere(target: str, subject: str) -> Mapping[str, str]:
     """Return the texts by option that need no file, since another target has them."""
-    base, isa = split_isa(target)
+    base, isa = split_variant(target)
     if isa != "any":
         return _told(base, subject)
     first = _told(TARGETS[0], subject) if target != TARGETS[0] else {}

@@ -18,12 +18,35 @@ from onnxmpq.carriers.base import Carried, Carrier, Pen, carrier
 from onnxmpq.errors import InfeasibleError, InputError, InternalError
 from onnxmpq.methods.study import Draft, Study
 from onnxmpq.model.load import load
-from onnxmpq.registry import BUDGETS, CARRIERS, METHODS, RUNTIMES
+from onnxmpq.registry import BUDGETS, CARRIERS, METHODS, RUNTIMES, TARGETS
 from onnxmpq.runtimes.base import Ability, KernelReport, Mode, Session
 from onnxmpq.runtimes.ort import OnnxRuntime
-from onnxmpq.targets import parse_target
+from onnxmpq.targets import names, parse_target, target
 from tests.graphs import from_text
 
+BOARD = """
+schema = 2
+extends = "generic"
+name = "board"
+title = "a board"
+
+[limits]
+highest_opset = 21
+
+[[layers]]
+op = "Conv"
+options = ["w8a8"]
+
+[[variants]]
+name = "rev2"
+title = "the second board"
+soc = "b2"
+runtime = "null"
+
+[[variants.layers]]
+op = "Conv"
+options = ["w8a8", "w4a8"]
+"""
 MODELS = Path(__file__).parents[1] / "models"
 MODEL, DATA = MODELS / "digits_cnn.onnx", MODELS / "digits_calibration.npz"
 GENERIC = (Path(onnxmpq.__file__).parent / "targets" / "builtin" / "generic.toml").read_text("utf-8")
@@ -99,7 +122,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[EntryPoint]]:
     entries: list[EntryPoint] = []
     monkeypatch.setattr(registry, "entry_points", lambda group: [entry for entry in entries if entry.group == group])
     yield entries
-    for known in (BUDGETS, CARRIERS, METHODS, RUNTIMES):
+    for known in (BUDGETS, CARRIERS, METHODS, RUNTIMES, TARGETS):
         known.forget()
 
 
@@ -145,6 +168,36 @@ def test_null_runs_nothing_and_says_so(tmp_path: Path) -> None:
 def test_a_target_names_a_runtime_that_there_is() -> None:
     with pytest.raises(InputError, match=r"'runtime' is 'nul'; allowed: 'null', .*Did you mean 'null'"):
         parse_target(GENERIC.replace('runtime = "onnxruntime"', 'runtime = "nul"'), "mine")
+
+
+def test_a_target_from_outside_with_a_variant_is_found(
+    installed: list[EntryPoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "boards"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "board.toml").write_text(BOARD, "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    install(installed, TARGETS, "board", "boards:board.toml")
+    assert "board" in names()
+    found, newer = target("board"), target("board@rev2")
+    assert (found.name, newer.name, newer.title) == ("board", "board@rev2", "the second board")
+    assert (found.runtime, newer.runtime) == ("onnxruntime", "null")
+    assert (found.limits.highest_opset, found.limits.lowest_opset) == (21, target("generic").limits.lowest_opset)
+    assert [str(option) for option in found.layers[0].options] == ["w8a8"]
+    assert [str(option) for option in newer.layers[0].options] == ["w8a8", "w4a8"]
+    assert newer.layers[1:] == found.layers
+    assert [rule.op for rule in found.layers[1:]] == [rule.op for rule in target("generic").layers]
+    assert not any(option.weight_bits == 2 for rule in found.layers for option in rule.options)  # above opset 21
+    with pytest.raises(InputError, match=r"no variant '@rev3'. Known: any, vnni, rev2. Did you mean 'rev2'"):
+        target("board@rev3")
+    for name, option in (("board", "w8a8"), ("board@rev2", "w4a8")):
+        result = onnxmpq.quantize(
+            MODEL, samples(), output=tmp_path / f"{option}.onnx", target=name, option=option, as_asked=True
+        )
+        assert result.plan.target == name
+        assert {str(taken) for unit, taken in result.plan.choices.items() if "Conv" in unit} == {option}
+        assert (result.verdict["speed"].value is None) == (name == "board@rev2")
 
 
 def test_a_method_from_outside_makes_a_plan(installed: list[EntryPoint], tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from onnxmpq.data.samples import Data
 from onnxmpq.disk.ledger import temporary_folder
 from onnxmpq.errors import InputError, InternalError
 from onnxmpq.lower.calibrated import Calibrated, Needs, Numbers
+from onnxmpq.machine import give_back
 from onnxmpq.metrics.heads import find_heads
 from onnxmpq.metrics.losses import Loss, LossFunction, mean_and_error
 from onnxmpq.model.opset import raise_opset
@@ -177,6 +178,11 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def rest(self) -> None:
+        """Let go of what this process holds for jobs, to make room for an export; what is asked next builds it again."""
+        forget_bench()
+        give_back()
 
     def close(self) -> None:
         """Close the store, forget what this process holds for jobs, and remove the folder."""

@@ -17,7 +17,7 @@ from onnxmpq.model.normalise import normalise
 from onnxmpq.model.save import save
 from onnxmpq.runtimes import get_runtime
 from onnxmpq.runtimes.base import one_line
-from onnxmpq.targets import Target, split_isa
+from onnxmpq.targets import Target, split_variant
 from onnxmpq.targets import target as find_target
 from onnxmpq.targets.space import make_space
 
@@ -100,7 +100,7 @@ def checked_plan(plan: Plan, prepared: Prepared) -> Plan:
     if plan.model_sha256 and plan.model_sha256 != prepared.source.sha256:
         faults.append("it was made for another model (the digests differ)")
     if plan.target and plan.target != space.target:
-        (base, isa), here = split_isa(plan.target), split_isa(space.target)[0]
+        (base, isa), here = split_variant(plan.target), split_variant(space.target)[0]
         hint = f": give --isa {isa}" if base == here else ""
         faults.append(f"it was made for target '{plan.target}', not '{space.target}'{hint}")
     units = {unit.name: unit for unit in space.units}

@@ -1,5 +1,6 @@
 """Target files: what cannot work is refused with its file, its line and the reason."""
 
+import dataclasses
 from pathlib import Path
 
 import onnx_ir as ir
@@ -128,14 +129,14 @@ def test_broken_toml_is_told_with_its_line(tmp_path: Path) -> None:
         find_target(str(path))
 
 
-@pytest.mark.parametrize("schema", ["", "schema = 2\n", 'schema = "1"\n'])
+@pytest.mark.parametrize("schema", ["", "schema = 3\n", 'schema = "1"\n'])
 def test_another_schema_is_refused(schema: str) -> None:
-    with pytest.raises(InputError, match="'t' has no 'schema = 1'"):
+    with pytest.raises(InputError, match="'t' has no 'schema = 2'"):
         parse_target(GOOD.replace("schema = 1\n", schema), "t")
 
 
 def test_a_target_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"There is no target 'gpu'\. Built in: generic, openvino, ort-cpu; or give"):
+    with pytest.raises(InputError, match=r"There is no target 'gpu'\. Known: generic, openvino, ort-cpu; or give"):
         find_target("gpu")
     with pytest.raises(InputError, match=r"The target '.*absent\.toml' cannot be read: No such file"):
         find_target(str(tmp_path / "absent.toml"))
@@ -181,3 +182,56 @@ def test_a_built_in_target_is_named_as_its_file_and_explained(name: str) -> None
 )
 def test_the_opset_is_that_of_the_newest_type(option: str, opset: int) -> None:
     assert opset_of(Option.parse(option)) == opset
+
+
+# ---- what extends another --------------------------------------------------------------------------------------------
+
+CHILD = 'schema = 2\nextends = "{parent}"\nname = "child"\ntitle = "t"\n{more}'
+
+
+def child(folder: Path, more: str = "", parent: str = "generic", name: str = "child.toml") -> str:
+    path = folder / name
+    path.write_text(CHILD.format(parent=parent, more=more), "utf-8")
+    return str(path)
+
+
+def test_what_a_target_does_not_say_is_that_of_the_one_it_extends(tmp_path: Path) -> None:
+    found, parent = find_target(child(tmp_path)), find_target("generic")
+    assert dataclasses.replace(found, name=parent.name, title=parent.title) == parent
+    found = find_target(child(tmp_path, 'notes = ["first"]\nislands = true\n[limits]\nhighest_ir = 9\n'))
+    assert (found.notes, found.islands, found.limits.highest_ir) == (("first", *parent.notes), True, 9)
+    assert found.limits.lowest_opset == parent.limits.lowest_opset
+
+
+def test_a_file_extends_one_beside_it(tmp_path: Path) -> None:
+    child(tmp_path, "islands = true\n", name="first.toml")
+    assert find_target(child(tmp_path, parent="first.toml")).islands
+
+
+@pytest.mark.parametrize(
+    ("more", "parent", "message"),
+    [
+        ("", "generik", "There is no target 'generik'. .*Did you mean 'generic'"),
+        ("", "child.toml", "deep, or itself"),
+        ("islands = 3\n", "generic", "line 5: 'islands' must be of type bool"),
+        ("[limits]\nlowest = 3\n", "generic", "unknown key 'lowest'"),
+        ("[[layers]]\nop = 'Conv'\noptions = ['w9a8']\n", "generic", "cannot be written"),
+        ("[[variants]]\nname = 'x'\nruntime = 'none'\n", "generic", "'runtime' is 'none', which is not known"),
+        ("[[variants]]\nname = 'x'\nboard = 'b'\n", "generic", "unknown key 'board'"),
+        (
+            "[[variants]]\nname = 'x'\n[[variants.layers]]\nop = 'Konv'\noptions = ['w8']\n",
+            "generic",
+            "'op' has 'Konv'",
+        ),
+    ],
+)
+def test_what_cannot_be_extended_is_refused(tmp_path: Path, more: str, parent: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        find_target(child(tmp_path, more, parent))
+
+
+def test_schema_1_extends_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "old.toml"
+    path.write_text(GOOD + '\n[[variants]]\nname = "x"\n', "utf-8")
+    with pytest.raises(InputError, match="'variants' is a key of schema 2"):
+        find_target(str(path))

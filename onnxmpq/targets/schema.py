@@ -1,0 +1,189 @@
+"""What a target says, as data classes; one field for every key of its file."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NewType, get_args
+
+from onnxmpq.artifacts import Grouping, Layer, Neighbours, Option, container_bits
+from onnxmpq.errors import InputError, nearest
+
+CarrierName = NewType("CarrierName", str)
+"""The name of a carrier: how codes are stored and turned back."""
+Isa = Literal["any", "vnni"]
+ISAS: tuple[Isa, ...] = get_args(Isa)
+"""For which processors a file is made: ``any`` is right on all of them, ``vnni`` on x86 with VNNI only."""
+ActivationType = Literal["uint8", "int8", "uint16", "int16"]
+
+LAYER_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "MatMul:product", "Gather", "LSTM", "GRU")
+"""What a rule of layers may be for."""
+WEIGHT_OPSET = {8: 13, 4: 21, 2: 25}
+"""Opset that first has a weight type of so many bits, for the main ONNX domain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Which model files the runtime loads; a range of opsets and the highest IR version."""
+
+    lowest_opset: int
+    highest_opset: int
+    highest_ir: int
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRule:
+    """How layers of one kind are quantised.
+
+    ``output = "quantised"``: the integer kernel needs a Q behind the layer, and every reader sees the DQ of it;
+    ``"free"``: it gives float by itself. ``fuses`` names activations that may stand between the layer and that Q.
+    ``readers = "all"``: once an input is quantised, all readers of that tensor see its DQ; ``"layer"``: only this one.
+    ``softmax``: the sign of an operand that a Softmax gives, where it differs; it never is negative.
+    ``blocks_not_before`` names operators in front of which the runtime has no kernel for blocked weights.
+    ``saturates``: which neighbouring products kernels without VNNI add in 16 bits (see
+    ``onnxmpq.numerics.saturation``); codes of weights are kept so small that no such sum saturates. ``isa = "vnni"``:
+    the rule is for files that need VNNI.
+    """
+
+    op: str
+    options: tuple[Option, ...]
+    groupings: tuple[Grouping, ...] = ()
+    activation: Literal["unsigned", "signed"] = "unsigned"
+    softmax: Literal["", "unsigned", "signed"] = ""
+    weight_rank: int = 0
+    output: Literal["quantised", "free"] = "free"
+    readers: Literal["all", "layer"] = "layer"
+    fuses: tuple[str, ...] = ()
+    bias: Literal["int32", "float"] = "float"
+    zero_point: bool = True
+    with_activation: Mapping[str, CarrierName] = field(default_factory=dict)
+    weight_only: Mapping[str, CarrierName] = field(default_factory=dict)
+    blocked: CarrierName = CarrierName("dq")
+    blocks_not_before: tuple[str, ...] = ()
+    saturates: tuple[Neighbours, ...] = ()
+    isa: Literal["", "vnni"] = ""
+    why: str = ""
+
+    def activation_type(self, option: Option, producer: str = "") -> ActivationType:
+        """Return the type that holds the activations of ``option``, given by an operator called ``producer``."""
+        wide = option.activation_bits > 8
+        if (self.softmax if self.softmax and producer == "Softmax" else self.activation) == "unsigned":
+            return "uint16" if wide else "uint8"
+        return "int16" if wide else "int8"
+
+    def carrier(self, option: Option) -> CarrierName | None:
+        """Return how codes of ``option`` are stored and turned back into values; None for float weights."""
+        if not option.weight_bits:
+            return None
+        if option.block:
+            return self.blocked
+        table = self.with_activation if option.activation_bits else self.weight_only
+        return table.get(str(container_bits(option.weight_bits)), CarrierName("dq"))
+
+
+@dataclass(frozen=True, slots=True)
+class FollowerRule:
+    """An operator without weights that runs on codes when its neighbours are quantised.
+
+    It joins when all its inputs are quantised and its output is asked for; ``pull`` lets it ask for its input itself
+    when an integer kernel produces that. ``same_scale``: input and output share one scale.
+    """
+
+    op: str
+    pull: bool = False
+    same_scale: bool = False
+    fuses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TargetVariant:
+    """What is otherwise on some machines that run the files of a target, never on the one that makes them.
+
+    ``isa``, ``soc`` and ``provider`` are the facts that tell those machines. Its rules are looked at before the others.
+    """
+
+    name: str
+    title: str = ""
+    isa: Literal["", "vnni"] = ""
+    soc: str = ""
+    provider: str = ""
+    runtime: str = ""
+    layers: tuple[LayerRule, ...] = ()
+    followers: tuple[FollowerRule, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What one runtime executes. See the fields of the rules for the meaning of each key.
+
+    ``islands``: a float layer between quantised ones needs protection. ``integer_kernels``: layers with activation bits
+    are promised to run in integers, and an export in which none does is refused. ``isa``: for which processors.
+    """
+
+    name: str
+    title: str
+    runtime: str
+    limits: Limits
+    layers: tuple[LayerRule, ...]
+    followers: tuple[FollowerRule, ...] = ()
+    islands: bool = False
+    integer_kernels: bool = True
+    isa: Isa = "any"
+    notes: tuple[str, ...] = ()
+
+    variants: tuple[TargetVariant, ...] = field(default=(), repr=False)
+
+    def variant(self, asked: str) -> "Target":
+        """Return the target for files that are right on any processor, or for the machines of one of its variants.
+
+        >>> from onnxmpq.targets import target
+        >>> target("ort-cpu").variant("vnni").name
+        'ort-cpu@vnni'
+        """
+        if asked == "any":
+            return dataclasses.replace(self, layers=tuple(rule for rule in self.layers if not rule.isa))
+        own = next((one for one in self.variants if one.name == asked), None)
+        known = list(dict.fromkeys((*ISAS, *(one.name for one in self.variants))))
+        if own is None and asked not in known:
+            raise InputError(f"A target has no variant '@{asked}'. Known: {', '.join(known)}.{nearest(asked, known)}")
+        isa: Isa = "vnni" if asked == "vnni" or (own is not None and own.isa) else "any"
+        found = dataclasses.replace(self, name=f"{self.name}@{asked}", isa=isa)
+        if isa == "any":
+            found = dataclasses.replace(found, layers=tuple(rule for rule in self.layers if not rule.isa))
+        if own is None:
+            return found
+        return dataclasses.replace(
+            found,
+            title=own.title or self.title,
+            runtime=own.runtime or self.runtime,
+            layers=(*own.layers, *found.layers),
+            followers=(*own.followers, *self.followers),
+            notes=(*own.notes, *self.notes),
+        )
+
+    def rule(self, layer: Layer) -> LayerRule | None:
+        """Return the first rule that fits ``layer``."""
+        for rule in self.layers:
+            if (
+                rule.op == ("MatMul:product" if layer.op == "MatMul" and not layer.weights else layer.op)
+                and (not rule.groupings or layer.grouping in rule.groupings)
+                and (not rule.weight_rank or len(layer.weight_shape) == rule.weight_rank)
+            ):
+                return rule
+        return None
+
+    def follower(self, op: str) -> FollowerRule | None:
+        """Return the rule for an operator without weights."""
+        return next((rule for rule in self.followers if rule.op == op), None)
+
+    def opset_for(self, option: Option, layer: Layer) -> int:
+        """Return the opset that the types of ``option`` need."""
+        rule = self.rule(layer)
+        need = self.limits.lowest_opset
+        return need if rule is None else max(need, opset_of(option))
+
+
+def opset_of(option: Option) -> int:
+    """Return the lowest opset that has the types of ``option``; 0 for float."""
+    weights = WEIGHT_OPSET[container_bits(option.weight_bits)] if option.weight_bits else 0
+    return max(weights, 21 if option.block or option.activation_bits > 8 else 0)
