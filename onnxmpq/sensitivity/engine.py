@@ -180,7 +180,7 @@ class Engine:
         self.close()
 
     def rest(self) -> None:
-        """Let go of what this process holds for jobs, to make room for an export; what is asked next builds it again."""
+        """Let go of what this process holds for jobs, to make room; what is asked next builds it again."""
         forget_bench()
         give_back()
 
