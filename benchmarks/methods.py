@@ -23,7 +23,8 @@ from rich.table import Table
 from benchmarks.held_out import EMBEDDED, data_of, run_on
 from benchmarks.zoo import names
 from onnxmpq.artifacts import FLOAT, Option, Plan, parse_options
-from onnxmpq.budgets.limits import Limit, Row, budget, weights_of
+from onnxmpq.budgets.limits import Limit, budget
+from onnxmpq.budgets.rows import Row, weights_of
 from onnxmpq.errors import InfeasibleError, InputError, OnnxmpqError
 from onnxmpq.lower.calibrated import Numbers
 from onnxmpq.methods.named import method as find_method

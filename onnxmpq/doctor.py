@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from onnxmpq.disk.ledger import temporary_folder
+from onnxmpq.disk.leftovers import temporary_folder
 from onnxmpq.errors import OnnxmpqError, RuntimeMissingError
 from onnxmpq.machine import Processor, memory_bytes, processor, usable_cores
 from onnxmpq.version import __version__

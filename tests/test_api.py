@@ -193,7 +193,7 @@ def test_a_full_disk_while_the_model_is_written_leaves_nothing(desk: Desk, monke
 
 def test_a_full_disk_at_the_start_leaves_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     before = desk.there()
-    monkeypatch.setattr("onnxmpq.disk.ledger.TemporaryDirectory", full_disk)
+    monkeypatch.setattr("onnxmpq.disk.leftovers.TemporaryDirectory", full_disk)
     with pytest.raises(InputError, match="cannot be written to: No space left on device"):
         desk.quantize()
     assert desk.there() == before

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from onnxmpq.artifacts import FLOAT, Option
-from onnxmpq.budgets.limits import Limit, budget, parse_limits, weights_of
+from onnxmpq.budgets.limits import Limit, budget, parse_limits
+from onnxmpq.budgets.rows import weights_of
 from onnxmpq.errors import InputError
 from onnxmpq.methods.study import Menu, make_rows
 from onnxmpq.registry import BUDGETS

@@ -1,14 +1,11 @@
-"""Budgets as users type them, and as rows of the assignment problem."""
+"""Budgets as they are typed."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, isfinite
+from math import isfinite
 
-import numpy as np
-
-from onnxmpq.artifacts import Option, Unit
-from onnxmpq.budgets.base import Budget, Facts
+from onnxmpq.budgets.base import Budget
 from onnxmpq.disk.reading import brief
 from onnxmpq.errors import InputError, nearest
 from onnxmpq.registry import BUDGETS
@@ -16,7 +13,6 @@ from onnxmpq.registry import BUDGETS
 _FACTORS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 _AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?(?:E[+-]?[0-9]+)?)\s*(%|(?:[KMGT]I?)?B?)")
 _LARGEST = 10**300
-_MOST = 2.0**60  # more than anything takes, and still exact where it is added to
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,45 +82,3 @@ def _amount(kind: str, value: object) -> str:
     if isinstance(value, int) and abs(value) > _LARGEST:  # Python does not write numbers of many digits
         raise InputError(f"The budget '{kind}' is beyond all numbers. Expected {budget(kind).examples}.")
     return str(value)
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One budget over a menu: integer weights per option, and the most they may add up to.
-
-    ``fixed`` is what no unit can change, ``of_float`` what the float model takes, and ``divisor`` by what the sum is
-    divided before people read it.
-    """
-
-    limit: Limit
-    weights: np.ndarray
-    most: int
-    fixed: int = 0
-    of_float: int = 0
-    divisor: int = 1
-
-    @classmethod
-    def of(cls, limit: Limit, facts: Facts, units: Sequence[Unit], menu: Sequence[Sequence[Option]]) -> "Row":
-        """Make the row of a limit over the options of all units."""
-        known = limit.budget
-        fixed, of_float, divisor = known.fixed(facts), known.of_float(facts), known.divisor(units)
-        amount = limit.amount * of_float if limit.share else limit.amount * divisor
-        return cls(limit, weights_of(known, units, menu), int(min(amount, _MOST)) - fixed, fixed, of_float, divisor)
-
-    def total(self, used: float) -> float:
-        """Return what people read: with what no unit can change, and bits as a mean."""
-        return (used + self.fixed) / self.divisor
-
-    def written(self, used: float) -> str:
-        """Write what a plan takes as people read it."""
-        total = self.total(used)
-        share = f" ({ceil(total / self.of_float * 1e4) / 100:g}% of float)" if self.of_float else ""
-        return self.limit.budget.written(total) + share
-
-
-def weights_of(known: Budget, units: Sequence[Unit], menu: Sequence[Sequence[Option]]) -> np.ndarray:
-    """Return what every option of every unit adds to a budget, as integers."""
-    return np.array(
-        [known.weight(unit, option) for unit, options in zip(units, menu, strict=True) for option in options],
-        dtype=np.int64,
-    )

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable
 from typing import IO
 
-from onnxmpq.disk import ledger
+from onnxmpq.disk import leftovers
 
 _PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 _CRASHES = (signal.SIGSEGV, signal.SIGFPE, signal.SIGABRT, signal.SIGBUS, signal.SIGILL)
@@ -42,7 +42,7 @@ def supervised(command: Callable[[], None]) -> None:
         if not child:
             _end_with(parent)
             _write_crashes_to(trace)
-            ledger.keep_in(made)
+            leftovers.keep_in(made)
             command()
             sys.exit(0)
         code = os.waitstatus_to_exitcode(_waited(child))
@@ -86,7 +86,7 @@ def _killed(number: signal.Signals, trace: IO[str], made: IO[str]) -> int:
     from onnxmpq.cli.console import literal, tell
     from onnxmpq.sensitivity.rescue import rescued
 
-    notes = rescued(ledger.entries(made))
+    notes = rescued(leftovers.entries(made))
     code = 128 + number
     if number in _CRASHES:
         trace.seek(0)

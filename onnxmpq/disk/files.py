@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
-from onnxmpq.disk.ledger import note
+from onnxmpq.disk.leftovers import note
 from onnxmpq.disk.reading import brief
 from onnxmpq.errors import InputError
 

@@ -23,8 +23,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmpq.artifacts import FLOAT, Option, Plan, Space, plain
+from onnxmpq.guard.boundaries import Array, Feed, Hops, boundaries
 from onnxmpq.guard.damage import Damage, Meter, Thresholds, decibels
-from onnxmpq.guard.hops import Array, Feed, Hops, boundaries
 from onnxmpq.methods.uniform import no_coarser
 from onnxmpq.metrics.losses import Head
 from onnxmpq.model.mapped import BIG

@@ -18,11 +18,11 @@ import onnx_ir as ir
 
 from onnxmpq.artifacts import FLOAT, Option, Plan, plain
 from onnxmpq.data.samples import Data, Samples, open_samples
-from onnxmpq.disk.ledger import temporary_folder
+from onnxmpq.disk.leftovers import temporary_folder
 from onnxmpq.errors import InputError
+from onnxmpq.guard.boundaries import Hop, Hops, boundaries, force, forced_name
 from onnxmpq.guard.culprits import LEAST_SAMPLES, MOST_SAMPLES, SHARE, Hunt, spread
 from onnxmpq.guard.damage import Damage, Meter, Thresholds, decibels
-from onnxmpq.guard.hops import Hop, Hops, boundaries, force, forced_name
 from onnxmpq.guard.judge import judge, judged_heads
 from onnxmpq.lower.calibrated import Numbers
 from onnxmpq.metrics.losses import Head

@@ -17,15 +17,16 @@ import onnx_ir as ir
 from onnxmpq.artifacts import Neighbours, Option, Plan, Space, container_bits
 from onnxmpq.carriers.base import Carried, carrier
 from onnxmpq.errors import InternalError
-from onnxmpq.model.layers import all_graphs, all_nodes, constant, paddings
+from onnxmpq.lower.bias import int32_codes, least_scale, shift
+from onnxmpq.model.layers import all_graphs, all_nodes, constant
 from onnxmpq.model.mapped import let_go
 from onnxmpq.model.opset import raise_opset
 from onnxmpq.numerics.ranges import Affine
 from onnxmpq.numerics.saturation import rule
-from onnxmpq.numerics.weights import Method, QuantisedWeight, code_limits, dequantise, held, quantise_weight
+from onnxmpq.numerics.weights import Method, QuantisedWeight, code_limits, held, quantise_weight
 from onnxmpq.targets import Target
 from onnxmpq.targets.placement import Form, Island, Pair, Placement, place
-from onnxmpq.targets.space import stored_bytes
+from onnxmpq.targets.sizes import stored_bytes
 
 _CODES = {
     2: (ir.DataType.INT2, ml_dtypes.int2),
@@ -33,7 +34,6 @@ _CODES = {
     8: (ir.DataType.INT8, np.int8),
 }
 _ACTIVATION = {"uint8": np.uint8, "int8": np.int8, "uint16": np.uint16, "int16": np.int16}
-_BIAS_LIMIT = 2.0**30
 
 RoundWeight = Callable[[str, np.ndarray, QuantisedWeight], QuantisedWeight]
 """Gives other codes for the weight of that name, on the scales that were chosen for it."""
@@ -136,7 +136,7 @@ class _Writer:
         bias = constant(self.values.get(form.layer.bias)) if form.bias else None
         if bias is None or not input_scale:
             return
-        floor = np.abs(bias.numpy().reshape(-1)).astype(np.float64) / (input_scale * _BIAS_LIMIT)
+        floor = least_scale(bias.numpy(), input_scale)
         for name in form.layer.weights:
             self.floors[name] = np.maximum(self.floors.get(name, 0.0), floor)
 
@@ -158,7 +158,8 @@ class _Writer:
                 continue
             node.replace_input_with(index, new)
             if bias is not None:
-                self.bias(form, bias.numpy() - self.shift(form, value, quantised), quantised, input_scale)
+                moved = shift(node, layer, constant(value), self.means.get(layer.node), quantised)
+                self.bias(form, bias.numpy() - moved, quantised, input_scale)
 
     def forget(self, weights: Iterable[str]) -> None:
         """Let go of the codes of weights that no other layer reads, and of the pages they were made from."""
@@ -168,30 +169,6 @@ class _Writer:
                 if name in self.codes:
                     let_go(self.codes.pop(name)[1].codes)
                 let_go(constant(self.values.get(name)))
-
-    def shift(self, form: Form, value: ir.Value, quantised: QuantisedWeight) -> np.ndarray | float:
-        """Return how far rounding the weights moves the mean of each output: sum of weight error times input mean.
-
-        Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", section 4.2, with
-        measured means.
-        """
-        tensor, mean = constant(value), self.means.get(form.layer.node)
-        if tensor is None or mean is None:
-            return 0.0
-        error = dequantise(quantised).astype(np.float64)
-        error -= tensor.numpy()
-        match form.layer.op:
-            case "Conv":  # [outputs, inputs of the group, kernel ...]
-                taps = tap_means(self.nodes[form.layer.node], mean, error.shape)
-                outputs, inputs = error.shape[:2]
-                groups = taps.shape[0] // inputs
-                grouped = taps.reshape(groups, 1, -1)
-                return np.asarray((error.reshape(groups, outputs // groups, -1) * grouped).sum(2).reshape(-1))
-            case "MatMul" | "Gemm":
-                vector = mean.reshape(-1, mean.shape[-1]).mean(0)
-                return np.asarray(error @ vector if form.layer.channel_axes == (0,) else vector @ error)
-            case _:
-                return 0.0
 
     def quantise(self, form: Form, value: ir.Value, floor: np.ndarray | None) -> QuantisedWeight:
         """Quantise one weight; ``floor`` is the least scale per channel that lets the bias fit in int32."""
@@ -280,11 +257,9 @@ class _Writer:
                 dtype = value.dtype or ir.DataType.FLOAT
                 node.replace_input_with(index, self.initializer(value, "corrected", bias.astype(dtype.numpy())))
             return
-        scale = (np.float32(input_scale) * quantised.scale.astype(np.float32)).astype(np.float32)
-        limit = 2.0**31 - 1
-        codes = np.clip(np.rint(bias.reshape(-1) / scale.astype(np.float64)), -limit, limit).astype(np.int32)
+        codes, scale = int32_codes(bias, input_scale, quantised)
         inputs = [
-            self.initializer(value, "quantized", codes.reshape(scale.shape if scale.ndim else (-1,))),
+            self.initializer(value, "quantized", codes),
             self.initializer(value, "scale", scale),
         ]
         axis = {"axis": 0} if scale.ndim else {}
@@ -390,33 +365,6 @@ class _Writer:
             for name, value in list(graph.initializers.items()):
                 if not value.uses() and not value.is_graph_output():
                     del graph.initializers[name]
-
-
-def tap_means(node: ir.Node, mean: np.ndarray, weight_shape: tuple[int, ...]) -> np.ndarray:
-    """Return what each tap of a convolution's kernel sees on average, zeros of the padding included.
-
-    ``mean`` is the mean input [channels, positions ...], or [channels] where positions vary; the result has the shape
-    [channels, kernel ...].
-    """
-    kernel = weight_shape[2:]
-    if mean.ndim != 1 + len(kernel):
-        return np.broadcast_to(mean.reshape(-1, *[1] * len(kernel)), (mean.size, *kernel))
-    strides = node.attributes.get_ints("strides") or [1] * len(kernel)
-    dilations = node.attributes.get_ints("dilations") or [1] * len(kernel)
-    pads = paddings(node, mean.shape[1:], kernel, strides, dilations)
-    padded = np.pad(mean, [(0, 0), *pads])
-    outputs = [
-        (size - dilation * (width - 1) - 1) // stride + 1
-        for size, width, stride, dilation in zip(padded.shape[1:], kernel, strides, dilations, strict=True)
-    ]
-    taps = np.zeros((mean.shape[0], *kernel))
-    for tap in np.ndindex(*kernel):
-        window = tuple(
-            slice(k * d, k * d + s * (n - 1) + 1, s)
-            for k, d, s, n in zip(tap, dilations, strides, outputs, strict=True)
-        )
-        taps[(slice(None), *tap)] = padded[(slice(None), *window)].mean(axis=tuple(range(1, mean.ndim)))
-    return taps
 
 
 def _widened(quantised: QuantisedWeight, weight: np.ndarray, floor: np.ndarray) -> QuantisedWeight:

@@ -9,7 +9,8 @@ import numpy as np
 
 from onnxmpq.artifacts import FLOAT, Option, Space, Unit
 from onnxmpq.budgets.base import Facts
-from onnxmpq.budgets.limits import Limit, Row
+from onnxmpq.budgets.limits import Limit
+from onnxmpq.budgets.rows import Row
 from onnxmpq.errors import InfeasibleError, InputError, nearest
 from onnxmpq.methods.agreement import Agreement, agreement
 from onnxmpq.methods.protocol import Measurer

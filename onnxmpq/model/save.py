@@ -16,7 +16,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxmpq.disk.files import reason
-from onnxmpq.disk.ledger import note
+from onnxmpq.disk.leftovers import note
 from onnxmpq.errors import InputError
 from onnxmpq.model.layers import all_graphs, graphs_from
 from onnxmpq.model.mapped import BIG, let_go, write_bytes, write_with

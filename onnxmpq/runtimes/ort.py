@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 
 from onnxmpq.data.samples import InputSpec
-from onnxmpq.disk.ledger import temporary_folder
+from onnxmpq.disk.leftovers import temporary_folder
 from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.runtimes.base import (
     ABILITIES,

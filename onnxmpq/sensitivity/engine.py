@@ -29,7 +29,7 @@ import onnx_ir as ir
 from onnxmpq.artifacts import FLOAT, Option, Plan, container_bits
 from onnxmpq.data.blends import Blended, may_blend
 from onnxmpq.data.samples import Data
-from onnxmpq.disk.ledger import temporary_folder
+from onnxmpq.disk.leftovers import temporary_folder
 from onnxmpq.errors import InputError, InternalError
 from onnxmpq.lower.calibrated import Calibrated, Needs, Numbers
 from onnxmpq.machine import give_back

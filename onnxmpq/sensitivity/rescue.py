@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from onnxmpq.artifacts import Plan
-from onnxmpq.disk import ledger
+from onnxmpq.disk import leftovers
 from onnxmpq.disk.files import kept_of, write_whole
 from onnxmpq.errors import InputError, OnnxmpqError
 from onnxmpq.sensitivity.store import Store
@@ -32,7 +32,7 @@ class Rescue:
 
     def __enter__(self) -> Self:
         if self.given is None:
-            ledger.note(self.store, rescue_for=self.output)
+            leftovers.note(self.store, rescue_for=self.output)
         return self
 
     def __exit__(
@@ -77,7 +77,7 @@ def kept_results(store: Path, output: Path, given: Path | None = None) -> list[s
     return [f"What was measured, {count} results, is in '{place}': the same command with --store {place} goes on."]
 
 
-def rescued(made: Sequence[ledger.Entry]) -> list[str]:
+def rescued(made: Sequence[leftovers.Entry]) -> list[str]:
     """Clear up after a process that was killed: keep what it measured, remove all else; say what was kept."""
     notes = []
     for entry in made:

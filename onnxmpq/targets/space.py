@@ -11,11 +11,10 @@ from itertools import chain
 
 import onnx_ir as ir
 
-from onnxmpq.artifacts import FLOAT, Cost, Layer, Leftover, Option, Space, Unit, container_bits
-from onnxmpq.carriers.base import carrier
-from onnxmpq.model.layers import all_graphs, all_nodes, constant, find_layers, is_standard, shape_of
+from onnxmpq.artifacts import FLOAT, Cost, Layer, Leftover, Option, Space, Unit
+from onnxmpq.model.layers import all_nodes, constant, find_layers, is_standard
 from onnxmpq.targets import LayerRule, Target
-from onnxmpq.targets.placement import Form, Placement, form_of
+from onnxmpq.targets.sizes import initializers, inner_axis, stored_shape, unit_bytes, value_bytes
 
 _WORTH_NAMING_BYTES = 4096
 
@@ -58,7 +57,7 @@ def _sharing(layers: list[Layer]) -> Iterator[tuple[Layer, ...]]:
 def _unit(model: ir.Model, layers: tuple[Layer, ...], target: Target, users: Mapping[str, list[str]]) -> Unit:
     graph_values = {value.name: value for value in initializers(model)}
     weights = list(dict.fromkeys(chain.from_iterable(layer.weights for layer in layers)))
-    parameters = sum(math.prod(_shape(graph_values[name])) for name in weights)
+    parameters = sum(math.prod(stored_shape(graph_values[name])) for name in weights)
     reasons: list[str] = []
     allowed: list[Option] | None = None
     names = {layer.node for layer in layers}
@@ -99,7 +98,7 @@ def layer_options(model: ir.Model, layer: Layer, target: Target) -> tuple[list[O
     if any(option.activation_bits for option in options) and (why := _bias_fault(model, layer, rule)):
         reasons.append(why)
         options = [option for option in options if not option.activation_bits]
-    inner = layer.weight_shape[_inner_axis(layer)] if layer.weight_shape else 0
+    inner = layer.weight_shape[inner_axis(layer)] if layer.weight_shape else 0
     options = [option for option in options if not option.block or inner % option.block == 0]
     if any(option.block for option in options) and (reader := _forbidden_reader(model, layer, rule)):
         reasons.append(f"blocked weights have no fast kernel in front of {reader}")
@@ -137,82 +136,8 @@ def _bias_fault(model: ir.Model, layer: Layer, rule: LayerRule) -> str:
     return ""
 
 
-def _inner_axis(layer: Layer) -> int:
-    """Return the axis that blocks divide: the one summed over."""
-    return next(axis for axis in range(len(layer.weight_shape)) if axis not in layer.channel_axes)
-
-
 def _bops(macs: int, option: Option) -> int:
     return macs * (option.weight_bits or option.activation_bits or 32) * (option.activation_bits or 32)
-
-
-def unit_bytes(layers: tuple[Layer, ...], option: Option, target: Target, values: Mapping[str | None, ir.Value]) -> int:
-    """Return the bytes stored for a unit at ``option``; tensors that its layers share count once."""
-    stored: dict[str, int] = {}
-    for layer in layers:
-        if option.is_float:
-            stored |= {name: value_bytes(values[name]) for name in layer.weights}
-        else:
-            stored |= form_bytes(form_of(layer, option, target), values)
-        if layer.bias in values and f"{layer.node}/bias" not in stored:
-            stored[layer.bias] = value_bytes(values[layer.bias])
-    return sum(stored.values())
-
-
-def form_bytes(form: Form, values: Mapping[str | None, ir.Value]) -> dict[str, int]:
-    """Return the bytes of every new tensor that a layer's form stores, under keys that shared tensors share."""
-    layer, option, stored = form.layer, form.option, {}
-    for name in layer.weights if option.weight_bits else ():
-        shape = _shape(values[name])
-        kept = [shape[axis] for axis in layer.channel_axes]
-        container = container_bits(option.weight_bits)
-        scales = math.prod(kept) * (math.ceil(shape[_inner_axis(layer)] / option.block) if option.block else 1)
-        stored[f"{name}/codes"] = math.ceil(math.prod(shape) * container / 8)
-        held = carrier(form.carrier or "dq")
-        stored[f"{name}/scale/{held.name}"] = scales * held.scale_bytes(values[name].dtype)
-        if form.zero_point and (bits := held.zero_bits(container)):
-            stored[f"{name}/zero/{held.name}"] = math.ceil(scales * bits / 8)
-        if form.bias:
-            stored[f"{layer.node}/bias"] = 8 * math.prod(kept)
-    return stored
-
-
-def stored_bytes(model: ir.Model, placement: Placement) -> int:
-    """Return the bytes of all tensors in the file that ``placement`` leads to, exactly."""
-    values = {value.name: value for value in initializers(model)}
-    replaced = {
-        (form.layer.node, name) for form in placement.forms if form.option.weight_bits for name in form.layer.weights
-    }
-    replaced |= {(form.layer.bias_add or form.layer.node, form.layer.bias) for form in placement.forms if form.bias}
-    read = {
-        value.name
-        for node in all_nodes(model)
-        for value in node.inputs
-        if value is not None and (node.name, value.name) not in replaced
-    }
-    read |= {value.name for value in model.graph.outputs}
-    kept = sum(value_bytes(value) for name, value in values.items() if name in read)
-    new: dict[str, int] = {}
-    for form in placement.forms:
-        new |= form_bytes(form, values)
-    pairs = sum(4 + (2 if pair.type.endswith("16") else 1) for pair in placement.pairs)
-    islands = sum((6 if island.type.endswith("16") else 5) * island.channels for island in placement.islands)
-    return kept + sum(new.values()) + pairs + islands
-
-
-def initializers(model: ir.Model) -> Iterator[ir.Value]:
-    """Yield the initialisers of all graphs."""
-    for graph in all_graphs(model):
-        yield from graph.initializers.values()
-
-
-def _shape(value: ir.Value) -> tuple[int, ...]:
-    return shape_of(value.const_value) if value.const_value is not None else ()
-
-
-def value_bytes(value: ir.Value) -> int:
-    """Return the bytes of an initialiser as it is stored."""
-    return value.const_value.nbytes if value.const_value is not None else 0
 
 
 def _leftovers(model: ir.Model, layers: set[str]) -> Iterator[Leftover]:

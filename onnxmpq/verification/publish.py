@@ -12,7 +12,7 @@ from onnx import serialization
 
 from onnxmpq.artifacts import Export
 from onnxmpq.disk.files import check_length, data_of, kept_of, place, plan_of, reason, spare_of, taken
-from onnxmpq.disk.ledger import temporary_folder
+from onnxmpq.disk.leftovers import temporary_folder
 from onnxmpq.errors import InputError
 from onnxmpq.model.protos import locations
 

@@ -21,7 +21,7 @@ import onnx
 
 from onnxmpq.artifacts import Check, Verdict
 from onnxmpq.data.samples import checked_labels
-from onnxmpq.disk.ledger import temporary_folder
+from onnxmpq.disk.leftovers import temporary_folder
 from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.model.mapped import load_mapped, read_mapped, write_with
 from onnxmpq.model.protos import bytes_on_disk, graphs

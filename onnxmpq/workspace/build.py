@@ -18,7 +18,7 @@ import onnx_ir as ir
 from onnxmpq.artifacts import Export, Plan, Verdict
 from onnxmpq.calibrate.run import calibrate
 from onnxmpq.data.samples import Data, Samples, open_samples
-from onnxmpq.disk.ledger import temporary_folder
+from onnxmpq.disk.leftovers import temporary_folder
 from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.lower.calibrated import Calibrated, Needs, Numbers
 from onnxmpq.lower.write import Quantised

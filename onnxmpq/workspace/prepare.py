@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxmpq.artifacts import Option, Plan, Space, parse_options
-from onnxmpq.disk.ledger import temporary_folder
+from onnxmpq.disk.leftovers import temporary_folder
 from onnxmpq.errors import InfeasibleError, InputError, RuntimeMissingError, VerifyError
 from onnxmpq.model.load import Source, load
 from onnxmpq.model.normalise import normalise

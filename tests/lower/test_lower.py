@@ -12,8 +12,9 @@ import pytest
 
 from onnxmpq.api import Result, quantize
 from onnxmpq.artifacts import FLOAT, Option, Plan
+from onnxmpq.lower.bias import tap_means
 from onnxmpq.lower.calibrated import ROUNDINGS, Numbers, Rounding, corrected_inputs
-from onnxmpq.lower.write import Quantised, lower, pair_key, tap_means
+from onnxmpq.lower.write import Quantised, lower, pair_key
 from onnxmpq.model.layers import all_graphs, all_nodes
 from onnxmpq.numerics.ranges import Affine
 from onnxmpq.runtimes import get_runtime

@@ -9,7 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmpq.artifacts import FLOAT, Cost, Layer, Option, Space, Unit
-from onnxmpq.budgets.limits import Limit, Row, budget, weights_of
+from onnxmpq.budgets.limits import Limit, budget
+from onnxmpq.budgets.rows import Row, weights_of
 from onnxmpq.methods.protocol import Measurer
 from onnxmpq.methods.study import Choices, Menu, Study
 from onnxmpq.sensitivity.table import Cost as RunCost

@@ -17,7 +17,8 @@ from onnxmpq.numerics.ranges import Affine
 from onnxmpq.targets import Target, builtin_names, parse_target
 from onnxmpq.targets import target as find_target
 from onnxmpq.targets.placement import place
-from onnxmpq.targets.space import make_space, stored_bytes
+from onnxmpq.targets.sizes import stored_bytes
+from onnxmpq.targets.space import make_space
 from onnxmpq.verification.verify import file_tensor_bytes
 from tests.graphs import Array, from_text, layer_chain, normal, rng
 
