@@ -178,7 +178,7 @@ def quantize(
     Units that ruin a uniform plan are kept finer unless ``as_asked``.
 
     Unless ``allow_slower`` a plan gives way to the same weights on float kernels where its integer kernels run slower
-    than float. No half-written model is left when anything fails: InputError is for what the caller can mend,
+    than float. No half-written model is left when anything fails: InputError is for what the caller can fix,
     InfeasibleError for budgets that nothing meets, VerifyError for an export that does not hold. What a search has
     found by then, its plan and its measurements, is kept beside ``output``, and a note of the error says where.
 

@@ -255,7 +255,7 @@ def test_a_float_model_that_does_not_load_is_told(desk: Desk) -> None:
     model.ir_version = 99
     before = desk.there()
     onnx.save(model, str(desk.folder / "new.onnx"))
-    with pytest.raises(InputError, match=r"The float model does not load in onnxruntime .*Mend or re-export"):
+    with pytest.raises(InputError, match=r"The float model does not load in onnxruntime .*Fix or re-export"):
         desk.quantize(model=desk.folder / "new.onnx")
     assert desk.there() == before
 

@@ -221,7 +221,7 @@ def test_a_budget_from_outside_is_kept(installed: list[EntryPoint], tmp_path: Pa
     assert 0 < coarse("size=27%", "coarse=6") <= 6
     with pytest.raises(InfeasibleError, match="size=24% cannot be met together with the others"):
         coarse("size=24%", "coarse=0")
-    with pytest.raises(InputError, match="'coarse=5%' is no budget: expected a number, for example coarse=3"):
+    with pytest.raises(InputError, match="'coarse=5%' is not a budget: expected a number, for example coarse=3"):
         coarse("coarse=5%")
 
 

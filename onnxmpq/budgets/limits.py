@@ -43,16 +43,16 @@ class Limit:
         known = budget(name)
         match = _AMOUNT.fullmatch(amount.upper())
         if not equals or not match:
-            raise InputError(f"'{brief(text)}' is no budget. Expected an amount: {known.examples}.")
+            raise InputError(f"'{brief(text)}' is not a budget. Expected an amount: {known.examples}.")
         value, unit = float(match[1]), match[2].removesuffix("B")
         if not isfinite(value * _FACTORS.get(unit, 1)):
-            raise InputError(f"'{brief(text)}' is no budget: it is beyond all numbers. Expected {known.examples}.")
+            raise InputError(f"'{brief(text)}' is not a budget: it is too large a number. Expected {known.examples}.")
         if unit == "%":
             if not known.shares:
-                raise InputError(f"'{text}' is no budget: expected a number, for example {known.examples}.")
+                raise InputError(f"'{text}' is not a budget: expected a number, for example {known.examples}.")
             return cls(name, value / 100, share=True)
         if not known.numbers:
-            raise InputError(f"'{text}' is no budget: expected a share, for example {known.examples}.")
+            raise InputError(f"'{text}' is not a budget: expected a share, for example {known.examples}.")
         return cls(name, value * _FACTORS[unit], share=False)
 
 
@@ -80,5 +80,5 @@ def _amount(kind: str, value: object) -> str:
     if isinstance(value, int | float) and 0 < value < 1 and budget(kind).shares:
         return f"{value * 100!r}%"
     if isinstance(value, int) and abs(value) > _LARGEST:  # Python does not write numbers of many digits
-        raise InputError(f"The budget '{kind}' is beyond all numbers. Expected {budget(kind).examples}.")
+        raise InputError(f"The budget '{kind}' is too large a number. Expected {budget(kind).examples}.")
     return str(value)

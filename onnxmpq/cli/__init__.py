@@ -1,6 +1,6 @@
 """The command line: one file per command, and ``main`` that turns errors into exit codes.
 
-0   done            2   the caller can mend it      3   no plan meets the budgets
+0   done            2   the caller can fix it      3   no plan meets the budgets
 4   the export does not hold                        70  our fault
 130 interrupted         143 terminated             141 nobody reads the output any more
 
@@ -37,7 +37,7 @@ COMMANDS = {
 EXIT_CODES = """\b
 Exit codes:
   0    done
-  2    something that was given must be mended: a file, a name, an option
+  2    something that was given must be fixed: a file, a name, an option
   3    no plan meets the budgets; the message says what would
   4    the file does not do what was predicted, or misses a requirement
   70   a fault of ours: please report it

@@ -129,7 +129,7 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 def _unreadable(path: Path, what: str, kind: str, fault: ValueError) -> InputError:
     called = f"The {what} '{brief(str(path), 300)}'"
-    return InputError(f"{called} is not {kind}: {brief(str(fault), 200)}. Mend it, or write it anew.")
+    return InputError(f"{called} is not {kind}: {brief(str(fault), 200)}. Fix it, or write it anew.")
 
 
 def _constant(text: str) -> NoReturn:

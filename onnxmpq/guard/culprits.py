@@ -326,21 +326,21 @@ class Hunt:
         return good
 
     def region(self) -> set[str]:
-        """Return a part of the network, in the order of its units, that mends the outputs when it is float, or all."""
+        """Return a part of the network, in the order of its units, that fixes the outputs when it is float, or all."""
         units = [unit for unit, steps in self.ladder.items() if len(steps) > 1]
         middle, count = len(units) // 2, len(units)
 
-        def mends(start: int, end: int) -> bool:
+        def fixes(start: int, end: int) -> bool:
             return self.usable(self.stepped(units[start:end], _FINEST))
 
-        if mends(0, middle):
+        if fixes(0, middle):
             start, end = 0, middle
-        elif mends(middle, count):
+        elif fixes(middle, count):
             start, end = middle, count
         else:
             return set(units)
-        end = self.bisected(start, end, lambda place: mends(start, place))
-        return set(units[self.bisected(end, start, lambda place: mends(place, end)) : end])
+        end = self.bisected(start, end, lambda place: fixes(start, place))
+        return set(units[self.bisected(end, start, lambda place: fixes(place, end)) : end])
 
     def coarsened(self, places: Places) -> Places:
         """Take finer units to coarser steps while the outputs stay usable, all or one by one: w8 rather than float."""

@@ -119,4 +119,4 @@ def kept_finer(
 def advice(finding: Finding) -> str:
     """Say how the units that are to blame would be kept finer."""
     kept = " ".join(f"--keep {one.unit}={one.kept}" for one in finding.culprits[:_NAMED])
-    return f"{kept} keeps the first of them finer." if len(finding.culprits) > _NAMED else f"{kept} mends it."
+    return f"{kept} keeps the first of them finer." if len(finding.culprits) > _NAMED else f"{kept} fixes it."

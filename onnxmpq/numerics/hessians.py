@@ -186,7 +186,7 @@ def count(
     """Run every sample once and yield the Hessian of each weight; ``run`` gives the tensors that are read.
 
     Samples come one by one, whatever batches they were given in. Products are formed in float32, part by part, and
-    summed in float64. A Hessian that is not finite is given as zeros, which tell nothing from anything.
+    summed in float64. A Hessian that is not finite is given as zeros: no weight matters more than another then.
     """
     sums = {name: np.zeros((view.groups, view.columns, view.columns)) for name, view in _views(wanted)}
     counts = dict.fromkeys(wanted, 0)

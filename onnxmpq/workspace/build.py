@@ -210,11 +210,11 @@ class Builder:
 
 @contextmanager
 def _blaming_the_float_model(what: str) -> Iterator[None]:
-    """Turn what a runtime says of the model that was given into an error that the caller can mend."""
+    """Turn what a runtime says of the model that was given into an error that the caller can fix."""
     try:
         yield
     except VerifyError as error:
-        raise InputError(f"The float model does not {what}: {error} Mend or re-export the model first.") from error
+        raise InputError(f"The float model does not {what}: {error} Fix or re-export the model first.") from error
 
 
 @contextmanager

@@ -80,7 +80,7 @@ def _refuse_what_is_refused(source: Source, error: Exception) -> None:
     except RuntimeMissingError:
         return
     except Exception as refusal:  # it cannot be written, or it cannot be loaded
-        raise InputError(f"The model is broken: {one_line(refusal)} Mend it, or export it again.") from error
+        raise InputError(f"The model is broken: {one_line(refusal)} Fix it, or export it again.") from error
 
 
 def _check_limits(model: ir.Model, target: Target) -> None:

@@ -23,7 +23,7 @@ def desk(chain: Path) -> Path:
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (InputError("mend it"), 2),
+        (InputError("fix it"), 2),
         (RuntimeMissingError("install it"), 2),
         (InfeasibleError("too tight"), 3),
         (VerifyError("does not hold"), 4),

@@ -86,7 +86,7 @@ def test_an_impossible_budget_ends_with_3_and_the_least(desk: Path) -> None:
     ("arguments", "message"),
     [
         (("-b", "siez=30%"), "There is no budget 'siez'. Known: size, bits, bops, memory, drop. Did you mean 'size'?"),
-        (("-b", "size=lots"), "'size=lots' is no budget. Expected an amount: size=30%, size=5MB."),
+        (("-b", "size=lots"), "'size=lots' is not a budget. Expected an amount: size=30%, size=5MB."),
         (("-b", "size=3%", "-b", "size=4%"), "The budget 'size' is given twice."),
         (
             ("-b", "size=30%", "--method", "clad"),

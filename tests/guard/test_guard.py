@@ -94,7 +94,7 @@ def test_as_asked_leaves_it_and_says_so(tmp_path: Path) -> None:
     assert result.judgement.broken == ("sqnr",)
     assert result.judgement.finding is not None
     assert result.notes[0].startswith("The outputs are damaged: ")
-    assert result.notes[1] == "--keep Conv_19=w8 mends it."
+    assert result.notes[1] == "--keep Conv_19=w8 fixes it."
 
 
 def test_the_advice_does_what_it_says(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_search_is_judged_too(tmp_path: Path) -> None:
     result = quantised("detector", tmp_path, budget=["bits=8"], options=["w8a8"], effort="quick")
     assert set(result.plan.choices.values()) == {W8A8}
     assert result.notes[-2].startswith("The outputs are damaged: ")
-    assert result.notes[-1] == "--keep Conv_19=w8 mends it."
+    assert result.notes[-1] == "--keep Conv_19=w8 fixes it."
 
 
 def test_thresholds_are_settable(tmp_path: Path) -> None:
