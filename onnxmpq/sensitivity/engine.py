@@ -537,7 +537,8 @@ class Engine:
         largest = max((4 * constant.size for constant in constants), default=0)
         weights = round(_CENTRES * held + _QUANTISING * largest) + min(3 * RECENT_BYTES, round(_VARIANTS * held))
         crossing = sum(segment.live_bytes for segment in self.cuts.segments)
-        widest = max((segment.live_bytes for segment in self.cuts.segments), default=0)
+        each = (4 * stats.count // len(self.builder.samples) for stats in known.stats.values())
+        widest = max(*(segment.live_bytes for segment in self.cuts.segments), *each, 0)
         rounding = _ROUNDING_BYTES * self.builder.calibrated.largest_hessian()
         held_besides = _OVERHEAD_BYTES + self.builder.samples.held_bytes + _COUNTED * counted
         return held_besides + weights + rounding + batch * (3 * crossing + 16 * widest)
