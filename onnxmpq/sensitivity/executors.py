@@ -497,8 +497,18 @@ def _error(future: "Future[Any]") -> BaseException | None:
 
 
 def _worker_died(error: BaseException) -> bool:
-    """Tell the death of a worker from an exception of the job; dask has a class of its own for it."""
-    return isinstance(error, BrokenExecutor | CancelledError) or any(
+    """Tell the death of a worker from an exception of the job; dask has a class of its own for it.
+
+    Its client trips over a future that changes while it is handed on, too: nothing of the job is in that error.
+    """
+    if isinstance(error, BrokenExecutor | CancelledError):
+        return True
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is not None and trace.tb_frame.f_code.co_name == "_cascade_future":
+        return True
+    return any(
         kind.__name__ == "KilledWorker" and kind.__module__.startswith("distributed.") for kind in type(error).__mro__
     )
 

@@ -15,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -512,3 +513,27 @@ def test_a_lost_cluster_ends_the_run() -> None:
     with pytest.raises(InputError, match="connection to the dask cluster is lost"):
         run()
     assert 3 <= len(kept) < 1000
+
+
+def test_what_the_client_of_a_cluster_trips_over_is_no_fault_of_the_job() -> None:
+    tripped: list[int] = []
+
+    def _cascade_future() -> None:
+        raise TypeError("cannot unpack non-iterable int object")
+
+    class Tripping(InlineExecutor):
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+            found: Future[Any] = Future()
+            if tripped:
+                found.set_result(fn(*args))
+                return found
+            tripped.append(1)
+            try:
+                _cascade_future()
+            except TypeError as error:
+                found.set_exception(error)
+            return found
+
+    results: dict[int, int] = {}
+    run_jobs(abs, [-3], Tripping(), on_result=results.__setitem__)
+    assert results == {-3: 3}
