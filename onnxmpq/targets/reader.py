@@ -111,9 +111,7 @@ class _Reader:
             dataclasses.replace(rule, options=tuple(o for o in rule.options if opset_of(o) <= highest))
             for rule in parent.layers
         )
-        if "layers" not in data:
-            read = dataclasses.replace(read, layers=given["layers"])
-        joined: dict[str, Any] = {key: (*getattr(read, key), *given[key]) for key in _JOINED if key in data}
+        joined: dict[str, Any] = {key: (*(getattr(read, key) if key in data else ()), *given[key]) for key in _JOINED}
         return dataclasses.replace(read, **joined)
 
     def value(self, hint: Any, value: Any, key: str, table: str) -> Any:

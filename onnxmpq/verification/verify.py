@@ -80,7 +80,9 @@ def verify(
         raise VerifyError(f"'{path}' is not a valid ONNX model: {one_line(error)}") from error
     used = run_all(runtime.session(path, mode="deployed", threads=threads), feeds)
     runs = "run" in runtime.abilities
-    checks = [Check("loads", True if runs else None, runtime.version, "the runtime accepts the file", _not_run(runs))]
+    checks = [
+        Check("loads", True if runs else None, runtime.version, "the runtime accepts the file", "" if runs else NOT_RUN)
+    ]
     stored = file_tensor_bytes(path)
     checks.append(
         Check(
@@ -130,10 +132,6 @@ def verify(
         before = runtime.session(float_model, mode="exact", threads=threads)
         checks.append(speed_check("speed_f32", "times f32", before, exact, feeds[0], speed_budget_s))
     return Verdict(f"{runtime.name} {runtime.version}", tuple(checks))
-
-
-def _not_run(runs: bool) -> str:
-    return "" if runs else NOT_RUN
 
 
 def processors_check(target: Target, reference: Runtime, path: Path, feeds: Sequence[Feed], *, promised: bool) -> Check:
