@@ -21,6 +21,7 @@ from onnxmpq.sensitivity.table import Table, Variant
 from onnxmpq.solve.problem import Budget, Implication, Problem
 from onnxmpq.solve.reduce import Floats, Integers
 from onnxmpq.workspace.prepare import prepare
+from onnxmpq.workspace.workspace import workspace
 
 Kind = Literal["gram", "indefinite", "linear"]
 
@@ -111,7 +112,7 @@ def measured(
     that and the losses of all pairs.
     """
     prepared = prepare(model, target)
-    with Engine(prepared, calibration, settings=Settings(samples=samples)) as engine:
+    with workspace(prepared, calibration) as opened, Engine(opened, Settings(samples=samples)) as engine:
         table = engine.table([Option.parse(text) for text in options])
         if kind == "indefinite":
             table = engine.pairs(table)

@@ -25,11 +25,13 @@ from benchmarks.peers import Peer, quantise
 from onnxmpq.artifacts import Option, Plan, parse_options
 from onnxmpq.errors import OnnxmpqError
 from onnxmpq.runtimes import Mode, get_runtime
+from onnxmpq.sensitivity.batches import read_batch
 from onnxmpq.sensitivity.engine import Engine
 from onnxmpq.sensitivity.executors import open_executor
 from onnxmpq.sensitivity.settings import Settings
 from onnxmpq.sensitivity.table import Table, Variant
 from onnxmpq.workspace.prepare import prepare
+from onnxmpq.workspace.workspace import workspace
 
 MODES: tuple[Mode, Mode] = ("unoptimised", "literal")
 
@@ -76,7 +78,10 @@ def measured(
 ) -> Row:
     """Measure one model both ways."""
     prepared = prepare(model, target)
-    with Engine(prepared, calibration, settings=Settings(samples=samples), executor=executor) as engine:
+    with (
+        workspace(prepared, calibration) as opened,
+        Engine(opened, Settings(samples=samples), executor=executor) as engine,
+    ):
         table = engine.table(options)
         count = len(table.variants)
         generator = np.random.default_rng(0)
@@ -145,12 +150,7 @@ def _pairs(engine: Engine, table: Table, generator: np.random.Generator) -> dict
 
 def _feeds(engine: Engine) -> list[dict[str, np.ndarray]]:
     """Return the samples as the engine runs them."""
-    feeds = []
-    for batch in range(engine.batches):
-        with np.load(engine.folder / f"batch_{batch:05d}.npz") as data:
-            for i in range(len(data["rows"])):
-                feeds.append({key.partition("/")[2]: data[key] for key in data.files if key.startswith(f"{i}/")})
-    return feeds
+    return [feed for batch in range(engine.batches) for feed in read_batch(engine.layout.folder, batch).feeds]
 
 
 def _run_all(model: bytes, feeds: list[dict[str, np.ndarray]], mode: Mode) -> None:
@@ -163,7 +163,7 @@ def _naive(engine: Engine, variants: list[Variant], mode: Mode) -> float:
     """Time lowering, loading and running the whole model for one choice."""
     choices, feeds = {variant.unit: variant.option for variant in variants}, _feeds(engine)
     began = time.perf_counter()
-    lowered = engine.builder.calibrated.lower(Plan(engine.target.name, "", choices))
+    lowered = engine.calibrated.lower(Plan(engine.target.name, "", choices))
     _run_all(ir.to_proto(lowered.model).SerializeToString(), feeds, mode)
     return time.perf_counter() - began
 

@@ -37,6 +37,7 @@ from onnxmpq.search.decide import decide
 from onnxmpq.sensitivity.engine import Engine
 from onnxmpq.sensitivity.settings import Settings
 from onnxmpq.workspace.prepare import prepare
+from onnxmpq.workspace.workspace import workspace
 
 METHODS = ("gram", "clado", "clado-star", "sqnr", "lampq", "local", "uniform")
 SHARES = "0.28,0.32,0.37,0.43,0.5,0.6"
@@ -88,13 +89,12 @@ def cells(
     settings = Settings(samples=samples)
     with ExitStack() as opened:
         # Methods that measure on blends of samples have an engine and a store of their own.
+        place = opened.enter_context(workspace(prepared, data.calibration, numbers))
         engines = {
             blends: opened.enter_context(
                 Engine(
-                    prepared,
-                    data.calibration,
-                    numbers=numbers,
-                    settings=replace(settings, blends=blends),
+                    place,
+                    replace(settings, blends=blends),
                     store=store.with_suffix(".blends.store") if blends else store,
                 )
             )
@@ -113,7 +113,7 @@ def cells(
                     continue
                 seconds = time.perf_counter() - began
                 plan = Plan(engine.space.target, method, decision.choices)
-                model = engine.builder.lowered(plan).model
+                model = place.lowered(plan).model
                 session = reference.session(ir.to_proto(model).SerializeToString(), mode="literal")
                 outcome = run_on(data.splits, engine.model, before, [session])
                 values, hits = outcome.losses[0], outcome.hits

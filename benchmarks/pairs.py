@@ -25,8 +25,8 @@ from onnxmpq.lower.calibrated import ROUNDINGS, Numbers, Rounding
 from onnxmpq.methods.uniform import uniform
 from onnxmpq.runtimes import Session, get_runtime
 from onnxmpq.targets import target as find_target
-from onnxmpq.workspace.build import scratch
 from onnxmpq.workspace.prepare import prepare
+from onnxmpq.workspace.workspace import workspace
 
 FORMS = ("any codes", "pair-safe", "7 bits")
 _BATCH = 20
@@ -65,12 +65,12 @@ def measured(name: str, data: ZooModel, target: str) -> Iterator[Row]:
     prepared = prepare(data.path, target)
     free = find_target(f"{target}@vnni")
     plans = [uniform(prepared.space, Option.parse(option)) for option in ("w8a8", "w8a8", "w7a8")]
-    with scratch(prepared, dict(data.calibration), Numbers(rounding="gptq"), threads=2) as builder:
-        before = reference.session(builder.float_model, mode="deployed", threads=2)
+    with workspace(prepared, dict(data.calibration), Numbers(rounding="gptq")) as opened:
+        before = reference.session(opened.float_model, mode="deployed", threads=2)
         for plan in plans:
-            builder.calibrate(builder.calibrated.needs(plan))
+            opened.calibrate(opened.calibrated.needs(plan))
         for rounding in ROUNDINGS:
-            held = replace(builder.calibrated, numbers=Numbers(rounding=rounding))
+            held = replace(opened.calibrated, numbers=Numbers(rounding=rounding))
             models = [
                 each.lower(plan).model
                 for each, plan in zip((replace(held, target=free), held, held), plans, strict=True)

@@ -29,12 +29,12 @@ from rich.table import Table
 from benchmarks.held_out import EMBEDDED, data_of
 from onnxmpq.artifacts import FLOAT, Option
 from onnxmpq.errors import InternalError, OnnxmpqError
-from onnxmpq.lower.calibrated import Numbers
 from onnxmpq.methods.uniform import uniform
 from onnxmpq.runtimes import get_runtime
 from onnxmpq.verification.verify import worst_sqnr
-from onnxmpq.workspace.build import scratch
+from onnxmpq.workspace.export import Exporter
 from onnxmpq.workspace.prepare import prepare
+from onnxmpq.workspace.workspace import workspace
 
 WANTED_DB = 40.0
 SAMPLES = 8
@@ -119,10 +119,11 @@ def exports(
     prepared = prepare(model, "ort-cpu")
     reference = get_runtime("onnxruntime")
     known = dict.fromkeys(o for unit in prepared.space.units for o in unit.options if o not in (FLOAT, Option(0, 8)))
-    with scratch(prepared, dict(samples), Numbers()) as builder:
+    with workspace(prepared, dict(samples)) as opened:
+        exporter = Exporter(opened)
         for option in map(Option.parse, options) if options else known:
             path = folder / f"{name}.{option}.onnx"
-            shutil.copyfile(builder.written(uniform(prepared.space, option), path.name), path)
+            shutil.copyfile(exporter.written(uniform(prepared.space, option), path.name), path)
             few: dict[str, Any] = {key: array[:SAMPLES] for key, array in samples.items()}
             np.savez(path.with_suffix(".npz"), **few)
             session = reference.session(path, mode="literal")

@@ -24,8 +24,8 @@ from onnxmpq.lower.calibrated import Numbers
 from onnxmpq.methods.uniform import uniform
 from onnxmpq.metrics.losses import mean_and_error
 from onnxmpq.runtimes import get_runtime
-from onnxmpq.workspace.build import scratch
 from onnxmpq.workspace.prepare import prepare
+from onnxmpq.workspace.workspace import workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +57,17 @@ def measured(
     """Measure one model at several options, rounded both ways."""
     reference = get_runtime("onnxruntime")
     prepared = prepare(data.path, target)
-    with scratch(prepared, calibration, replace(numbers, rounding="gptq")) as builder:
-        before = reference.session(builder.float_model, mode="deployed")
+    with workspace(prepared, calibration, replace(numbers, rounding="gptq")) as opened:
+        before = reference.session(opened.float_model, mode="deployed")
         for option in options:
             plan = uniform(prepared.space, Option.parse(option))
             began = time.perf_counter()
-            builder.count_hessians(builder.calibrated.missing_hessians(plan))
+            opened.count_hessians(opened.calibrated.missing_hessians(plan))
             counted = time.perf_counter() - began
-            builder.calibrate(builder.calibrated.needs(plan))
-            nearest = replace(builder.calibrated, numbers=replace(numbers, rounding="nearest"))
+            opened.calibrate(opened.calibrated.needs(plan))
+            nearest = replace(opened.calibrated, numbers=replace(numbers, rounding="nearest"))
             models, seconds = [], []
-            for calibrated in (nearest, builder.calibrated):
+            for calibrated in (nearest, opened.calibrated):
                 began = time.perf_counter()
                 models.append(calibrated.lower(plan).model)
                 seconds.append(time.perf_counter() - began)
@@ -79,7 +79,7 @@ def measured(
                 name,
                 option,
                 outcome.kind,
-                len(builder.samples),
+                len(opened.samples),
                 len(found[0]),
                 float(found[0].mean()),
                 float(found[1].mean()),
@@ -87,7 +87,7 @@ def measured(
                 error,
                 counted,
                 seconds[1] - seconds[0],
-                builder.calibrated.notes(plan),
+                opened.calibrated.notes(plan),
             )
 
 

@@ -35,8 +35,9 @@ from onnxmpq.methods.uniform import uniform
 from onnxmpq.runtimes import get_runtime
 from onnxmpq.verification.processors import examine, find_layers
 from onnxmpq.verification.verify import worst_sqnr
-from onnxmpq.workspace.build import scratch
+from onnxmpq.workspace.export import Exporter
 from onnxmpq.workspace.prepare import prepare
+from onnxmpq.workspace.workspace import workspace
 
 WANTED_DB = 60.0
 TARGETS = ("ort-cpu", "openvino")
@@ -211,12 +212,12 @@ def measured(data: ZooModel, target: str) -> Iterator[Row]:
     runtime = prepared.target.runtime
     plan = uniform(prepared.space, Option.parse("w8a8"))
     for rounding in ROUNDINGS:
-        with scratch(prepared, dict(data.calibration), Numbers(rounding=rounding), threads=2) as builder:
-            path = builder.written(plan, "export.onnx")
+        with workspace(prepared, dict(data.calibration), Numbers(rounding=rounding)) as opened:
+            path = Exporter(opened).written(plan, "export.onnx")
             layers = list(find_layers(ir.load(path)))
             unsafe = examine(layers, prepared.target)
             proto = Proto(path)
-            with tempfile.TemporaryDirectory(dir=builder.folder) as place:
+            with tempfile.TemporaryDirectory(dir=opened.folder) as place:
                 folder = Path(place)
                 for index, layer in enumerate(each for each in layers if each.codes is not None):
                     model, x = worst_case(proto, layer.node.outputs[0].name or "", runtime)

@@ -1,7 +1,7 @@
 """The whole way, from a model and samples to a file that its runtime executes: the stages in order."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +17,7 @@ from onnxmpq.guard.culprits import find
 from onnxmpq.guard.damage import Thresholds
 from onnxmpq.guard.judge import Judgement, advice, judge_export, judged_heads, kept_finer, ruined
 from onnxmpq.lower.calibrated import Numbers
-from onnxmpq.machine import processor
+from onnxmpq.machine import give_back, processor
 from onnxmpq.methods.named import method as find_method
 from onnxmpq.methods.study import Method, check_effort
 from onnxmpq.methods.uniform import nearest
@@ -27,14 +27,15 @@ from onnxmpq.runtimes import get_runtime
 from onnxmpq.search.constraints import Constraints, decided, first_choices, uniform_by_hand
 from onnxmpq.search.decide import Decision
 from onnxmpq.search.decide import to_json as decision_json
-from onnxmpq.search.loop import OPTIONS, Search, Wish, share_calibration
+from onnxmpq.search.loop import OPTIONS, Search, Wish
 from onnxmpq.sensitivity.rescue import Rescue
 from onnxmpq.sensitivity.settings import Settings
 from onnxmpq.sensitivity.table import Table
 from onnxmpq.verification.publish import checked_output, publish, workshop
 from onnxmpq.verification.verify import SLOWER_THAN_FLOAT, Accuracy, accuracy, fall, file_bytes
-from onnxmpq.workspace.build import Builder
+from onnxmpq.workspace.export import Exporter
 from onnxmpq.workspace.prepare import Model, Progress, checked_plan, parsed, prepare, silent
+from onnxmpq.workspace.workspace import Workspace, workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,16 +120,10 @@ def measure(
     prepared = prepare(model, target, progress, extra_passes=extra_passes)
     given = centre if isinstance(centre, Plan) or centre is None else Plan.read(Path(centre))
     choices = checked_plan(given, prepared).choices if given else {}
-    with Engine(
-        prepared,
-        calibration,
-        numbers=numbers,
-        settings=settings,
-        store=Path(store) if store else None,
-        executor=executor,
-        ahead=ahead,
-        progress=progress,
-    ) as engine:
+    with (
+        workspace(prepared, calibration, numbers, progress) as opened,
+        Engine(opened, settings, store=Path(store) if store else None, executor=executor, ahead=ahead) as engine,
+    ):
         table = engine.table(found, choices)
         return engine.pairs(table) if pairs else table
 
@@ -244,52 +239,43 @@ def quantize(
         keep_metadata=keep_metadata or chosen.keep_metadata,
     )
     decision: Decision | None = None
-    runtime, reference = get_runtime(prepared.target.runtime), get_runtime("onnxruntime")
+    get_runtime(prepared.target.runtime)  # which must be here
     notes: list[str] = []
     with workshop(path) as folder, ExitStack() as stack:
-        builder = Builder(
-            prepared,
-            runtime,
-            reference,
-            folder,
-            calibration,
-            numbers,
-            threads=threads,
-            speed_budget_s=speed_budget_s,
-            progress=progress,
-        )
-        graded = builder.open(evaluation, "evaluation") if evaluation is not None else None
+        opened = Workspace(prepared, calibration, numbers, folder, progress)
+        exporter = Exporter(opened, threads=threads, speed_budget_s=speed_budget_s)
+        graded = opened.open(evaluation, "evaluation") if evaluation is not None else None
         if graded is not None and graded.labels is not None:
             checked_labels(graded.labels)
         if wish is not None:
             kept = stack.enter_context(Rescue(path, wish.store, folder))
             wish = replace(wish, store=kept.store)
-            chosen, decision = _searched(builder, chosen, wish, limits, graded, notes, stack)
+            chosen, decision = _searched(exporter, chosen, wish, limits, graded, notes)
             kept.plan = chosen
-        export = builder.build(chosen, path.name)
+        export = exporter.build(chosen, path.name)
         heads = judged_heads(prepared.model)
         judgement: Judgement | None = None
         if heads:
             may_change = given is None and wish is None and not as_asked
-            export, judgement = _guarded(builder, export, path.name, heads, thresholds, by_hand, may_change, notes)
+            export, judgement = _guarded(exporter, export, path.name, heads, thresholds, by_hand, may_change, notes)
         if given is None and not allow_slower:
-            faster = _faster(builder, export, path.name, notes, limits, by_hand)
+            faster = _faster(exporter, export, path.name, notes, limits, by_hand)
             if judgement is not None and faster is not export:
-                judgement = replace(judgement, damage=judge_export(builder, faster.path, heads))
+                judgement = replace(judgement, damage=judge_export(exporter, faster.path, heads))
             export = faster
         _refuse_failure(export)
-        notes += builder.calibrated.notes(export.plan)
+        notes += opened.calibrated.notes(export.plan)
         grade = None
         if graded is not None and graded.labels is not None:
             progress("accuracy", 0, 0)
-            grade = accuracy(runtime, reference, builder.float_model, export.path, graded, graded.labels)
+            grade = accuracy(exporter.runtime, opened.reference, opened.float_model, export.path, graded, graded.labels)
         elif graded is not None:
             notes.append("The evaluation data has no 'labels': accuracy was not measured.")
         size = file_bytes(export.path)
         plan_path = publish(export, path, overwrite=overwrite)
     if size >= prepared.source.size_bytes:
         notes.append("The file is not smaller than the original: what Q/DQ adds outweighs what its weights save.")
-    notes += [note for samples in (builder.samples, graded) if samples is not None and (note := samples.note)]
+    notes += [note for samples in (opened.samples, graded) if samples is not None and (note := samples.note)]
     return Result(
         path,
         plan_path,
@@ -313,60 +299,42 @@ def _file(given: object) -> Path | None:
 
 
 def _searched(
-    builder: Builder,
-    empty: Plan,
-    wish: Wish,
-    limits: Sequence[Limit],
-    graded: Samples | None,
-    notes: list[str],
-    stack: ExitStack,
+    exporter: Exporter, empty: Plan, wish: Wish, limits: Sequence[Limit], graded: Samples | None, notes: list[str]
 ) -> tuple[Plan, Decision]:
-    """Search a plan within budgets, and note what is to be said; what was counted stays until ``stack`` closes."""
+    """Search a plan within budgets, and note what is to be said."""
+    opened = exporter.workspace
+    judged = graded if graded is not None and graded.labels is not None else opened.samples
+    with Search(exporter, replace(empty, method=wish.method.name), wish) as search:
+        _rehearse(search, notes)
+        classes = search.engine.heads[0].kind != "power"
 
-    def plan_of(choices: Mapping[str, Option]) -> Plan:
-        return replace(empty, method=wish.method.name, choices=choices)
+        def metric(choices: Mapping[str, Option]) -> tuple[float, float]:
+            path = exporter.written(search.plan(choices), "tried.onnx")
+            runs = (exporter.runtime, opened.reference, opened.float_model, path)
+            return fall(*runs, judged, judged.labels, classes=classes)
 
-    judged = graded if graded is not None and graded.labels is not None else builder.samples
-
-    search = stack.enter_context(
-        Search(
-            builder.prepared,
-            builder.samples,
-            wish,
-            numbers=builder.calibrated.numbers,
-            size=lambda choices: builder.size(plan_of(choices)),
-            progress=builder.progress,
-        )
-    )
-    share_calibration(search, builder)
-    _rehearse(builder, search, plan_of, notes)
-    classes = search.engine.heads[0].kind != "power"
-
-    def metric(choices: Mapping[str, Option]) -> tuple[float, float]:
-        path = builder.written(plan_of(choices), "tried.onnx")
-        return fall(
-            builder.runtime, builder.reference, builder.float_model, path, judged, judged.labels, classes=classes
-        )
-
-    if any(limit.budget.bisected for limit in limits):
-        decision, (drop, error) = search.within_drop(limits, metric)
-        notes.append(f"The metric falls by {100 * drop:.2f} ± {100 * error:.2f} points on the data it was judged on.")
-    else:
-        decision = search.decide(limits)
-    notes += decision.notes
-    search.engine.rest()
-    return plan_of(decision.choices), decision
+        if any(limit.budget.bisected for limit in limits):
+            decision, (drop, error) = search.within_drop(limits, metric)
+            notes.append(
+                f"The metric falls by {100 * drop:.2f} ± {100 * error:.2f} points on the data it was judged on."
+            )
+        else:
+            decision = search.decide(limits)
+        notes += decision.notes
+        plan = search.plan(decision.choices)
+    give_back()  # what jobs held makes room for the export
+    return plan, decision
 
 
 def _faster(
-    builder: Builder, export: Export, name: str, notes: list[str], limits: Sequence[Limit], by_hand: Constraints
+    exporter: Exporter, export: Export, name: str, notes: list[str], limits: Sequence[Limit], by_hand: Constraints
 ) -> Export:
     """Return ``export``, or float kernels with the same weights where its integer kernels are slower than float.
 
     Within budgets a file must not grow for it, and where bit operations are limited float is none of the options. What
     was decided by hand stays. So does everything on a target that promises no integer kernels: others run its files.
     """
-    space, taken = builder.prepared.space, export.plan.choices
+    space, taken = exporter.prepared.space, export.plan.choices
     offered: dict[str, tuple[Option, ...]] = {unit.name: (FLOAT,) for unit in space.units}
     for unit, option in taken.items():
         plain = nearest(space.unit(unit), replace(option, activation_bits=0)) if option.weight_bits else FLOAT
@@ -374,11 +342,11 @@ def _faster(
     found = first_choices(decided(space, offered, by_hand))
     choices = {unit: found[unit] for unit in taken}
     counted = any(limit.budget.computed for limit in limits)
-    promised = builder.prepared.target.integer_kernels
-    timed = "time" in builder.runtime.abilities
+    promised = exporter.prepared.target.integer_kernels
+    timed = "time" in exporter.runtime.abilities
     if not promised or not timed or export.speed >= SLOWER_THAN_FLOAT or choices == taken or counted:
         return export
-    other = builder.build(replace(export.plan, choices=choices), name)
+    other = exporter.build(replace(export.plan, choices=choices), name)
     if other.speed <= export.speed or not other.verdict.ok:
         return export
     if limits and file_bytes(other.path) > file_bytes(export.path):
@@ -392,23 +360,22 @@ def _faster(
     return other
 
 
-def _rehearse(
-    builder: Builder, search: Search, plan_of: Callable[[Mapping[str, Option]], Plan], notes: list[str]
-) -> None:
+def _rehearse(search: Search, notes: list[str]) -> None:
     """Build the smallest plan on offer before anything is searched: what does not hold here is told at once.
 
     Where few bits are what it fails at, the largest plan still shows whether the target's kernels do what they should.
     """
-    smallest, largest = search.ends()
-    told = failures(builder.tried(plan_of(smallest)))
+    exporter, (smallest, largest) = search.exporter, search.ends()
+    told = failures(exporter.tried(search.plan(smallest)))
     if not told:
         return
-    if failures(builder.tried(plan_of(largest))):
+    if failures(exporter.tried(search.plan(largest))):
         raise VerifyError(
-            f"Before the search was begun the smallest file was tried, and it does not hold in {builder.runtime.name}: "
-            f"{told}. Neither does the largest. No model was written. Give other --options, or another --target."
+            "Before the search was begun the smallest file was tried, and it does not hold in "
+            f"{exporter.runtime.name}: {told}. Neither does the largest. No model was written. Give other --options, "
+            "or another --target."
         )
-    notes.append(f"The smallest file that was on offer does not hold in {builder.runtime.name}: {told}.")
+    notes.append(f"The smallest file that was on offer does not hold in {exporter.runtime.name}: {told}.")
 
 
 def failures(verdict: Verdict) -> str:
@@ -421,7 +388,7 @@ def failures(verdict: Verdict) -> str:
 
 
 def _guarded(
-    builder: Builder,
+    exporter: Exporter,
     export: Export,
     name: str,
     heads: Sequence[Head],
@@ -431,17 +398,17 @@ def _guarded(
     notes: list[str],
 ) -> tuple[Export, Judgement]:
     """Judge a file; where it is ruined, say by what, and keep that finer where the plan was nobody's own."""
-    damage = judge_export(builder, export.path, heads)
+    damage = judge_export(exporter, export.path, heads)
     if not thresholds.broken(damage):
         return export, Judgement(damage, thresholds)
-    builder.progress("guard: culprits", 0, 0)
-    finding = find(builder, export.plan, heads, thresholds, by_hand)
+    exporter.workspace.progress("guard: culprits", 0, 0)
+    finding = find(exporter.workspace, export.plan, heads, thresholds, by_hand)
     if finding is None or not may_change:
         notes += [ruined(damage, thresholds, finding), *([advice(finding)] if finding else [])]
         return export, Judgement(damage, thresholds, None, finding)
     notes.append(ruined(damage, thresholds, finding, "the option that was asked for"))
-    other = builder.build(finding.plan, name)
-    after = judge_export(builder, other.path, heads)
+    other = exporter.build(finding.plan, name)
+    after = judge_export(exporter, other.path, heads)
     sizes, speeds = (file_bytes(export.path), file_bytes(other.path)), (export.speed, other.speed)
     notes.append(kept_finer(finding, after, sizes, speeds, usable=not thresholds.broken(after)))
     return other, Judgement(after, thresholds, damage, finding)

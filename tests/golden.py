@@ -233,8 +233,8 @@ def lowered(target: str, subject: str, option: str) -> ir.Model:
     plan = Plan(target, "golden", _choices(space, SUBJECTS[subject].op, option))
     calibrated = Calibrated(model, space, find_target(target), NUMBERS)
     needs = calibrated.needs(plan)
-    calibrated.stats |= {name: _counted(name) for name in needs.tensors}
-    calibrated.means |= {name: np.full(_size(model, name, axis), MEAN) for name, axis in needs.means.items()}
+    calibrated.known.tensors |= {name: _counted(name) for name in needs.tensors}
+    calibrated.known.means |= {name: np.full(_size(model, name, axis), MEAN) for name, axis in needs.means.items()}
     return calibrated.lower(plan).model
 
 

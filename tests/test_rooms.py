@@ -25,7 +25,7 @@ MAY_IMPORT = {  # from the bottom up: every room, and every module that stands a
     "carriers": "artifacts numerics registry",
     "targets": "artifacts carriers disk errors model registry",
     "calibrate": "errors numerics",
-    "lower": "artifacts carriers errors model numerics targets",
+    "lower": "artifacts calibrate carriers errors model numerics targets",
     "metrics": "errors model",
     "runtimes": "data disk errors machine registry",
     "budgets": "artifacts disk errors registry",

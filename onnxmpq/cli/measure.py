@@ -74,6 +74,7 @@ def measure_command(
     """
     from onnxmpq.sensitivity.engine import Engine
     from onnxmpq.workspace.prepare import prepare
+    from onnxmpq.workspace.workspace import workspace
 
     wanted = menu(options)
     checked_output(output, overwrite)
@@ -81,11 +82,12 @@ def measure_command(
         measuring = replace(measuring, store=None)
     table: Table | None = None
     with measuring.running(quiet, verbose) as how:
-        prepared = prepare(model, target, how["progress"], extra_passes=extra_passes)
-        with Engine(prepared, calibration, numbers=numbers, **how) as engine:
+        told = how.pop("progress")
+        prepared = prepare(model, target, told, extra_passes=extra_passes)
+        with workspace(prepared, calibration, numbers, told) as opened, Engine(opened, **how) as engine:
             forecast = engine.cost(engine.variants(wanted)) if dry_run else None
             notes = engine.notes
-            kept = (engine.samples, engine.batch, len(engine.cuts.segments))
+            kept = (engine.samples, engine.layout.size, len(engine.cuts.segments))
             if not dry_run:
                 table = engine.table(wanted)
                 table = engine.pairs(table) if pairs else table

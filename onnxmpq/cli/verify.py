@@ -19,7 +19,7 @@ from onnxmpq.runtimes import get_runtime
 from onnxmpq.targets import target as find_target
 from onnxmpq.verification.requirements import MEASURED, Finding, hold, parse_requirements
 from onnxmpq.verification.verify import verify
-from onnxmpq.workspace.build import VERIFY_SAMPLES
+from onnxmpq.workspace.export import VERIFY_SAMPLES
 
 
 @click.command("verify")

@@ -10,8 +10,8 @@ from onnxmpq.data.samples import Data
 from onnxmpq.disk.reading import read_json
 from onnxmpq.exchange.overrides import from_overrides, to_overrides
 from onnxmpq.lower.calibrated import Numbers
-from onnxmpq.workspace.build import scratch
 from onnxmpq.workspace.prepare import Model, Progress, checked_plan, prepare, silent
+from onnxmpq.workspace.workspace import workspace
 
 
 def export_overrides(
@@ -27,8 +27,8 @@ def export_overrides(
     given = plan if isinstance(plan, Plan) else Plan.read(Path(plan))
     prepared = prepare(model, target, progress, extra_passes=given.passes)
     checked = checked_plan(given, prepared)
-    with scratch(prepared, calibration, numbers or Numbers.of(given.ranges), progress=progress) as builder:
-        return to_overrides(builder.lowered(checked), prepared.space)
+    with workspace(prepared, calibration, numbers or Numbers.of(given.ranges), progress) as opened:
+        return to_overrides(opened.lowered(checked), prepared.space)
 
 
 def import_overrides(model: Model, overrides: Any, *, target: str = "ort-cpu", progress: Progress = silent) -> Plan:

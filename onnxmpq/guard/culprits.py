@@ -30,7 +30,7 @@ from onnxmpq.metrics.losses import Head
 from onnxmpq.model.mapped import BIG
 from onnxmpq.numerics.weights import Kept
 from onnxmpq.search.constraints import Constraints, matching
-from onnxmpq.workspace.build import Builder
+from onnxmpq.workspace.workspace import Workspace
 
 Places = dict[str, int]
 """On which of its steps every unit stands."""
@@ -84,17 +84,17 @@ class Finding:
 class Probe:
     """Plans of one model, measured on a few samples. Counts the runs of the whole model."""
 
-    def __init__(self, builder: Builder, heads: Sequence[Head]) -> None:
+    def __init__(self, workspace: Workspace, heads: Sequence[Head]) -> None:
         """Choose the samples, from all over them: so many that some passes over them are within the budget."""
-        self.builder, self.heads, self.runs = builder, heads, 0
-        total = len(builder.samples)
-        units = sum(len(unit.options) > 1 for unit in builder.prepared.space.units)
+        self.workspace, self.heads, self.runs = workspace, heads, 0
+        total = len(workspace.samples)
+        units = sum(len(unit.options) > 1 for unit in workspace.prepared.space.units)
         self.everything = max(total * units / 2, 1.0)  # half of the model for each unit, on average
         count = min(max(int(SHARE * self.everything / _PASSES), LEAST_SAMPLES), MOST_SAMPLES, total)
         chosen = spread(total, count)
-        self.feeds: list[Feed] = [feed for place, feed in enumerate(builder.samples) if place in chosen]
+        self.feeds: list[Feed] = [feed for place, feed in enumerate(workspace.samples) if place in chosen]
         self.wanted: list[Feed] = []
-        known, kept = builder.calibrated, Kept(builder.folder)
+        known, kept = workspace.calibrated, Kept(workspace.folder)
         self.calibrated = replace(known, numbers=replace(known.numbers, rounding="nearest"), memory=kept)
 
     @property
@@ -109,15 +109,15 @@ class Probe:
 
     def lowered(self, plan: Plan) -> ir.Model:
         """Lower a plan with the ranges that it will have, and the nearest codes."""
-        self.builder.calibrate(self.calibrated.needs(plan))
+        self.workspace.calibrate(self.calibrated.needs(plan))
         return self.calibrated.lower(plan).model
 
     def damage(self, plan: Plan) -> Damage:
         """Measure what a plan does to the outputs, by its literal simulation."""
         meter = Meter(self.heads)
         with self._place() as place:
-            model = self.builder.loadable(self.lowered(plan), f"{place.name}/plan")
-            session = self.builder.reference.session(model, mode="literal")
+            model = self.workspace.loadable(self.lowered(plan), f"{place.name}/plan")
+            session = self.workspace.reference.session(model, mode="literal")
             for feed, wanted in zip(self.feeds, self.wanted, strict=True):
                 meter.add(wanted, session.run(feed, meter.names))
                 self.runs += 1
@@ -125,8 +125,8 @@ class Probe:
 
     @contextmanager
     def _place(self) -> Iterator[Path]:
-        """Give a folder for what is large, within that of the builder; it is gone afterwards."""
-        with tempfile.TemporaryDirectory(dir=self.builder.folder, ignore_cleanup_errors=True) as folder:
+        """Give a folder for what is large, within that of the workspace; it is gone afterwards."""
+        with tempfile.TemporaryDirectory(dir=self.workspace.folder, ignore_cleanup_errors=True) as folder:
             yield Path(folder)
 
     def local_errors(self, plans: Sequence[Plan]) -> list[dict[str, float]]:
@@ -135,11 +135,11 @@ class Probe:
         One model is loaded at a time: first the float one, whose tensors are kept in files, then that of each plan.
         """
         models = [self.lowered(plan) for plan in plans]
-        graph = self.builder.prepared.model.graph
+        graph = self.workspace.prepared.model.graph
         inner = {value.name for node in graph for value in node.outputs}
         wanted = {value.name or "" for model in models for value in boundaries(model)} & inner
         names = [head.name for head in self.heads]
-        run = self.builder.runner({*wanted, *names, *(value.name or "" for value in graph.outputs)})
+        run = self.workspace.runner({*wanted, *names, *(value.name or "" for value in graph.outputs)})
         with self._place() as place:
             kept = [Aside(run(feed), place) for feed in self.feeds]
             self.runs += len(self.feeds)
@@ -150,8 +150,8 @@ class Probe:
             found = []
             while models:
                 cut = Hops.of(models[0], kept[0].arrays())
-                loadable = self.builder.loadable(models.pop(0), f"{place.name}/cut{len(models)}")
-                cut.open(self.builder.reference, loadable)
+                loadable = self.workspace.loadable(models.pop(0), f"{place.name}/cut{len(models)}")
+                cut.open(self.workspace.reference, loadable)
                 for feed, aside in zip(self.feeds, kept, strict=True):
                     cut.add(feed, aside.arrays())
                     self.runs += 1
@@ -160,7 +160,7 @@ class Probe:
 
     def _unit_errors(self, cut: Hops) -> dict[str, float]:
         """Return the local error of every unit: that of the worst hop that has a layer of it."""
-        unit_of = {layer.node: unit.name for unit in self.builder.prepared.space.units for layer in unit.layers}
+        unit_of = {layer.node: unit.name for unit in self.workspace.prepared.space.units for layer in unit.layers}
         errors: dict[str, float] = {}
         for hop in cut.found():
             for unit in {unit_of[layer] for layer in hop.layers if layer in unit_of}:
@@ -189,14 +189,14 @@ class Aside:
 
 
 def find(
-    builder: Builder,
+    workspace: Workspace,
     plan: Plan,
     heads: Sequence[Head],
     thresholds: Thresholds,
     constraints: Constraints,
 ) -> Finding | None:
     """Find the units that ruin a plan; None where it is usable on the samples that are looked at."""
-    return Hunt.of(builder, plan, heads, thresholds, constraints).finding()
+    return Hunt.of(workspace, plan, heads, thresholds, constraints).finding()
 
 
 class Hunt:
@@ -217,15 +217,15 @@ class Hunt:
     @classmethod
     def of(
         cls,
-        builder: Builder,
+        workspace: Workspace,
         plan: Plan,
         heads: Sequence[Head],
         thresholds: Thresholds,
         constraints: Constraints,
     ) -> Self:
         """Begin with a plan; thresholds are those that the plan that is found has to keep on all samples."""
-        ladder = _ladder(builder.prepared.space, plan, constraints)
-        return cls(Probe(builder, heads), plan, ladder, _stricter(thresholds))
+        ladder = _ladder(workspace.prepared.space, plan, constraints)
+        return cls(Probe(workspace, heads), plan, ladder, _stricter(thresholds))
 
     def finding(self) -> Finding | None:
         """Return who is to blame, with the plan that keeps them finer; None where the plan is usable as it is."""

@@ -33,8 +33,8 @@ from onnxmpq.runtimes import Runtime, Session, get_runtime
 from onnxmpq.search.constraints import Constraints, uniform_by_hand
 from onnxmpq.targets import Target
 from onnxmpq.targets import target as find_target
-from onnxmpq.workspace.build import Builder, scratch
 from onnxmpq.workspace.prepare import Model, Prepared, Progress, prepare, silent
+from onnxmpq.workspace.workspace import Workspace, workspace
 
 Array = np.ndarray
 _UNKNOWN = (
@@ -173,11 +173,11 @@ def diagnose_plan(
     """Say what an option would do to a float model, by its literal simulation."""
     plan = uniform_by_hand(prepared.space, option, constraints)
     plan = replace(plan, model_sha256=prepared.source.sha256, ranges=numbers.told(), passes=prepared.passes)
-    with scratch(prepared, calibration, numbers, progress=progress) as builder:
+    with workspace(prepared, calibration, numbers, progress) as opened:
         heads = _heads(prepared.model)
-        damage = _simulated(builder, plan, heads, progress)
+        damage = _simulated(opened, plan, heads, progress)
         progress("guard: culprits", 0, 0)
-        hunt = Hunt.of(builder, plan, heads, thresholds, constraints)
+        hunt = Hunt.of(opened, plan, heads, thresholds, constraints)
         finding = hunt.finding() if thresholds.broken(damage) else None
     layers = [_layer(unit, hunt) for unit in hunt.errors[0]]
     culprits = finding.culprits if finding else ()
@@ -204,11 +204,11 @@ def _layer(unit: str, hunt: Hunt) -> LayerError:
     return LayerError(unit, str(asked), decibels(1.0, hunt.errors[0][unit]), finer)
 
 
-def _simulated(builder: Builder, plan: Plan, heads: Sequence[Head], progress: Progress) -> Damage:
-    model = builder.loadable(builder.lowered(plan).model, "diagnosed")
-    after = builder.reference.session(model, mode="literal")  # takes more memory to load
-    before = builder.reference.session(builder.float_model, mode="deployed")
-    return judge(before, after, builder.samples, heads, progress)
+def _simulated(opened: Workspace, plan: Plan, heads: Sequence[Head], progress: Progress) -> Damage:
+    model = opened.loadable(opened.lowered(plan).model, "diagnosed")
+    after = opened.reference.session(model, mode="literal")  # takes more memory to load
+    before = opened.reference.session(opened.float_model, mode="deployed")
+    return judge(before, after, opened.samples, heads, progress)
 
 
 def _heads(model: ir.Model) -> tuple[Head, ...]:

@@ -15,7 +15,7 @@ from onnxmpq.guard.damage import Damage, Meter, Thresholds
 from onnxmpq.metrics.heads import find_heads
 from onnxmpq.metrics.losses import Head
 from onnxmpq.runtimes import Session
-from onnxmpq.workspace.build import Builder
+from onnxmpq.workspace.export import Exporter
 from onnxmpq.workspace.prepare import Progress
 
 JUDGED = 128
@@ -76,11 +76,12 @@ def judge(
     return meter.damage()
 
 
-def judge_export(builder: Builder, path: Path, heads: Sequence[Head]) -> Damage:
+def judge_export(exporter: Exporter, path: Path, heads: Sequence[Head]) -> Damage:
     """Judge a file that was built."""
-    after = builder.runtime.session(path, mode="deployed", threads=builder.threads)  # takes more memory to load
-    before = builder.reference.session(builder.float_model, mode="deployed", threads=builder.threads)
-    return judge(before, after, builder.samples, heads, builder.progress)
+    workspace, threads = exporter.workspace, exporter.threads
+    after = exporter.runtime.session(path, mode="deployed", threads=threads)  # takes more memory to load
+    before = workspace.reference.session(workspace.float_model, mode="deployed", threads=threads)
+    return judge(before, after, workspace.samples, heads, workspace.progress)
 
 
 def ruined(damage: Damage, thresholds: Thresholds, finding: Finding | None, asked: str = "") -> str:

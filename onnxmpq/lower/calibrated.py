@@ -8,11 +8,12 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmpq.artifacts import Plan, Space
+from onnxmpq.calibrate.statistics import Statistics
 from onnxmpq.errors import InputError, InternalError
 from onnxmpq.lower.write import Quantised, lower, pair_key
 from onnxmpq.model.layers import constant, plain_product, shape_of
-from onnxmpq.numerics.hessians import Hessians, Reading, find_readings, told
-from onnxmpq.numerics.ranges import METHODS, Affine, Histogram, Method, QuantisedType, choose_range, quantiser
+from onnxmpq.numerics.hessians import Reading, find_readings, told
+from onnxmpq.numerics.ranges import METHODS, Affine, Method, QuantisedType, choose_range, quantiser
 from onnxmpq.numerics.weights import METHODS as WEIGHT_METHODS
 from onnxmpq.numerics.weights import Method as WeightMethod
 from onnxmpq.numerics.weights import QuantisedWeight
@@ -73,7 +74,7 @@ class Needs:
 
 @dataclass(slots=True)
 class Calibrated:
-    """A model, a target, and what is known of the model's tensors; ``stats``, ``means`` and ``hessians`` may grow.
+    """A model, a target, and what is known of the model's tensors, which may grow.
 
     ``memory`` keeps weights that were quantised before, for whoever lowers many plans.
     """
@@ -82,10 +83,8 @@ class Calibrated:
     space: Space
     target: Target
     numbers: Numbers
-    stats: dict[str, Histogram] = field(default_factory=dict)
-    means: dict[str, np.ndarray] = field(default_factory=dict)
+    known: Statistics = field(default_factory=Statistics)
     memory: MutableMapping[tuple[object, ...], QuantisedWeight] | None = None
-    hessians: Hessians | None = None
     _affines: dict[tuple[object, ...], Affine] = field(default_factory=dict)
     _readings: tuple[dict[str, tuple[Reading, ...]], dict[str, str]] | None = field(default=None, init=False)
 
@@ -95,8 +94,8 @@ class Calibrated:
         tensors = {tensor for pair in placement.pairs for tensor in pair.group}
         means = dict(self._corrected(placement).values())
         return Needs(
-            tensors - set(self.stats),
-            {name: axis for name, axis in means.items() if name not in self.means},
+            tensors - set(self.known.tensors),
+            {name: axis for name, axis in means.items() if name not in self.known.means},
             self.missing_hessians(plan),
         )
 
@@ -104,14 +103,14 @@ class Calibrated:
         """Return the weights of a plan whose Hessians are not counted yet, and who reads them."""
         if self.numbers.rounding == "nearest":
             return {}
-        readings, known = self._read()[0], self.hessians or ()
+        readings, known = self._read()[0], self.known.hessians or ()
         return {name: readings[name] for name in self._weights(plan) if name in readings and name not in known}
 
     def keep_hessian(self, weight: str, hessian: np.ndarray) -> None:
         """Keep a Hessian for rounding; one of zeros leaves the nearest codes, which ``notes`` say then."""
-        if self.hessians is None:
+        if self.known.hessians is None:
             raise InternalError(f"There is no place for the Hessian of '{weight}'.")
-        self.hessians.keep(weight, hessian)
+        self.known.hessians.keep(weight, hessian)
         if not hessian.any():
             self._read()[1][weight] = "its inputs are zero, or too large to be squared"
 
@@ -128,7 +127,7 @@ class Calibrated:
         """Lower a plan whose needs are known."""
         placement = place(self.model, self.space, self.target, plan.choices)
         affines = {pair_key(pair): self._affine(pair) for pair in placement.pairs}
-        means = {node: self.means[tensor] for node, (tensor, _) in self._corrected(placement).items()}
+        means = {node: self.known.means[tensor] for node, (tensor, _) in self._corrected(placement).items()}
         return lower(
             self.model,
             self.space,
@@ -150,9 +149,10 @@ class Calibrated:
         readings = self._read()[0].get(name)
         if readings is None:
             return quantised
-        if self.hessians is None or name not in self.hessians:
+        hessians = self.known.hessians
+        if hessians is None or name not in hessians:
             raise InternalError(f"The weight '{name}' is to be rounded with GPTQ, and its Hessian was not counted.")
-        return self.hessians.rounded(name, weight, quantised, readings[0].view)
+        return hessians.rounded(name, weight, quantised, readings[0].view)
 
     def _read(self) -> tuple[dict[str, tuple[Reading, ...]], dict[str, str]]:
         """Find once who reads each weight, and for which weights that cannot be told."""
@@ -179,7 +179,7 @@ class Calibrated:
         return self._affines[key]
 
     def _chosen(self, pair: Pair) -> Affine:
-        widest = max((self.stats[name] for name in pair.group), key=lambda stats: stats.max - stats.min)
+        widest = max((self.known.tensors[name] for name in pair.group), key=lambda stats: stats.max - stats.min)
         signed = not pair.type.startswith("u")
         kind = QuantisedType(pair.bits, signed=signed, symmetric=signed)
         return quantiser(choose_range(widest, self.numbers.activations, kind), kind)

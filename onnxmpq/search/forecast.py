@@ -1,7 +1,7 @@
 """What a search would do and take, before anything is measured: what it may choose, and whether budgets can be met."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,9 @@ from onnxmpq.methods.study import Method, check_effort
 from onnxmpq.search.constraints import Constraints
 from onnxmpq.search.loop import OPTIONS, Search, Wish
 from onnxmpq.sensitivity.settings import Settings
-from onnxmpq.workspace.build import scratch
+from onnxmpq.workspace.export import Exporter
 from onnxmpq.workspace.prepare import Model, Progress, parsed, prepare, silent
+from onnxmpq.workspace.workspace import workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,30 +78,28 @@ def foresee(
     numbers = numbers or Numbers.of({"rounding": "gptq"})
     made_for = (prepared.source.sha256, numbers.told(), prepared.passes, keep_metadata)
     empty = Plan(prepared.space.target, found.name, {}, *made_for)
-    with scratch(prepared, calibration, numbers, threads=wish.settings.threads, progress=progress) as builder:
-
-        def size(choices: Mapping[str, Option]) -> int:
-            return builder.size(replace(empty, choices=choices))
-
-        with Search(prepared, builder.samples, wish, numbers=numbers, size=size, progress=progress) as search:
-            least, most = search.extremes()
-            study = search.study(parse_limits(budget))
-            study.solve(study.problem(np.zeros(sum(map(len, search.menu.options)))))
-            engine, variants = search.engine, search.menu.variants
-            cost = engine.cost(variants)
-            runs = cost.full_runs * engine.repeats
-            most_runs = getattr(found, "most_runs", lambda _: runs)(study)
-            return Forecast(
-                method=found.name,
-                units=len(search.menu.units),
-                variants=len(variants),
-                samples=engine.plain,
-                blends=engine.samples - engine.plain,
-                full_runs=runs,
-                most_runs=max(most_runs, runs),
-                seconds=cost.seconds,
-                memory_bytes=cost.memory,
-                least_bytes=least,
-                most_bytes=most,
-                float_bytes=prepared.source.size_bytes,
-            )
+    with (
+        workspace(prepared, calibration, numbers, progress) as opened,
+        Search(Exporter(opened), empty, wish) as search,
+    ):
+        least, most = search.extremes()
+        study = search.study(parse_limits(budget))
+        study.solve(study.problem(np.zeros(sum(map(len, search.menu.options)))))
+        engine, variants = search.engine, search.menu.variants
+        cost = engine.cost(variants)
+        runs = cost.full_runs * engine.repeats
+        most_runs = getattr(found, "most_runs", lambda _: runs)(study)
+        return Forecast(
+            method=found.name,
+            units=len(search.menu.units),
+            variants=len(variants),
+            samples=engine.plain,
+            blends=engine.samples - engine.plain,
+            full_runs=runs,
+            most_runs=max(most_runs, runs),
+            seconds=cost.seconds,
+            memory_bytes=cost.memory,
+            least_bytes=least,
+            most_bytes=most,
+            float_bytes=prepared.source.size_bytes,
+        )

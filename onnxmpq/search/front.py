@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,13 @@ from onnxmpq.lower.calibrated import Numbers
 from onnxmpq.methods.named import method as find_method
 from onnxmpq.methods.study import Method, check_effort
 from onnxmpq.search.constraints import Constraints
-from onnxmpq.search.loop import OPTIONS, Point, Search, Wish, share_calibration
+from onnxmpq.search.loop import OPTIONS, Point, Search, Wish
 from onnxmpq.search.loop import as_json as point_json
 from onnxmpq.sensitivity.settings import Settings
 from onnxmpq.sensitivity.table import Table
-from onnxmpq.workspace.build import scratch
+from onnxmpq.workspace.export import Exporter
 from onnxmpq.workspace.prepare import Model, Progress, parsed, prepare, silent
+from onnxmpq.workspace.workspace import workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,19 +117,15 @@ def pareto(
     numbers = numbers or Numbers.of({"rounding": "gptq"})
     made_for = (prepared.source.sha256, numbers.told(), prepared.passes, keep_metadata)
     empty = Plan(prepared.space.target, "pareto", {}, *made_for)
-    threads = wish.settings.threads
-    with scratch(prepared, calibration, numbers, threads=threads, progress=progress) as builder:
-
-        def size(choices: Mapping[str, Option]) -> int:
-            return builder.size(replace(empty, choices=choices))
-
-        with Search(prepared, builder.samples, wish, numbers=numbers, size=size, progress=progress) as search:
-            share_calibration(search, builder)
-            found, agreement, table = search.front(kind, points, parse_limits(budget))
+    with (
+        workspace(prepared, calibration, numbers, progress) as opened,
+        Search(Exporter(opened), empty, wish) as search,
+    ):
+        found, agreement, table = search.front(kind, points, parse_limits(budget))
     return Front(
         kind,
         prepared.source.size_bytes,
-        tuple(replace(empty, choices=point.choices) for point in found),
+        tuple(search.plan(point.choices) for point in found),
         found,
         agreement.notes if agreement else (),
         prepared.space,

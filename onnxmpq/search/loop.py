@@ -1,9 +1,9 @@
 """The search stage: from a prepared model, samples and budgets to measured plans.
 
-    Search(prepared, calibration, wish)     opens the measuring engine
-    .decide(limits)                         the best measured plan within budgets
-    .within_drop(limits, metric)            the smallest plan that keeps a metric
-    .front(kind, points)                    plans over one budget, from one measurement
+    Search(exporter, empty, wish)     opens the measuring engine
+    .decide(limits)                   the best measured plan within budgets
+    .within_drop(limits, metric)      the smallest plan that keeps a metric
+    .front(kind, points)              plans over one budget, from one measurement
 
 File sizes are those of files: what a plan stores beside its units (graph, names, scales of activations) is found by
 serialising it, so that a plan is within its size to the byte before it is exported.
@@ -19,12 +19,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from onnxmpq.artifacts import FLOAT, Option, Space
+from onnxmpq.artifacts import FLOAT, Option, Plan, Space
 from onnxmpq.budgets.limits import Limit, budget
 from onnxmpq.budgets.size import Size
-from onnxmpq.data.samples import Data
 from onnxmpq.errors import InfeasibleError, InputError
-from onnxmpq.lower.calibrated import Numbers
 from onnxmpq.methods.agreement import Agreement
 from onnxmpq.methods.study import EFFORTS, Choices, Effort, Menu, Method, Study, blending, drawn, make_rows
 from onnxmpq.methods.uniform import uniform_choices
@@ -34,8 +32,7 @@ from onnxmpq.sensitivity.engine import Engine
 from onnxmpq.sensitivity.settings import Settings
 from onnxmpq.sensitivity.table import Estimate, Table
 from onnxmpq.solve import relative_gap
-from onnxmpq.workspace.build import Builder
-from onnxmpq.workspace.prepare import Prepared, Progress
+from onnxmpq.workspace.export import Exporter
 
 OPTIONS = ("w8a8", "w4a8", "w2a8")
 _SIZE = Size()
@@ -91,34 +88,24 @@ Metric = Callable[[Choices], tuple[float, float]]
 class Search:
     """One model, one set of samples: everything is measured once, whatever is asked. Use it as a context manager."""
 
-    def __init__(
-        self,
-        prepared: Prepared,
-        calibration: Data,
-        wish: Wish,
-        *,
-        numbers: Numbers | None = None,
-        size: Callable[[Choices], int],
-        progress: Progress = lambda *_: None,
-    ) -> None:
-        """Open the engine; ``size`` gives the bytes of the file that choices lead to."""
-        self.prepared, self.wish, self.size, self.progress = prepared, wish, size, progress
-        self.menu = make_menu(prepared.space, wish.options, wish.constraints)
+    def __init__(self, exporter: Exporter, empty: Plan, wish: Wish) -> None:
+        """Open the engine; choices become files as ``empty`` would with them in it."""
+        self.exporter, self.empty, self.wish = exporter, empty, wish
+        self.workspace = exporter.workspace
+        # What is measured is written in a higher opset; its units are the same, with figures of that opset.
+        measured = self.workspace.raised()
+        self.menu = make_menu(measured.space, wish.options, wish.constraints)
         settings = wish.settings
         if settings.blends is None:
             settings = replace(settings, blends=blending(wish.method))
         self.engine = Engine(
-            prepared,
-            calibration,
-            numbers=numbers,
-            settings=settings,
+            self.workspace,
+            settings,
             store=wish.store,
             executor=wish.executor,
             ahead=wish.ahead,
-            progress=progress,
+            calibrated=measured,
         )
-        # The engine's model is written in a higher opset; its units are the same, with figures of that opset.
-        self.menu = make_menu(self.engine.space, wish.options, wish.constraints)
         self._overhead: int | None = None
         self._added: dict[Option, int] = {FLOAT: 0}
 
@@ -130,6 +117,14 @@ class Search:
     ) -> None:
         self.engine.close()
 
+    def plan(self, choices: Choices) -> Plan:
+        """Return the plan that choices are."""
+        return replace(self.empty, choices=choices)
+
+    def size(self, choices: Choices) -> int:
+        """Return the bytes of the file that choices lead to."""
+        return self.exporter.size(self.plan(choices))
+
     def study(self, limits: Sequence[Limit], menu: Menu | None = None, effort: Effort | None = None) -> Study:
         """Return the study of some budgets; rows of sizes count what each option adds to the graph, too."""
         menu = menu or self.menu
@@ -138,7 +133,7 @@ class Search:
             for known in make_rows(limits, menu, self)
         )
         effort = effort or self.wish.effort
-        return Study(self.engine, menu, rows, effort=effort, seed=self.wish.seed, progress=self.progress)
+        return Study(self.engine, menu, rows, effort=effort, seed=self.wish.seed, progress=self.workspace.progress)
 
     def decide(self, limits: Sequence[Limit]) -> Decision:
         """Return the best measured plan within the budgets; its file is within its size to the byte.
@@ -290,7 +285,7 @@ class Search:
     @property
     def source_bytes(self) -> int:
         """The bytes of the float file."""
-        return self.prepared.source.size_bytes
+        return self.workspace.prepared.source.size_bytes
 
     @property
     def live_bytes(self) -> int:
@@ -298,7 +293,7 @@ class Search:
         return max((segment.live_bytes for segment in self.engine.cuts.segments), default=0)
 
     def _bytes(self, limit: Limit) -> int:
-        return int(limit.amount * self.prepared.source.size_bytes if limit.share else limit.amount)
+        return int(limit.amount * self.workspace.prepared.source.size_bytes if limit.share else limit.amount)
 
     def extremes(self) -> tuple[int, int]:
         """Return the bytes of the files with every unit at its fewest and at its most bits."""
@@ -371,9 +366,3 @@ def as_json(point: Point) -> dict[str, Any]:
         "source": point.source,
         "choices": {unit: str(option) for unit, option in point.choices.items()},
     }
-
-
-def share_calibration(search: Search, builder: Builder) -> None:
-    """Let the export read what the engine counted: tensors have the same names in both models."""
-    known, other = search.engine.builder.calibrated, builder.calibrated
-    other.stats, other.means, other.hessians = known.stats, known.means, known.hessians

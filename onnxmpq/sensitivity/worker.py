@@ -4,6 +4,7 @@ A job is a small value; everything else it needs lies in a folder that all worke
 same job gives the same bits in any worker.
 """
 
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -15,17 +16,14 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxmpq.artifacts import FLOAT, Option
-from onnxmpq.lower.calibrated import Calibrated, Numbers
+from onnxmpq.lower.calibrated import Numbers
 from onnxmpq.metrics.losses import Array, Head, Loss, LossFunction, log_softmax
-from onnxmpq.model.mapped import load_mapped
-from onnxmpq.numerics.hessians import Hessians
-from onnxmpq.numerics.ranges import Ranges
-from onnxmpq.numerics.weights import Kept
 from onnxmpq.runtimes import get_runtime
+from onnxmpq.sensitivity.batches import read_batch
 from onnxmpq.sensitivity.chain import Arrays, Chain, local_error, merged_with
 from onnxmpq.sensitivity.segments import Piece, first_change
 from onnxmpq.targets import Target
-from onnxmpq.targets.space import make_space
+from onnxmpq.workspace.workspace import shared
 
 Choice = tuple[str, str]
 Results = dict[str, npt.NDArray[Any]]
@@ -35,9 +33,10 @@ SKETCH = 4096
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What all jobs of a run share: where its files are, and how they are used."""
+    """What all jobs of a run share: the folder of its workspace, that of its batches, and how they are used."""
 
     folder: str
+    batches: str
     target: Target = field(hash=False)
     numbers: Numbers
     heads: tuple[Head, ...]
@@ -93,20 +92,47 @@ class TraceJob:
 Job = CentreJob | ResponseJob | PairsJob | PlanJob | TraceJob
 
 
-def run_job(recipe: Recipe, job: Job) -> Results:
-    """Run one job; the bench it needs is built once per process."""
-    bench = _bench(recipe)
-    match job:
-        case CentreJob():
-            return bench.centre(job)
-        case ResponseJob():
-            return bench.response(job)
-        case PairsJob():
-            return bench.pairs(job)
-        case PlanJob():
-            return bench.plan(job)
-        case TraceJob():
-            return bench.trace(job)
+class Worker:
+    """Runs jobs of one recipe. Sent to another process it is its recipe, and what it holds is built there once."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self._bench: Bench | None = None
+        self._building = threading.Lock()
+
+    def __call__(self, job: Job) -> Results:
+        """Run one job."""
+        bench = self._opened()
+        match job:
+            case CentreJob():
+                return bench.centre(job)
+            case ResponseJob():
+                return bench.response(job)
+            case PairsJob():
+                return bench.pairs(job)
+            case PlanJob():
+                return bench.plan(job)
+            case TraceJob():
+                return bench.trace(job)
+
+    def rest(self) -> None:
+        """Let go of what is held for jobs; the next one builds it again."""
+        self._bench = None
+
+    def _opened(self) -> "Bench":
+        with self._building:
+            if self._bench is None:
+                self._bench = Bench(self.recipe)
+            return self._bench
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _received, (self.recipe,)
+
+
+@lru_cache(maxsize=1)
+def _received(recipe: Recipe) -> Worker:
+    """Return the worker of this process, which holds what it has built from one job to the next."""
+    return Worker(recipe)
 
 
 def rounded(job: Job) -> Iterator[tuple[Choice, ...]]:
@@ -153,35 +179,13 @@ def fits(job: Job, results: Results) -> bool:
     return len({len(results[name]) for name in form if name not in ("widths", "local")}) == 1
 
 
-def forget_bench() -> None:
-    """Let go of what this process holds for jobs."""
-    _bench.cache_clear()
-
-
-@lru_cache(maxsize=1)
-def _bench(recipe: Recipe) -> "Bench":
-    return Bench(recipe)
-
-
 class Bench:
     """A chain with the data of one run."""
 
     def __init__(self, recipe: Recipe) -> None:
-        self.recipe, self.folder = recipe, Path(recipe.folder)
-        model = load_mapped(self.folder / "model.onnx")
+        self.recipe = recipe
         target = replace(recipe.target, islands=False)
-        ranges = Ranges.read(self.folder / "ranges.npz")
-        space = make_space(model, target)
-        calibrated = Calibrated(
-            model,
-            space,
-            target,
-            recipe.numbers,
-            dict(ranges.tensors),
-            dict(ranges.means),
-            memory=Kept(self.folder),
-            hessians=Hessians(self.folder / "hessians"),
-        )
+        calibrated = shared(Path(recipe.folder), target, recipe.numbers)
         self.chain = Chain(calibrated, get_runtime("onnxruntime"), recipe.threads)
         self._batch: tuple[object, _Batch] | None = None
 
@@ -278,15 +282,8 @@ class _Batch:
 
     def __init__(self, bench: Bench, centre: tuple[Choice, ...], index: int) -> None:
         self.bench, self.chain = bench, bench.chain
-        with np.load(bench.folder / f"batch_{index:05d}.npz", allow_pickle=False) as data:
-            feeds: dict[str, Arrays] = {}
-            for key in data.files:
-                place, _, name = key.partition("/")
-                if name:
-                    feeds.setdefault(place, {})[name] = data[key]
-            self.rows = [int(rows) for rows in data["rows"]]
-            labels = data["labels"] if "labels" in data.files else None
-        self.feeds = [feeds[str(i)] for i in range(len(feeds))]
+        held = read_batch(Path(bench.recipe.batches), index)
+        self.feeds, self.rows = held.feeds, held.rows
         self.samples = sum(self.rows)
         float_pieces = self.chain.pieces({}, keep=True)
         self.pieces = self.chain.pieces(choices(centre), keep=True)
@@ -298,7 +295,7 @@ class _Batch:
             for head, (width, classes) in zip(bench.recipe.heads, self._widths(plain), strict=True)
         )
         self.heads = heads
-        self.loss = Loss(heads, self._features(plain), labels, bench.recipe.function)
+        self.loss = Loss(heads, self._features(plain), held.labels, bench.recipe.function)
         self.outputs = self._features(self.base)
 
     def _widths(self, values: list[Arrays]) -> list[tuple[int, int]]:

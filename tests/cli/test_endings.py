@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from onnxmpq.cli.pareto import bend
-from onnxmpq.sensitivity.worker import Job, Recipe, ResponseJob, Results, run_job
+from onnxmpq.sensitivity.worker import Job, ResponseJob, Results, Worker
 from tests.cli.running import MODEL, run
 
 SEARCH = ("--tie", "stage.*", "--store", "e.store", "--effort", "quick", "-b", "size=30%")
@@ -44,11 +44,13 @@ def test_measure_ends_with_a_search_that_measures_nothing_twice(desk: Path, monk
     arguments = following(run("measure", MODEL, "-c", "s.npz", "--store", "m.store", "-q", *menu).stdout)
     assert arguments[:2] == ["quantize", MODEL]
 
-    def again(recipe: Recipe, job: Job) -> Results:
-        assert not isinstance(job, ResponseJob)
-        return run_job(recipe, job)
+    whole = Worker.__call__
 
-    monkeypatch.setattr("onnxmpq.sensitivity.engine.run_job", again)
+    def again(worker: Worker, job: Job) -> Results:
+        assert not isinstance(job, ResponseJob)
+        return whole(worker, job)
+
+    monkeypatch.setattr(Worker, "__call__", again)
     shown = run(*arguments, "--effort", "quick", "-q").stdout
     assert "plan " in shown
     assert (desk / "digits_cnn.small.onnx").is_file()

@@ -10,7 +10,7 @@ from onnxmpq.artifacts import Plan
 from onnxmpq.cli import cli
 from onnxmpq.errors import InfeasibleError
 from onnxmpq.sensitivity.store import Store
-from onnxmpq.sensitivity.worker import Job, Recipe, Results, run_job
+from onnxmpq.sensitivity.worker import Job, Results, Worker
 from tests.cli.running import MODEL, MODELS, refused, run
 
 SEARCH = ("quantize", MODEL, "-c", "s.npz", "-o", "q.onnx", "--allow-slower", "--overwrite", "-q")
@@ -122,13 +122,15 @@ def test_what_the_caller_can_mend_is_refused_with_2(arguments: tuple[str, ...], 
 def test_an_interrupt_says_what_the_store_has(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[object] = []
 
-    def some(recipe: Recipe, job: Job) -> Results:
+    whole = Worker.__call__
+
+    def some(worker: Worker, job: Job) -> Results:
         if len(ran) == 9:
             raise KeyboardInterrupt
         ran.append(job)
-        return run_job(recipe, job)
+        return whole(worker, job)
 
-    monkeypatch.setattr("onnxmpq.sensitivity.engine.run_job", some)
+    monkeypatch.setattr(Worker, "__call__", some)
     done = CliRunner().invoke(cli, [*SEARCH, "-b", "size=27%", "--store", "other.store"])
     assert done.exit_code == 130
     with Store.open(desk / "other.store", None) as store:

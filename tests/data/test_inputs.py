@@ -82,7 +82,7 @@ def test_a_model_whose_nodes_are_out_of_order_is_sorted_in_a_copy() -> None:
 def test_a_model_too_large_for_protobuf_goes_through_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxmpq.model.load.LARGEST_PROTOBUF", 1000)
     monkeypatch.setattr("onnxmpq.model.load._serialized", lambda proto: pytest.fail("it is too large for that"))
-    monkeypatch.setattr("onnxmpq.workspace.build._LARGE_BYTES", 1000)
+    monkeypatch.setattr("onnxmpq.workspace.workspace._LARGE_BYTES", 1000)
     found = quantize(PROTO, tmp_path / "q.onnx", {"x": X}, budget=("size=40%",), effort="quick")
     assert found.verdict.ok
     assert found.float_file_bytes == pytest.approx(PROTO.ByteSize(), rel=0.02)

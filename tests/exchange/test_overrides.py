@@ -22,12 +22,11 @@ from onnxmpq.methods.uniform import uniform
 from onnxmpq.model.load import load
 from onnxmpq.model.normalise import normalise
 from onnxmpq.numerics.ranges import Affine
-from onnxmpq.runtimes import get_runtime
 from onnxmpq.targets import parse_target, target
 from onnxmpq.targets.placement import place
 from onnxmpq.targets.space import make_space
-from onnxmpq.workspace.build import Builder
 from onnxmpq.workspace.prepare import Prepared
+from onnxmpq.workspace.workspace import Workspace
 from tests.graphs import Array, from_text, layer_chain, normal, rng
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -248,22 +247,11 @@ def built(folder: Path, choices: tuple[str, ...], numbers: Numbers) -> tuple[Qua
     model, found = normalise(source).model, target("ort-cpu@vnni")
     prepared = Prepared(source, model, found, make_space(model, found))
     images = np.load(MODELS / "digits_calibration.npz")["image"]
-    runtime = get_runtime("onnxruntime")
-    builder = Builder(
-        prepared,
-        runtime,
-        runtime,
-        folder,
-        {"image": images},
-        numbers,
-        threads=1,
-        speed_budget_s=0.01,
-        progress=lambda *_: None,
-    )
+    workspace = Workspace(prepared, {"image": images}, numbers, folder)
     options = [Option.parse(text) for text in choices]
     plan = uniform(prepared.space, options[0])
     plan = Plan(found.name, "test", {unit: options[i % len(options)] for i, unit in enumerate(plan.choices)})
-    ours = builder.lowered(plan)
+    ours = workspace.lowered(plan)
     data = json.loads(json.dumps(to_overrides(ours, prepared.space)))
     assert from_overrides(data, model, prepared.space).choices == plan.choices
     onnx.save(ir.to_proto(model), folder / "normal.onnx")

@@ -14,9 +14,9 @@ from onnxmpq.api import Result, quantize
 from onnxmpq.artifacts import FLOAT, Option, Plan
 from onnxmpq.errors import InputError
 from onnxmpq.guard.damage import Thresholds
-from onnxmpq.sensitivity.engine import Engine
 from onnxmpq.workspace.prepare import prepare
 from tests.guard import made
+from tests.opened import engine_on
 
 CASES: dict[str, tuple[set[str], tuple[str, ...]]] = {
     "keywords": ({"MatMul_0", "MatMul_1", "MatMul_2"}, ("classes", "loss")),
@@ -69,7 +69,7 @@ def test_it_takes_at_most_a_tenth_of_measuring_every_unit(name: str, tmp_path: P
     assert judged is not None
     assert judged.finding is not None
     model, samples = case(name)
-    with Engine(prepare(model, "ort-cpu"), samples) as engine:
+    with engine_on(model, samples) as engine:
         variants = engine.variants([W8A8])
         everything = (engine.cost(variants).full_runs - 2) * engine.samples  # less the centre, which all methods need
     assert judged.finding.runs <= 0.1 * everything

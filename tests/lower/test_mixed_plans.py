@@ -1,6 +1,5 @@
 """Plans that give every unit an option of its own, drawn at random: they load, hold, and take the bytes predicted."""
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +7,9 @@ import pytest
 
 from onnxmpq.artifacts import Plan
 from onnxmpq.lower.calibrated import Numbers
-from onnxmpq.runtimes import get_runtime
-from onnxmpq.workspace.build import Builder
-from onnxmpq.workspace.prepare import prepare, silent
+from onnxmpq.workspace.export import Exporter
+from onnxmpq.workspace.prepare import prepare
+from onnxmpq.workspace.workspace import Workspace
 
 MODELS = Path(__file__).parents[2] / "models"
 
@@ -20,20 +19,10 @@ MODELS = Path(__file__).parents[2] / "models"
 def test_a_mixed_plan_does_what_was_predicted(target: str, model: str, tmp_path: Path) -> None:
     prepared = prepare(MODELS / f"{model}.onnx", target)
     pytest.importorskip(prepared.target.runtime)
-    builder = Builder(
-        prepared,
-        get_runtime(prepared.target.runtime),
-        get_runtime("onnxruntime"),
-        Path(tempfile.mkdtemp(dir=tmp_path)),
-        MODELS / "digits_calibration.npz",
-        Numbers(),
-        threads=1,
-        speed_budget_s=0.0,
-        progress=silent,
-    )
+    exporter = Exporter(Workspace(prepared, MODELS / "digits_calibration.npz", Numbers(), tmp_path))
     generator = np.random.default_rng(0)
     for number in range(4):
         choices = {unit.name: unit.options[generator.integers(len(unit.options))] for unit in prepared.space.units}
-        verdict = builder.build(Plan(target, "", choices), f"{number}.onnx").verdict
+        verdict = exporter.build(Plan(target, "", choices), f"{number}.onnx").verdict
         assert verdict.ok, verdict
         assert verdict["size"].ok

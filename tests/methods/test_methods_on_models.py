@@ -19,8 +19,8 @@ from onnxmpq.methods.study import Menu, Study, make_rows
 from onnxmpq.registry import METHODS
 from onnxmpq.sensitivity.engine import Engine
 from onnxmpq.sensitivity.settings import Settings
-from onnxmpq.workspace.prepare import prepare
 from tests.methods.fakes import Given
+from tests.opened import engine_on
 
 MODELS = Path(__file__).parents[2] / "models"
 OPTIONS = (Option(8, 8), Option(2, 8))
@@ -31,7 +31,7 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """Open an engine on an embedded model with eight images."""
     with np.load(MODELS / "digits_calibration.npz") as data:
         feeds: list[dict[str, Any]] = [{"image": data["image"][i : i + 1]} for i in range(8)]
-    with Engine(prepare(str(MODELS / f"{request.param}.onnx"), "ort-cpu"), feeds, settings=Settings(batch=8)) as opened:
+    with engine_on(str(MODELS / f"{request.param}.onnx"), feeds, Settings(batch=8)) as opened:
         yield opened
 
 

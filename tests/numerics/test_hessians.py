@@ -19,8 +19,9 @@ from onnxmpq.numerics import hessians
 from onnxmpq.numerics.hessians import Hessians, count, find_readings
 from onnxmpq.numerics.weights import dequantise, quantise_weight
 from onnxmpq.runtimes import get_runtime
-from onnxmpq.workspace.build import Builder
-from onnxmpq.workspace.prepare import prepare, silent
+from onnxmpq.workspace.export import Exporter
+from onnxmpq.workspace.prepare import prepare
+from onnxmpq.workspace.workspace import Workspace
 from tests.graphs import Array, feeds_for, from_text, layer_chain, normal, rng
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -122,35 +123,25 @@ def test_large_inputs_are_laid_out_in_parts(monkeypatch: pytest.MonkeyPatch) -> 
     np.testing.assert_array_equal(found[1], found[2])
 
 
-def builder_of(model: Any, data: Any, folder: Path, target: str = "generic", **more: Any) -> Builder:
-    """Return a builder whose weights are rounded with GPTQ."""
-    prepared = prepare(model, target)
-    return Builder(
-        prepared,
-        get_runtime(prepared.target.runtime),
-        get_runtime("onnxruntime"),
-        Path(tempfile.mkdtemp(dir=folder)),
-        data,
-        Numbers(rounding="gptq", **more),
-        threads=1,
-        speed_budget_s=0.0,
-        progress=silent,
-    )
+def workspace_of(model: Any, data: Any, folder: Path, target: str = "generic", **more: Any) -> Workspace:
+    """Return a workspace whose weights are rounded with GPTQ."""
+    place = Path(tempfile.mkdtemp(dir=folder))
+    return Workspace(prepare(model, target), data, Numbers(rounding="gptq", **more), place)
 
 
-def hessians_of(builder: Builder) -> Hessians:
-    """Return where a builder keeps its Hessians."""
-    assert builder.calibrated.hessians is not None
-    return builder.calibrated.hessians
+def hessians_of(workspace: Workspace) -> Hessians:
+    """Return where a workspace keeps its Hessians."""
+    assert workspace.calibrated.known.hessians is not None
+    return workspace.calibrated.known.hessians
 
 
-def counted(builder: Builder, option: str = "w4a8", room: int = hessians.TOGETHER_BYTES) -> dict[str, Array]:
+def counted(workspace: Workspace, option: str = "w4a8", room: int = hessians.TOGETHER_BYTES) -> dict[str, Array]:
     """Count every Hessian and return them by weight."""
-    plan = uniform(builder.prepared.space, Option.parse(option))
-    wanted = builder.calibrated.missing_hessians(plan)
-    builder.count_hessians(wanted, room)
-    assert builder.calibrated.missing_hessians(plan) == {}
-    return {name: np.load(hessians_of(builder)._file(name)) for name in wanted}
+    plan = uniform(workspace.prepared.space, Option.parse(option))
+    wanted = workspace.calibrated.missing_hessians(plan)
+    workspace.count_hessians(wanted, room)
+    assert workspace.calibrated.missing_hessians(plan) == {}
+    return {name: np.load(hessians_of(workspace)._file(name)) for name in wanted}
 
 
 @pytest.mark.parametrize("name", ["digits_cnn", "digits_vit"])
@@ -158,11 +149,11 @@ def test_hessians_are_the_same_however_samples_are_grouped_and_passes_are_made(n
     with np.load(MODELS / "digits_calibration.npz") as data:
         images = data["image"][:10]
     model = MODELS / f"{name}.onnx"
-    whole = counted(builder_of(model, {"image": images}, tmp_path))
+    whole = counted(workspace_of(model, {"image": images}, tmp_path))
     assert len(whole) > 5
     groupings = [[{"image": images[i : i + size]} for i in range(0, 10, size)] for size in (1, 3)]
     for feeds in groupings:
-        found = counted(builder_of(model, feeds, tmp_path), room=100_000)
+        found = counted(workspace_of(model, feeds, tmp_path), room=100_000)
         assert found.keys() == whole.keys()
         for key, array in whole.items():
             np.testing.assert_array_equal(found[key], array)
@@ -236,12 +227,12 @@ def test_a_weight_that_is_read_in_two_ways_has_none() -> None:
 def test_inputs_that_tell_nothing_leave_the_nearest_codes_and_a_note(value: float, tmp_path: Path) -> None:
     weight = rng().normal(size=(12, 5)).astype(np.float32)
     model = ir.to_proto(with_weight(CASES["gemm"][0], weight))
-    builder = builder_of(model, [{"x": np.full((7, 12), value, np.float32)}], tmp_path)
-    plan = uniform(builder.prepared.space, Option(3))
-    lowered = builder.lowered(plan).model
+    workspace = workspace_of(model, [{"x": np.full((7, 12), value, np.float32)}], tmp_path)
+    plan = uniform(workspace.prepared.space, Option(3))
+    lowered = workspace.lowered(plan).model
     codes = [v.const_value.numpy() for v in lowered.graph.initializers.values() if v.const_value and v.shape == (12, 5)]
     np.testing.assert_array_equal(codes[0], quantise_weight(weight, bits=3, axes=(1,)).codes)
-    assert builder.calibrated.notes(plan) == (
+    assert workspace.calibrated.notes(plan) == (
         "GPTQ left 1 weight rounded to nearest (its inputs are zero, or too large to be squared): 'w'.",
     )
 
@@ -285,13 +276,13 @@ def test_codes_change_and_scales_stay_in_every_layout(layout: str, bits: int, tm
 @pytest.mark.parametrize("name", ["digits_cnn", "digits_vit"])
 def test_exports_hold_and_take_the_bytes_predicted(name: str, target: str, tmp_path: Path) -> None:
     pytest.importorskip({"openvino": "openvino"}.get(target, "onnxruntime"))
-    builder = builder_of(MODELS / f"{name}.onnx", MODELS / "digits_calibration.npz", tmp_path, target)
+    workspace = workspace_of(MODELS / f"{name}.onnx", MODELS / "digits_calibration.npz", tmp_path, target)
     for option in ("w4a8", "w4b32", "w8"):
-        plan = uniform(builder.prepared.space, Option.parse(option))
-        verdict = builder.build(plan, f"{option}.onnx").verdict
+        plan = uniform(workspace.prepared.space, Option.parse(option))
+        verdict = Exporter(workspace).build(plan, f"{option}.onnx").verdict
         assert verdict.ok, verdict
         assert verdict["size"].ok
-        assert builder.calibrated.notes(plan) == ()
+        assert workspace.calibrated.notes(plan) == ()
 
 
 @pytest.mark.parametrize("op", ["Conv", "Conv grouped", "Conv depthwise", "Gemm", "MatMul", "MatMul batched"])
@@ -303,10 +294,10 @@ def test_every_kind_of_layer_comes_nearer_to_float(op: str, option: str, tmp_pat
     feeds = [
         {"x": feed["x"] + 2 * g.normal(size=feed["x"].shape[:1]).astype(np.float32)[0]} for feed in feeds_for(model, 40)
     ]
-    builder = builder_of(ir.to_proto(model), feeds, tmp_path)
-    plan = uniform(builder.prepared.space, Option.parse(option))
-    gptq = builder.lowered(plan).model
-    known: Calibrated = builder.calibrated
+    workspace = workspace_of(ir.to_proto(model), feeds, tmp_path)
+    plan = uniform(workspace.prepared.space, Option.parse(option))
+    gptq = workspace.lowered(plan).model
+    known: Calibrated = workspace.calibrated
     plain = replace(known, numbers=replace(known.numbers, rounding="nearest")).lower(plan).model
     want = np.stack(outputs(model, feeds))
     errors = [((np.stack(outputs(each, feeds)) - want) ** 2).mean() for each in (plain, gptq)]
@@ -314,8 +305,8 @@ def test_every_kind_of_layer_comes_nearer_to_float(op: str, option: str, tmp_pat
 
 
 def test_a_plan_that_names_no_weight_counts_nothing(tmp_path: Path) -> None:
-    builder = builder_of(MODELS / "digits_cnn.onnx", MODELS / "digits_calibration.npz", tmp_path)
-    for choices in ({}, {builder.prepared.space.units[0].name: Option()}):
+    workspace = workspace_of(MODELS / "digits_cnn.onnx", MODELS / "digits_calibration.npz", tmp_path)
+    for choices in ({}, {workspace.prepared.space.units[0].name: Option()}):
         chosen: Mapping[str, Option] = choices
-        assert builder.calibrated.needs(Plan("generic", "", chosen)).hessians == {}
-    assert not hessians_of(builder).folder.exists()
+        assert workspace.calibrated.needs(Plan("generic", "", chosen)).hessians == {}
+    assert not hessians_of(workspace).folder.exists()

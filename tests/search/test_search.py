@@ -1,7 +1,7 @@
 """Searching: plans within budgets to the byte, the least that can be had, drops, and runs that go on."""
 
 import re
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from onnxmpq.artifacts import FLOAT, Plan
 from onnxmpq.errors import InfeasibleError, InputError
 from onnxmpq.sensitivity.executors import run_jobs
 from onnxmpq.sensitivity.settings import Settings
-from onnxmpq.sensitivity.worker import run_job
+from onnxmpq.sensitivity.worker import Job, Results, Worker
 
 MODELS = Path(__file__).parents[2] / "models"
 MODEL = MODELS / "digits_cnn.onnx"
@@ -219,21 +219,27 @@ def test_the_same_search_again_runs_no_job(desk: Desk, jobs: list[Any]) -> None:
 
 def test_an_interrupted_search_goes_on_and_runs_no_job_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[Any] = []
-    monkeypatch.setattr("onnxmpq.sensitivity.engine.run_job", partial(_recorded, ran, 12))
+    monkeypatch.setattr(Worker, "__call__", _recorded(ran, 12))
     with pytest.raises(KeyboardInterrupt):
         Desk(tmp_path).search("size=24%", keep=FEW)
     assert not (tmp_path / "q.onnx").exists()
-    monkeypatch.setattr("onnxmpq.sensitivity.engine.run_job", partial(_recorded, ran, 0))
+    monkeypatch.setattr(Worker, "__call__", _recorded(ran, 0))
     resumed = Desk(tmp_path).search("size=24%", keep=FEW)
     assert len(ran) == len(set(ran))
     assert resumed.decision is not None
 
 
-def _recorded(ran: list[Any], stop: int, recipe: Any, job: Any) -> Any:
-    if stop and len(ran) == stop:
-        raise KeyboardInterrupt
-    ran.append(job)
-    return run_job(recipe, job)
+_RUN = Worker.__call__
+
+
+def _recorded(ran: list[Job], stop: int) -> Callable[[Worker, Job], Results]:
+    def run(worker: Worker, job: Job) -> Results:
+        if stop and len(ran) == stop:
+            raise KeyboardInterrupt
+        ran.append(job)
+        return _RUN(worker, job)
+
+    return run
 
 
 def test_a_seed_gives_the_same_file_wherever_it_runs(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Blends of samples: which are made, from what, and that the engine measures on them as on samples."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from onnxmpq.errors import InputError
 from onnxmpq.runtimes import get_runtime
 from onnxmpq.sensitivity.engine import Engine
 from onnxmpq.sensitivity.settings import Settings
-from onnxmpq.workspace.prepare import prepare
+from tests.opened import engine_on
 
 MODELS = Path(__file__).parents[2] / "models"
 
@@ -77,11 +78,11 @@ def test_only_floats_of_one_shape_may_be_blended(feeds: list[dict[str, Any]], an
     assert may_blend(feeds) is answer
 
 
-def engine(store: Path | None = None, samples: int = 8, **settings: Any) -> Engine:
+def engine(store: Path | None = None, samples: int = 8, **settings: Any) -> AbstractContextManager[Engine]:
     """Open an engine on the embedded network of convolutions."""
     with np.load(MODELS / "digits_evaluation.npz") as data:
         given = {"image": data["image"][:samples], "labels": data["labels"][:samples]}
-    return Engine(prepare(MODELS / "digits_cnn.onnx", "ort-cpu"), given, settings=Settings(**settings), store=store)
+    return engine_on(MODELS / "digits_cnn.onnx", given, Settings(**settings), store=store)
 
 
 def test_the_engine_measures_blends_as_it_does_samples_that_are_given() -> None:
@@ -89,7 +90,7 @@ def test_the_engine_measures_blends_as_it_does_samples_that_are_given() -> None:
         assert (blended.plain, blended.samples, blended.repeats) == (8, 16, 2.0)
         on_both, on_samples = (opened.sample_losses(opened.table([Option(2, 8)])) for opened in (blended, alone))
         np.testing.assert_allclose(on_both[:, :8], on_samples, rtol=1e-3, atol=1e-6)
-        images = np.concatenate([feed["image"] for feed in Blended(8).feeds(blended.builder.samples)])
+        images = np.concatenate([feed["image"] for feed in Blended(8).feeds(blended.workspace.samples)])
         outputs = blended.float_outputs()
     session = get_runtime("onnxruntime").session(MODELS / "digits_cnn.onnx", mode="deployed")
     (logits,) = session.run({"image": images}).values()
@@ -99,8 +100,8 @@ def test_the_engine_measures_blends_as_it_does_samples_that_are_given() -> None:
 def test_a_store_of_samples_is_refused_for_blends(tmp_path: Path) -> None:
     with engine(store=tmp_path / "results.store"):
         pass
-    with pytest.raises(InputError, match="samples"):
-        engine(blends=True, store=tmp_path / "results.store")
+    with pytest.raises(InputError, match="samples"), engine(blends=True, store=tmp_path / "results.store"):
+        pytest.fail("it is open")
 
 
 @pytest.mark.parametrize("settings", [{"loss": "ce"}, {"blends": None}, {"blends": False}])

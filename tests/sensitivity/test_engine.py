@@ -20,14 +20,17 @@ from onnxmpq.errors import InputError
 from onnxmpq.lower.calibrated import ROUNDINGS, Calibrated, Numbers
 from onnxmpq.metrics.losses import Loss, log_softmax
 from onnxmpq.runtimes import get_runtime
-from onnxmpq.sensitivity.engine import Engine, _relative_error
+from onnxmpq.sensitivity.assemble import _relative_error
+from onnxmpq.sensitivity.engine import Engine
 from onnxmpq.sensitivity.executors import open_executor
 from onnxmpq.sensitivity.settings import Settings
 from onnxmpq.sensitivity.table import Table, Variant
 from onnxmpq.sensitivity.worker import SKETCH, CentreJob, ResponseJob, as_choices, sketch
 from onnxmpq.targets.space import make_space
 from onnxmpq.workspace.prepare import prepare
+from onnxmpq.workspace.workspace import workspace
 from tests.graphs import feeds_for, from_text, layer_chain, rng
+from tests.opened import engine_on
 
 MODELS = Path(__file__).parents[2] / "models"
 EMBEDDED = ("digits_cnn", "digits_vit")
@@ -49,7 +52,7 @@ def engine_of(model: str | ir.Model, feeds: Any, *, target: str = "ort-cpu", **m
     """Open an engine on an embedded model, or on one made here."""
     settings = Settings(**{key: more.pop(key) for key in Settings.__slots__ if key in more})
     given = str(MODELS / f"{model}.onnx") if isinstance(model, str) else ir.to_proto(model)
-    with Engine(prepare(given, target), feeds, settings=settings, **more) as engine:
+    with engine_on(given, feeds, settings, target=target, **more) as engine:
         yield engine
 
 
@@ -57,26 +60,24 @@ class Whole:
     """Runs whole lowered models, as the engine claims to."""
 
     def __init__(self, engine: Engine) -> None:
-        known, target = engine.builder.calibrated, replace(engine.target, islands=False)
+        measured, target = engine.calibrated, replace(engine.target, islands=False)
         space = make_space(engine.model, target)
-        self.calibrated = Calibrated(
-            engine.model, space, target, known.numbers, known.stats, known.means, memory={}, hessians=known.hessians
-        )
-        self.engine, self.feeds = engine, list(engine.builder.samples)
+        self.calibrated = Calibrated(engine.model, space, target, measured.numbers, measured.known, memory={})
+        self.engine, self.feeds = engine, list(engine.workspace.samples)
         self.reference = self.outputs({})
-        labels = engine.builder.samples.labels
-        self.loss = Loss(engine.recipe.heads, self.reference, labels)
+        labels = engine.workspace.samples.labels
+        self.loss = Loss(engine.heads, self.reference, labels)
 
     def outputs(self, choices: Choices) -> Array:
         """Return the outputs of a plan as features."""
         plan = Plan(self.calibrated.target.name, "", dict(choices))
         model = self.calibrated.lower(plan).model if choices else self.calibrated.model
         session = get_runtime("onnxruntime").session(ir.to_proto(model).SerializeToString(), mode="literal")
-        rows = max(self.engine.builder.samples.batch, 1)
+        rows = max(self.engine.workspace.samples.batch, 1)
         found = []
         for feed in self.feeds:
             given = session.run(feed)
-            found.append(np.concatenate([h.features(given[h.name], rows) for h in self.engine.recipe.heads], axis=1))
+            found.append(np.concatenate([h.features(given[h.name], rows) for h in self.engine.heads], axis=1))
         return np.concatenate(found)
 
     def values(self, choices: Choices) -> Array:
@@ -152,7 +153,7 @@ def test_pairs_are_those_of_whole_models(name: str) -> None:
         table = engine.table(OPTIONS[:3])
         every = [(a, b) for a, b in combinations(table.variants, 2) if a.unit != b.unit]
         drawn = [every[int(i)] for i in rng(2).choice(len(every), 12, replace=False)]
-        together = [pair for pair in every if len({engine._position(variant) for variant in pair}) == 1]
+        together = [pair for pair in every if len({engine.estimator.position(variant) for variant in pair}) == 1]
         assert together
         wanted = [*drawn, *together[:2], *together[-2:]]
         measured = engine.pairs(table, [(b, a) if i % 2 else (a, b) for i, (a, b) in enumerate(wanted)])
@@ -202,7 +203,7 @@ def test_losses_of_plans_are_those_of_whole_models(name: str) -> None:
 def test_losses_with_gptq_are_those_of_the_exported_file(name: str, tmp_path: Path) -> None:
     feeds, numbers = digits(6), Numbers(rounding="gptq")
     with engine_of(name, feeds, target="generic", numbers=numbers, batch=4) as engine:
-        assert not (engine.folder / "hessians").exists(), "Hessians are counted when a job needs them"
+        assert not (engine.workspace.folder / "hessians").exists(), "Hessians are counted when a job needs them"
         plans = [plan_of(engine, seed, (Option(3, 8), Option(4, 8), Option(4))) for seed in range(3)]
         whole = Whole(engine)
         for number, (choices, found) in enumerate(zip(plans, engine.losses(plans), strict=True)):
@@ -211,7 +212,7 @@ def test_losses_with_gptq_are_those_of_the_exported_file(name: str, tmp_path: Pa
             given = str(MODELS / f"{name}.onnx")
             quantize(given, feeds, output=path, target="generic", plan=plan, numbers=numbers, speed_budget_s=0.0)
             session = get_runtime("onnxruntime").session(path, mode="literal")
-            heads = engine.recipe.heads
+            heads = engine.heads
             outputs = [np.concatenate([h.features(session.run(f)[h.name], 1) for h in heads], axis=1) for f in feeds]
             assert found.value == pytest.approx(whole.loss.values(np.concatenate(outputs)).mean(), rel=1e-3)
             assert found.value == pytest.approx(whole.values(choices).mean(), rel=1e-3)
@@ -289,7 +290,7 @@ def test_gram_around_a_quantised_centre_is_the_second_derivative() -> None:
         centre = {unit.name: Option(8, 8) for unit in engine.space.units if Option(8, 8) in unit.options}
         table = engine.table((Option(4, 8),), centre)
         outputs = engine.result(CentreJob(as_choices(centre), 0))
-        loss = engine._loss(outputs["float"], 0)
+        loss = engine._assembler.loss(outputs["float"], 0)
         row = int(np.argmax(np.where([v.option != FLOAT for v in table.variants], np.diag(table.gram), 0)))
         z = responses(engine, table.variants[row], centre)
         errors = []
@@ -334,13 +335,13 @@ def large(seed: int = 4) -> ir.Model:
 def test_large_outputs_are_sketched_and_the_table_says_so() -> None:
     model = large()
     with engine_of(model, feeds_for(model, 6)) as engine:
-        assert engine.recipe.heads[0].width == 6 * 40 * 40 > SKETCH
+        assert engine.heads[0].width == 6 * 40 * 40 > SKETCH
         table = engine.table((Option(8, 8), Option(4, 8), Option(2, 8)))
         assert table.sketched
         assert table.to_json()["sketched"] is True
         whole = Whole(engine)
         z = np.stack([whole.outputs({v.unit: v.option}) - whole.reference for v in table.variants])
-        exact = np.einsum("asf,bsf->ab", z, z) * 2 / engine.recipe.heads[0].power / 6
+        exact = np.einsum("asf,bsf->ab", z, z) * 2 / engine.heads[0].power / 6
         scale = np.sqrt(np.outer(np.diag(exact), np.diag(exact)))
         assert np.abs((table.gram - exact) / scale).max() < 4 / np.sqrt(SKETCH * 6)
         plan = {table.variants[0].unit: table.variants[0].option}
@@ -488,7 +489,7 @@ def test_classes_on_the_second_axis_are_found() -> None:
     text = "g (float[n, 3, 4, 4] x) => (float[n, 5, 4, 4] y) { h = Conv(x, w) y = Softmax<axis = 1>(h) }"
     model = from_text(text, weights)
     with engine_of(model, feeds_for(model, 3)) as engine:
-        (head,) = engine.recipe.heads
+        (head,) = engine.heads
         assert (head.kind, head.classes, head.axis, head.width) == ("kl", 5, -3, 80)
         table = engine.table((Option(4, 8),))
         session = get_runtime("onnxruntime").session(ir.to_proto(model).SerializeToString(), mode="literal")
@@ -571,10 +572,13 @@ def test_the_order_of_jobs_changes_nothing(inline: tuple[Table, list[Any]], monk
 # ---- a failure leaves nothing behind ---------------------------------------------------------------------------------
 
 
-def test_an_engine_that_cannot_open_leaves_nothing(tmp_path: Path) -> None:
-    prepared = prepare(str(MODELS / "digits_cnn.onnx"), "ort-cpu")
-    with pytest.raises(InputError, match="Give --memory"):
-        Engine(prepared, digits(2), settings=Settings(memory=1000), folder=tmp_path)
+def test_an_engine_that_cannot_open_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with (
+        pytest.raises(InputError, match="Give --memory"),
+        engine_of("digits_cnn", digits(2), memory=1000),
+    ):
+        pytest.fail("it is open")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -591,6 +595,10 @@ def test_a_target_is_read_once_wherever_workers_run(tmp_path: Path, monkeypatch:
     prepared = prepare(str(MODELS / "digits_cnn.onnx"), "mine.toml")
     monkeypatch.chdir(tmp_path.parent)
     (tmp_path / "mine.toml").unlink()
-    with open_executor("processes:1") as pool, Engine(prepared, digits(4), executor=pool) as engine:
+    with (
+        open_executor("processes:1") as pool,
+        workspace(prepared, digits(4)) as opened,
+        Engine(opened, executor=pool) as engine,
+    ):
         table = engine.table(OPTIONS[:1])
     assert table.target == "ort-cpu"

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from onnxmpq.artifacts import Option
-from onnxmpq.sensitivity.engine import Engine
-from onnxmpq.workspace.prepare import prepare
+from onnxmpq.sensitivity.estimate import Estimator
+from tests.opened import engine_on
 
 MODELS = Path(__file__).parents[2] / "models"
 
@@ -22,10 +22,10 @@ def samples() -> dict[str, np.ndarray]:
 
 def test_work_goes_up_to_all_of_it_and_stored_results_are_none(samples: dict[str, np.ndarray], tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
-    prepared = prepare(MODELS / "digits_cnn.onnx", "ort-cpu")
+    model = MODELS / "digits_cnn.onnx"
     for options, ran in ((["w4a8"], 18), (["w4a8", "w2a8"], 18), (["w4a8"], 0)):
         told.clear()
-        with Engine(prepared, samples, store=tmp_path / "s.store", progress=lambda *step: told.append(step)) as engine:
+        with engine_on(model, samples, store=tmp_path / "s.store", progress=lambda *step: told.append(step)) as engine:
             engine.table([Option.parse(option) for option in options])
         steps = [(done, of) for what, done, of in told if what == "responses"]
         assert all(a <= b for (a, _), (b, _) in pairwise(steps))
@@ -34,11 +34,13 @@ def test_work_goes_up_to_all_of_it_and_stored_results_are_none(samples: dict[str
         assert len(steps) == ran + 1
 
 
-def test_early_units_are_more_work_than_late_ones(samples: dict[str, np.ndarray]) -> None:
-    prepared = prepare(MODELS / "digits_cnn.onnx", "ort-cpu")
+def test_early_units_are_more_work_than_late_ones(
+    samples: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = MODELS / "digits_cnn.onnx"
     told: list[tuple[str, int, int]] = []
-    with Engine(prepared, samples, progress=lambda *step: told.append(step)) as engine:
-        engine._seconds_per_batch = 10.0  # as if the model were large
+    monkeypatch.setattr(Estimator, "_batch_seconds", lambda *_: 10.0)  # as if the model were large
+    with engine_on(model, samples, progress=lambda *step: told.append(step)) as engine:
         engine.table([Option.parse("w4a8")])
     steps = [done for what, done, _ in told if what == "responses"]
     work = [b - a for a, b in pairwise(steps)]

@@ -19,7 +19,8 @@ from onnxmpq.sensitivity.executors import ProcessExecutor, run_jobs
 from onnxmpq.sensitivity.store import Store
 from onnxmpq.sensitivity.worker import Job
 from onnxmpq.verification.verify import verify as verify_file
-from onnxmpq.workspace import build
+from onnxmpq.workspace import export
+from onnxmpq.workspace.export import Exporter
 from tests.graphs import feeds_for, layer_chain
 from tests.processes import python
 
@@ -76,7 +77,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
             return found
         return Verdict(found.runtime, (*found.checks, Check("simulation", False, 16.0, "40 dB", "made up")))
 
-    monkeypatch.setattr(build, "verify", verify)
+    monkeypatch.setattr(export, "verify", verify)
 
 
 @pytest.fixture
@@ -224,12 +225,12 @@ def rehearsals(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, 
     def fail(which: str) -> list[dict[str, Option]]:
         seen: list[dict[str, Option]] = []
 
-        def tried(self: build.Builder, plan: Plan) -> Verdict:
+        def tried(self: Exporter, plan: Plan) -> Verdict:
             seen.append(dict(plan.choices))
             bad = which == "all" or len(seen) == 1
             return Verdict("made up", (Check("simulation", not bad, 16.0, "40 dB", "made up"),))
 
-        monkeypatch.setattr(build.Builder, "tried", tried)
+        monkeypatch.setattr(Exporter, "tried", tried)
         return seen
 
     return fail
@@ -266,7 +267,7 @@ def test_the_file_that_is_tried_is_really_verified(desk: Desk, monkeypatch: pyte
         names.append(given[3].name)
         return real(*given, **more)
 
-    monkeypatch.setattr(build, "verify", verify)
+    monkeypatch.setattr(export, "verify", verify)
     desk.search()
     assert names == ["tried.onnx", "q.onnx"]
 

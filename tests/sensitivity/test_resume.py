@@ -18,13 +18,13 @@ from onnxmpq.api import measure
 from onnxmpq.artifacts import Option
 from onnxmpq.errors import InputError
 from onnxmpq.lower.calibrated import Numbers
-from onnxmpq.sensitivity.engine import Engine
 from onnxmpq.sensitivity.executors import open_executor
 from onnxmpq.sensitivity.settings import Settings
 from onnxmpq.sensitivity.store import Store
 from onnxmpq.sensitivity.table import Table
 from onnxmpq.workspace.prepare import Prepared, prepare
 from tests.graphs import rng
+from tests.opened import engine_on
 
 ROOT = Path(__file__).parents[2]
 # A job in the background of a shell ignores interrupts, and so would what it starts.
@@ -160,9 +160,9 @@ def test_an_interrupt_leaves_a_store_and_says_how_to_go_on(samples: Path, tmp_pa
     assert not (tmp_path / "t.json").exists()
 
 
-def test_a_dask_worker_that_is_killed_costs_nothing_but_its_job(prepared: Prepared, tmp_path: Path) -> None:
+def test_a_dask_worker_that_is_killed_costs_nothing_but_its_job(tmp_path: Path) -> None:
     pytest.importorskip("distributed")
-    with Engine(prepared, digits(4), settings=Settings(batch=1)) as engine:
+    with engine_on(MODEL, digits(4), Settings(batch=1)) as engine:
         want = told_of(engine.table(OPTIONS), tmp_path / "want.json")
     dead: list[int] = []
     reports: list[int] = []
@@ -176,7 +176,7 @@ def test_a_dask_worker_that_is_killed_costs_nothing_but_its_job(prepared: Prepar
             os.kill(dead[0], signal.SIGKILL)
 
     with open_executor("dask:local:2") as executor:
-        with Engine(prepared, digits(4), settings=Settings(batch=1), executor=executor, progress=kill_one) as engine:
+        with engine_on(MODEL, digits(4), Settings(batch=1), executor=executor, progress=kill_one) as engine:
             table = engine.table(OPTIONS)
             assert table.cost["jobs_run"] == engine.store.count == table.cost["jobs"]
     assert dead

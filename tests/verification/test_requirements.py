@@ -15,9 +15,8 @@ from onnxmpq.lower.calibrated import Numbers
 from onnxmpq.metrics.losses import Head
 from onnxmpq.model.load import load
 from onnxmpq.runtimes import get_runtime
-from onnxmpq.sensitivity.engine import Engine
 from onnxmpq.verification.requirements import KINDS, Finding, Requirement, hold, mean_loss, parse_requirements
-from onnxmpq.workspace.prepare import prepare
+from tests.opened import engine_on
 
 MODELS = Path(__file__).parents[2] / "models"
 FLOAT, CALIBRATION = MODELS / "digits_cnn.onnx", MODELS / "digits_calibration.npz"
@@ -69,7 +68,7 @@ def test_loss_is_what_an_engine_measures_of_the_same_plan(export: Path) -> None:
     runtime = get_runtime("onnxruntime")
     plan = Plan.read(export.with_suffix(".plan.json"))
     data = open_samples(CALIBRATION, runtime.session(FLOAT, mode="deployed").inputs)
-    with Engine(prepare(FLOAT, "ort-cpu"), data, numbers=Numbers.of(plan.ranges)) as engine:
+    with engine_on(FLOAT, data, numbers=Numbers.of(plan.ranges)) as engine:
         measured = engine.losses([plan.choices])[0]
         found = mean_loss(runtime, runtime, FLOAT, export, data, engine.heads)
     assert found == pytest.approx((measured.value, measured.error), rel=0.02)

@@ -1,0 +1,138 @@
+"""What measuring takes, before anything runs: memory of one process, runs of the model, seconds."""
+
+import time
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+
+import numpy as np
+
+from onnxmpq.artifacts import FLOAT
+from onnxmpq.errors import InputError
+from onnxmpq.lower.calibrated import Calibrated
+from onnxmpq.numerics.ranges import HISTOGRAM_BYTES
+from onnxmpq.sensitivity.batches import Layout, read_batch
+from onnxmpq.sensitivity.chain import RECENT_BYTES
+from onnxmpq.sensitivity.segments import Cuts, loaded_bytes
+from onnxmpq.sensitivity.table import Cost, Variant
+from onnxmpq.sensitivity.worker import Job, PairsJob, ResponseJob
+from onnxmpq.workspace.workspace import Workspace
+
+_LITERAL_SPEED = 0.9  # of the float model's speed: what literal Q/DQ leaves of it
+_REBUILD_S = 0.04  # lowering, cutting and loading what a variant changes
+_JOB_S = 5e-4  # keeping a result
+_OVERHEAD_BYTES = 300_000_000
+"""What a process takes before any model is loaded: Python, the libraries, the runtime."""
+
+_CENTRES, _SESSION, _QUANTISING, _VARIANTS = 2, 1.25, 4, 2
+"""How often the weights are held, what a session takes of its weights in float, and a weight while it is quantised."""
+
+_COUNTED = 2
+"""How often what was counted of tensors is held."""
+
+_ROUNDING_BYTES = 60
+"""What rounding takes for each number of a Hessian, at its height."""
+
+_TIMED = 3  # runs of the float model, from which seconds are foreseen
+_MOST_TOGETHER = 256  # samples of a batch
+
+
+class Estimator:
+    """Foresees what measuring a model takes that was cut into segments."""
+
+    def __init__(self, workspace: Workspace, calibrated: Calibrated, cuts: Cuts, threads: int) -> None:
+        self.workspace, self.calibrated, self.cuts, self.threads = workspace, calibrated, cuts, threads
+        self._seconds: float | None = None
+
+    def batch_within(self, ceiling: int, count: int) -> int:
+        """Return how many of ``count`` samples are measured together in a process that takes no more than a ceiling."""
+        least = self.memory(1)
+        if least > ceiling:
+            raise InputError(
+                f"Measuring this model takes {-(-least // 1_000_000)}MB for one sample at a time; the ceiling is "
+                f"{ceiling / 1e6:.6g}MB. Give --memory {-(-least // 1_000_000)}MB or more."
+            )
+        each = max(self.memory(2) - least, 1)
+        return max(1, min(_MOST_TOGETHER, 1 + (ceiling - least) // each, count))
+
+    def memory(self, batch: int) -> int:
+        """Estimate the bytes of one process: what is held of the weights, and what is kept of a batch.
+
+        Of float and of the centre there are pieces and sessions; of variants those that were run last, and the largest
+        weight while it is quantised. What was counted is held by the export and by the jobs.
+        """
+        known, samples = self.calibrated.known, self.workspace.samples
+        counted = sum(mean.nbytes for mean in known.means.values()) + len(known.tensors) * HISTOGRAM_BYTES
+        graph = self.calibrated.model.graph
+        constants = [v.const_value for v in graph.initializers.values() if v.const_value is not None]
+        held = self._weight_bytes + _SESSION * loaded_bytes(constants)
+        largest = max((4 * constant.size for constant in constants), default=0)
+        weights = round(_CENTRES * held + _QUANTISING * largest) + min(3 * RECENT_BYTES, round(_VARIANTS * held))
+        crossing = sum(segment.live_bytes for segment in self.cuts.segments)
+        each = (4 * stats.count // len(samples) for stats in known.tensors.values())
+        widest = max(*(segment.live_bytes for segment in self.cuts.segments), *each, 0)
+        rounding = _ROUNDING_BYTES * self.calibrated.largest_hessian()
+        besides = _OVERHEAD_BYTES + samples.held_bytes + _COUNTED * counted
+        return besides + weights + rounding + batch * (3 * crossing + 16 * widest)
+
+    def cost(self, variants: Sequence[Variant], layout: Layout) -> Cost:
+        """Estimate what measuring variants takes."""
+        share = self._shares(variant.unit for variant in variants)
+        runs = 2.0 + sum(share[variant.unit] for variant in variants)
+        jobs = layout.batches * (len(variants) + 1)
+        rebuilt = len(variants) * (1 if self._pieces_stay(len(variants)) else layout.batches)
+        seconds = layout.batches * runs * self._batch_seconds(layout) + rebuilt * _REBUILD_S + jobs * _JOB_S
+        return Cost(len(variants), jobs, runs, self.memory(layout.size), seconds)
+
+    def work(self, jobs: Sequence[Job], layout: Layout) -> dict[Job, int]:
+        """Foresee what every job takes, in milliseconds and at least one."""
+        run = self._batch_seconds(layout)
+        pairs = [choice for job in jobs if isinstance(job, PairsJob) for choice in job.others]
+        variants = [job.variant for job in jobs if isinstance(job, ResponseJob)]
+        share = self._shares({unit for unit, _ in (*variants, *pairs)})
+        stays = self._pieces_stay(len(jobs) // layout.batches)
+        work = {}
+        for job in jobs:
+            fill = min(layout.size, layout.samples - job.batch * layout.size) / layout.size
+            rebuilt = _REBUILD_S if job.batch == 0 or not stays else 0.0
+            if isinstance(job, ResponseJob):
+                runs = share[job.variant[0]]
+            elif isinstance(job, PairsJob):
+                runs, rebuilt = sum(share[unit] for unit, _ in job.others), rebuilt * len(job.others)
+            else:
+                runs = 1.0
+            work[job] = max(round(1000 * (runs * run * fill + rebuilt + _JOB_S)), 1)
+        return work
+
+    def position(self, variant: Variant) -> int:
+        """Return the first segment that a variant changes."""
+        layers = self.calibrated.space.unit(variant.unit).layers
+        return min(self.cuts.segment_of(layer.node) for layer in layers)
+
+    def _shares(self, units: Iterable[str]) -> dict[str, float]:
+        """Return for each unit the share of a run that comes at or behind it."""
+        macs = np.array([max(segment.macs, 1) for segment in self.cuts.segments], np.float64)
+        suffix = macs[::-1].cumsum()[::-1] / macs.sum()
+        return {unit: float(suffix[self.position(Variant(unit, FLOAT))]) for unit in units}
+
+    def _pieces_stay(self, variants: int) -> bool:
+        """Tell whether what variants change stays in memory from batch to batch."""
+        return variants * self._weight_bytes / len(self.cuts.segments) < RECENT_BYTES
+
+    def _batch_seconds(self, layout: Layout) -> float:
+        """Return the seconds of the literal model on one batch, from a few timed runs of the float model."""
+        if self._seconds is None:
+            session = self.workspace.reference.session(
+                self.workspace.float_model, mode="deployed", threads=self.threads
+            )
+            batch = read_batch(layout.folder, 0)
+            session.run(batch.feeds[0])
+            began = time.perf_counter()
+            for _ in range(_TIMED):
+                session.run(batch.feeds[0])
+            self._seconds = len(batch.rows) * (time.perf_counter() - began) / _TIMED / _LITERAL_SPEED
+        return self._seconds
+
+    @cached_property
+    def _weight_bytes(self) -> int:
+        constants = (value.const_value for value in self.calibrated.model.graph.initializers.values())
+        return sum(constant.nbytes for constant in constants if constant is not None)

@@ -1,0 +1,109 @@
+"""Files of plans: lowered in a workspace, written to a temporary place, verified there in the target's runtime."""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from onnxmpq.artifacts import Export, Plan, Verdict
+from onnxmpq.lower.write import Quantised
+from onnxmpq.model.save import save, size_of
+from onnxmpq.model.text import drop_text, forget_inferred, needed_types
+from onnxmpq.runtimes import Runtime, get_runtime
+from onnxmpq.targets.placement import Placement
+from onnxmpq.verification.verify import verify
+from onnxmpq.workspace.workspace import Workspace
+
+VERIFY_SAMPLES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What is expected of a file: what was placed in it, and the bytes of its tensors."""
+
+    placement: Placement
+    stored_bytes: int
+
+
+class Exporter:
+    """Makes the files of plans of one workspace, in its folder."""
+
+    def __init__(self, workspace: Workspace, *, threads: int = 1, speed_budget_s: float = 0.0) -> None:
+        self.workspace, self.prepared = workspace, workspace.prepared
+        self.threads, self.speed_budget_s = threads, speed_budget_s
+
+    @cached_property
+    def runtime(self) -> Runtime:
+        """What runs the files; it need not be here for their sizes."""
+        return get_runtime(self.prepared.target.runtime)
+
+    @cached_property
+    def _feeds(self) -> list[Mapping[str, np.ndarray]]:
+        return list(islice(self.workspace.samples, VERIFY_SAMPLES))
+
+    def build(self, plan: Plan, name: str) -> Export:
+        """Lower a plan, write it as ``name`` into a folder of its own and verify it."""
+        path = self._place(name)
+        expected = self._placed(self.workspace.lowered(plan), path, plan)
+        return Export(plan, path, self._verified(expected, path, self.speed_budget_s))
+
+    def tried(self, plan: Plan) -> Verdict:
+        """Verify a plan with the nearest codes, which are quick to find; its file is gone afterwards."""
+        with tempfile.TemporaryDirectory(dir=self.workspace.folder) as place:
+            path = Path(place) / "tried.onnx"
+            return self._verified(self._placed(self.workspace.quick(plan), path, plan), path, 0.0)
+
+    def written(self, plan: Plan, name: str) -> Path:
+        """Lower a plan and write it as ``name`` into a folder of its own."""
+        path = self._place(name)
+        self._placed(self.workspace.lowered(plan), path, plan)
+        return path
+
+    def size(self, plan: Plan) -> int:
+        """Return the bytes of the file that a plan leads to: the same whatever scales and codes weights get."""
+        model = self.workspace.quick(plan).model
+        return size_of(model, "sized.onnx", trim=self._trim(model, plan))
+
+    def _place(self, name: str) -> Path:
+        return Path(tempfile.mkdtemp(dir=self.workspace.folder)) / name
+
+    def _placed(self, quantised: Quantised, path: Path, plan: Plan) -> Expected:
+        """Write a lowered model, of which only what is expected of the file is kept in memory."""
+        save(quantised.model, path, trim=self._trim(quantised.model, plan))
+        return Expected(quantised.placement, quantised.stored_bytes)
+
+    def _verified(self, expected: Expected, path: Path, speed_budget_s: float) -> Verdict:
+        return verify(
+            self.runtime,
+            self.workspace.reference,
+            self.workspace.float_model,
+            path,
+            self._feeds,
+            target=self.prepared.target,
+            predicted_bytes=expected.stored_bytes,
+            expected_low_bit=[
+                form.layer.node
+                for form in expected.placement.forms
+                if form.option.activation_bits and form.layer.weights and self.prepared.target.integer_kernels
+            ],
+            speed_budget_s=speed_budget_s,
+            threads=self.threads,
+            progress=self.workspace.progress,
+        )
+
+    def _trim(self, model: ir.Model, plan: Plan) -> Callable[[onnx.ModelProto], None]:
+        """Return what takes out of a file what a plan does not want in it."""
+        if plan.keep_metadata:
+            forget_inferred(model, self.prepared.source.model)
+            return lambda _: None
+        return partial(drop_text, needed=self._needed)
+
+    @cached_property
+    def _needed(self) -> frozenset[str]:
+        return needed_types(self.prepared.source.model)

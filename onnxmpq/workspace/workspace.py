@@ -1,0 +1,215 @@
+"""One model, one target and its samples, opened once: what is counted and rounded lies in one folder for all stages.
+
+    Workspace(prepared, samples, numbers, folder)
+    .calibrated                  lowers plans of the model, once .calibrate() has counted what they need
+    .raised()                    the same at the highest opset that any plan needs: what is measured
+    .share(calibrated)           write model and statistics where workers read them
+    shared(folder, ...)          what a worker reads there
+
+Whoever measures, exports, sizes or judges takes what it needs from here; nothing is counted or rounded twice.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxmpq.artifacts import Plan, Space, container_bits
+from onnxmpq.calibrate.run import calibrate
+from onnxmpq.calibrate.statistics import Statistics
+from onnxmpq.data.samples import Data, Samples, open_samples
+from onnxmpq.disk.leftovers import temporary_folder
+from onnxmpq.errors import InputError, VerifyError
+from onnxmpq.lower.calibrated import Calibrated, Needs, Numbers
+from onnxmpq.lower.write import Quantised
+from onnxmpq.model.mapped import load_mapped
+from onnxmpq.model.opset import raise_opset
+from onnxmpq.model.save import contained, save
+from onnxmpq.numerics.hessians import TOGETHER_BYTES, Reading, Run, count, passes
+from onnxmpq.numerics.weights import Kept
+from onnxmpq.runtimes import get_runtime
+from onnxmpq.targets import Target
+from onnxmpq.targets.space import make_space
+from onnxmpq.workspace.prepare import Prepared, Progress, silent
+
+_LARGE_BYTES = 1 << 22
+"""Weights from which on a model is handed to runtimes as a file whose weights they map, not as bytes."""
+
+
+class Workspace:
+    """A model, a target, samples, and what is known of them, in ``folder``."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        calibration: Data,
+        numbers: Numbers,
+        folder: Path,
+        progress: Progress = silent,
+    ) -> None:
+        self.prepared, self.folder, self.progress = prepared, folder, progress
+        self.reference = reference = get_runtime("onnxruntime")
+        self.float_model = prepared.source.path or self.loadable(prepared.source.model, "float")
+        with _blaming_the_float_model(f"load in {reference.name} {reference.version}, which calibrates it"):
+            original = reference.session(self.float_model, mode="deployed")
+        self.inputs = original.inputs
+        self.samples = self.open(calibration, "calibration")
+        with _blaming_the_float_model("run on the first sample"):
+            original.run(next(iter(self.samples)))
+        del original
+        self.calibrated = Calibrated(prepared.model, prepared.space, prepared.target, numbers, Statistics(folder))
+
+    def open(self, data: Data, what: str) -> Samples:
+        """Open samples and read them once, so that every fault is told before any work."""
+        self.progress(f"read {what} data", 0, 0)
+        samples = open_samples(data, self.inputs)
+        len(samples)
+        return samples
+
+    def lowered(self, plan: Plan) -> Quantised:
+        """Lower a plan, after calibrating what it needs and is not known yet."""
+        self.calibrate(self.calibrated.needs(plan))
+        self.progress("lower", 0, 0)
+        return self.calibrated.lower(plan)
+
+    def quick(self, plan: Plan) -> Quantised:
+        """Lower a plan with the nearest codes in the widest ranges, which are quick to find."""
+        known = self.calibrated
+        quick = replace(known, numbers=replace(known.numbers, weights="minmax", rounding="nearest"))
+        self.calibrate(quick.needs(plan))
+        return quick.lower(plan)
+
+    def raised(self) -> Calibrated:
+        """Return what lowers the model at the opset of its widest option, so that no variant changes that for others.
+
+        Its units are the same, with figures of that opset.
+        """
+        prepared = self.prepared
+        needs = [
+            prepared.target.opset_for(option, layer)
+            for unit in prepared.space.units
+            for option in unit.options
+            for layer in unit.layers
+        ]
+        model = prepared.model.clone()
+        raise_opset(model, max(needs, default=prepared.target.limits.lowest_opset))
+        space = make_space(model, prepared.target)
+        return Calibrated(model, space, prepared.target, self.calibrated.numbers, self.calibrated.known)
+
+    def calibrate(self, needs: Needs, model: ir.Model | None = None) -> None:
+        """Run the samples through the float model, as it was normalised or in another form, for what is needed."""
+        total = len(self.samples)
+        if needs.tensors or needs.means:
+            ranges = calibrate(
+                self.runner(needs.tensors | set(needs.means), model),
+                self.samples,
+                sorted(needs.tensors),
+                needs.means,
+                progress=lambda n: self.progress("calibrate", n, total),
+            )
+            self.calibrated.known.add(ranges)
+        self.count_hessians(needs.hessians, model=model)
+
+    def calibrate_for_all(self, calibrated: Calibrated) -> None:
+        """Count what any plan may need: every unit alone at each of its options, and all of them together."""
+        tensors: set[str] = set()
+        channels: dict[str, int] = {}
+        for plan in _covering_plans(calibrated.space):
+            needs = calibrated.needs(plan)
+            tensors, channels = tensors | needs.tensors, channels | needs.means
+        self.calibrate(Needs(tensors, channels, {}), calibrated.model)
+
+    def count_hessians(
+        self,
+        wanted: Mapping[str, tuple[Reading, ...]],
+        room: int = TOGETHER_BYTES,
+        model: ir.Model | None = None,
+    ) -> None:
+        """Run the samples through the float model for the Hessians of weights, in as many passes as memory asks for."""
+        parts, total = passes(wanted, room), len(self.samples)
+        for index, part in enumerate(parts):
+            run = self.runner({reading.tensor for readings in part.values() for reading in readings}, model)
+            done = index * total
+
+            def progress(n: int, done: int = done) -> None:
+                self.progress("count Hessians", done + n, len(parts) * total)
+
+            for name, hessian in count(run, self.samples, part, progress):
+                self.calibrated.keep_hessian(name, hessian)
+
+    def runner(self, wanted: set[str], model: ir.Model | None = None) -> Run:
+        """Return what gives ``wanted`` tensors of the float model, or of another form of it, for one feed."""
+        given = {spec.name for spec in self.inputs}
+        inner = sorted(wanted - given)
+        session = None
+        if inner:
+            session = self.reference.session(self.loadable(model or self.prepared.model), mode="plain", outputs=inner)
+
+        def run(feed: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+            seen = {name: feed[name] for name in wanted & given}
+            return seen | session.run(feed) if session else seen
+
+        return run
+
+    def loadable(self, model: ir.Model, name: str = "normalised") -> bytes | Path:
+        """Return a model as runtimes load it: bytes, or a file with its weights beside it when it is large."""
+        size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+        if size < _LARGE_BYTES:
+            return bytes(contained(model).SerializeToString())
+        path = self.folder / f"{name}.onnx"
+        save(model, path, overwrite=True, largest_protobuf=0)
+        return path
+
+    def share(self, calibrated: Calibrated) -> None:
+        """Write a model, and what is known of its tensors, where ``shared`` reads it."""
+        save(calibrated.model, self.folder / "model.onnx", overwrite=True)
+        calibrated.known.write(self.folder, len(self.samples))
+
+
+def shared(folder: Path, target: Target, numbers: Numbers) -> Calibrated:
+    """Return what a workspace shares in its folder; it remembers the weights that it quantises."""
+    model = load_mapped(folder / "model.onnx")
+    space = make_space(model, target)
+    return Calibrated(model, space, target, numbers, Statistics.read(folder), memory=Kept(folder))
+
+
+@contextmanager
+def workspace(
+    prepared: Prepared, calibration: Data, numbers: Numbers | None = None, progress: Progress = silent
+) -> Iterator[Workspace]:
+    """Open a workspace in a folder that is gone afterwards."""
+    with temporary_folder() as folder:
+        yield Workspace(prepared, calibration, numbers or Numbers(), Path(folder), progress)
+
+
+@contextmanager
+def _blaming_the_float_model(what: str) -> Iterator[None]:
+    """Turn what a runtime says of the model that was given into an error that the caller can fix."""
+    try:
+        yield
+    except VerifyError as error:
+        raise InputError(f"The float model does not {what}: {error} Fix or re-export the model first.") from error
+
+
+def _covering_plans(space: Space) -> Iterator[Plan]:
+    """Yield plans that together place every pair that any plan of these units can have."""
+    widths = {o.activation_bits for unit in space.units for o in unit.options if o.activation_bits}
+    for width in sorted(widths):
+        choices = {}
+        for unit in space.units:
+            fitting = [o for o in unit.options if o.activation_bits == width]
+            if fitting:
+                choices[unit.name] = max(fitting)
+                yield Plan(space.target, "", {unit.name: max(fitting)})
+        yield Plan(space.target, "", choices)
+    for bits in (8, 4):
+        stored = {
+            unit.name: option
+            for unit in space.units
+            for option in unit.options
+            if option.weight_bits and container_bits(option.weight_bits) == bits and not option.activation_bits
+        }
+        yield Plan(space.target, "", stored)

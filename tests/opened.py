@@ -1,0 +1,30 @@
+"""Workspaces and engines as tests open them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from onnxmpq.lower.calibrated import Numbers
+from onnxmpq.sensitivity.engine import Engine
+from onnxmpq.sensitivity.settings import Settings
+from onnxmpq.workspace.prepare import Progress, prepare, silent
+from onnxmpq.workspace.workspace import workspace
+
+
+@contextmanager
+def engine_on(
+    model: Any,
+    samples: Any,
+    settings: Settings | None = None,
+    *,
+    target: str = "ort-cpu",
+    numbers: Numbers | None = None,
+    progress: Progress = silent,
+    **more: Any,
+) -> Iterator[Engine]:
+    """Open an engine on a model and samples, in a workspace of its own."""
+    with (
+        workspace(prepare(model, target), samples, numbers, progress) as opened,
+        Engine(opened, settings, **more) as it,
+    ):
+        yield it
