@@ -18,7 +18,7 @@ from onnxmpq.artifacts import Neighbours, Option, Plan, Space, container_bits
 from onnxmpq.carriers.base import Carried, carrier
 from onnxmpq.errors import InternalError
 from onnxmpq.lower.bias import int32_codes, least_scale, shift
-from onnxmpq.model.layers import all_graphs, all_nodes, constant
+from onnxmpq.model.layers import all_graphs, all_nodes, constant, values_of
 from onnxmpq.model.mapped import let_go
 from onnxmpq.model.opset import raise_opset
 from onnxmpq.numerics.ranges import Affine
@@ -98,7 +98,7 @@ class _Writer:
         self.rounded = round_weight is not None
         self.memory = memory
         self.nodes = {node.name or "": node for node in all_nodes(model)}
-        self.values = {value.name: value for graph in all_graphs(model) for value in _values(graph)}
+        self.values = {value.name: value for graph in all_graphs(model) for value in values_of(graph)}
         self.codes: dict[str, tuple[ir.Value, QuantisedWeight]] = {}
         self.floors: dict[str, np.ndarray] = {}
         self.saturates: dict[str, tuple[Neighbours, ...]] = {}
@@ -384,10 +384,3 @@ def _stored(codes: np.ndarray, option: Option) -> ir.Tensor[Any] | ir.PackedTens
     if dtype.bitwidth == 8:
         return tensor
     return ir.PackedTensor(np.frombuffer(tensor.tobytes(), np.uint8), dtype, shape=tensor.shape)
-
-
-def _values(graph: ir.Graph) -> list[ir.Value]:
-    values = [*graph.inputs, *graph.initializers.values()]
-    for node in graph:
-        values += node.outputs
-    return values
