@@ -42,8 +42,9 @@ from onnxmpq.numerics.ranges import HISTOGRAM_BYTES, Ranges
 from onnxmpq.runtimes import get_runtime
 from onnxmpq.sensitivity.chain import RECENT_BYTES
 from onnxmpq.sensitivity.cutting import cut
-from onnxmpq.sensitivity.executors import InlineExecutor, run_jobs
+from onnxmpq.sensitivity.executors import InlineExecutor
 from onnxmpq.sensitivity.keys import job_json, key
+from onnxmpq.sensitivity.running import run_jobs
 from onnxmpq.sensitivity.segments import loaded_bytes
 from onnxmpq.sensitivity.settings import Settings
 from onnxmpq.sensitivity.store import Store
