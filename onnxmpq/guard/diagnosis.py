@@ -132,7 +132,8 @@ def diagnose(
     """Say what quantising does to a model, and which of its layers are to blame.
 
     With ``float_model`` the model is a quantised file, of any tool that writes Q/DQ, which is looked at as it is;
-    otherwise it is a float model, of which every unit would get ``option``. Nothing is written.
+    otherwise it is a float model, of which every unit would get ``option``. Nothing is written. Like ``quantize`` this
+    is called with one argument for each option of the command line, all by name.
 
     >>> import numpy as np, onnx
     >>> model = onnx.parser.parse_model(
