@@ -17,7 +17,7 @@ from onnxmpq.api import inspect, quantize
 from onnxmpq.artifacts import FLOAT, Check, Option, Plan, Verdict
 from onnxmpq.errors import InputError, OnnxmpqError, VerifyError
 from onnxmpq.lower.calibrated import Numbers
-from onnxmpq.workspace import build
+from onnxmpq.workspace import export
 from tests.graphs import feeds_for, from_text, layer_chain
 
 MODEL = layer_chain("Conv")
@@ -242,7 +242,7 @@ def test_an_interrupt_leaves_nothing(stage: str, desk: Desk) -> None:
 
 def test_an_export_that_does_not_hold_is_not_written(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     before = desk.there()
-    monkeypatch.setattr(build, "verify", verdict_of({}, size=False))
+    monkeypatch.setattr(export, "verify", verdict_of({}, size=False))
     with pytest.raises(
         VerifyError, match=r"does not hold in fake: size is 3 \(expected 4; off\)\. No model was written"
     ):
@@ -331,7 +331,7 @@ def verdict_of(speeds: dict[str, float], **failed: bool) -> Callable[..., Verdic
 def speeds(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """Let a test say how fast integer and float kernels are."""
     said: dict[str, float] = {}
-    monkeypatch.setattr(build, "verify", verdict_of(said))
+    monkeypatch.setattr(export, "verify", verdict_of(said))
     return said
 
 
@@ -392,7 +392,7 @@ def test_decisions_by_hand_stay_where_float_kernels_are_faster(desk: Desk, monke
     def slow(*_: object, expected_low_bit: Sequence[str] = (), **__: object) -> Verdict:
         return Verdict("fake", (Check("speed", None, 0.9 - 0.2 * len(expected_low_bit), "times float"),))
 
-    monkeypatch.setattr(build, "verify", slow)
+    monkeypatch.setattr(export, "verify", slow)
     result = desk.quantize(option="w4a8", keep=["Conv_1=w8a8"], allow_slower=False)
     assert result.plan.choices == {"Conv_0": Option(4), "Conv_1": Option(8, 8)}
     tied = desk.quantize(option="w4a8", keep=["Conv_1=w8a8"], ties=["op:Conv"], allow_slower=False)

@@ -21,9 +21,10 @@ from onnxmpq.data.samples import Data, Samples, open_samples
 from onnxmpq.disk.leftovers import temporary_folder
 from onnxmpq.errors import InputError
 from onnxmpq.guard.boundaries import Hop, Hops, boundaries, force, forced_name
-from onnxmpq.guard.culprits import LEAST_SAMPLES, MOST_SAMPLES, SHARE, Hunt, spread
+from onnxmpq.guard.culprits import Hunt
 from onnxmpq.guard.damage import Damage, Meter, Thresholds, decibels
 from onnxmpq.guard.judge import judge, judged_heads
+from onnxmpq.guard.probe import LEAST_SAMPLES, MOST_SAMPLES, SHARE, spread
 from onnxmpq.lower.calibrated import Numbers
 from onnxmpq.metrics.losses import Head
 from onnxmpq.model.load import load
@@ -131,7 +132,8 @@ def diagnose(
     """Say what quantising does to a model, and which of its layers are to blame.
 
     With ``float_model`` the model is a quantised file, of any tool that writes Q/DQ, which is looked at as it is;
-    otherwise it is a float model, of which every unit would get ``option``. Nothing is written.
+    otherwise it is a float model, of which every unit would get ``option``. Nothing is written. Like ``quantize`` this
+    is called with one argument for each option of the command line, all by name.
 
     >>> import numpy as np, onnx
     >>> model = onnx.parser.parse_model(

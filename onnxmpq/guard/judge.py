@@ -10,8 +10,9 @@ import onnx_ir as ir
 
 from onnxmpq.data.samples import Samples
 from onnxmpq.errors import InputError
-from onnxmpq.guard.culprits import Finding, spread
+from onnxmpq.guard.culprits import Finding
 from onnxmpq.guard.damage import Damage, Meter, Thresholds
+from onnxmpq.guard.probe import spread
 from onnxmpq.metrics.heads import find_heads
 from onnxmpq.metrics.losses import Head
 from onnxmpq.runtimes import Session

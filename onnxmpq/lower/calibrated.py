@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnxmpq.artifacts import Plan, Space
 from onnxmpq.calibrate.statistics import Statistics
 from onnxmpq.errors import InputError, InternalError
-from onnxmpq.lower.write import Quantised, lower, pair_key
+from onnxmpq.lower.write import Quantised, Quantiser, lower, pair_key
 from onnxmpq.model.layers import constant, plain_product, shape_of
 from onnxmpq.numerics.hessians import Reading, find_readings, told
 from onnxmpq.numerics.ranges import METHODS, Affine, Method, QuantisedType, choose_range, quantiser
@@ -128,6 +128,7 @@ class Calibrated:
         placement = place(self.model, self.space, self.target, plan.choices)
         affines = {pair_key(pair): self._affine(pair) for pair in placement.pairs}
         means = {node: self.known.means[tensor] for node, (tensor, _) in self._corrected(placement).items()}
+        gptq = self.numbers.rounding == "gptq"
         return lower(
             self.model,
             self.space,
@@ -135,9 +136,7 @@ class Calibrated:
             plan,
             affines,
             means=means,
-            weight_method=self.numbers.weights,
-            round_weight=self._round if self.numbers.rounding == "gptq" else None,
-            memory=self.memory,
+            quantiser=Quantiser(self.numbers.weights, self._round if gptq else None, self.memory),
             placement=placement,
         )
 

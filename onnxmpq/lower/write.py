@@ -18,7 +18,7 @@ from onnxmpq.artifacts import Neighbours, Option, Plan, Space, container_bits
 from onnxmpq.carriers.base import Carried, carrier
 from onnxmpq.errors import InternalError
 from onnxmpq.lower.bias import int32_codes, least_scale, shift
-from onnxmpq.model.layers import all_graphs, all_nodes, constant
+from onnxmpq.model.layers import all_graphs, all_nodes, constant, values_of
 from onnxmpq.model.mapped import let_go
 from onnxmpq.model.opset import raise_opset
 from onnxmpq.numerics.ranges import Affine
@@ -40,6 +40,22 @@ RoundWeight = Callable[[str, np.ndarray, QuantisedWeight], QuantisedWeight]
 
 
 @dataclass(frozen=True, slots=True)
+class Quantiser:
+    """How weights become codes: by which search for scales, and what rounds better than to the nearest code.
+
+    ``memory`` keeps quantised weights for whoever lowers many plans of one model.
+    """
+
+    method: Method = "mse"
+    better: RoundWeight | None = None
+    memory: MutableMapping[tuple[object, ...], QuantisedWeight] | None = None
+
+    def rounded(self, name: str, weight: np.ndarray, quantised: QuantisedWeight) -> QuantisedWeight:
+        """Return a weight with better codes, if there is a way to them."""
+        return quantised if self.better is None else self.better(name, weight, quantised)
+
+
+@dataclass(frozen=True, slots=True)
 class Quantised:
     """A lowered model, what was placed in it, and the bytes its tensors will take in the file."""
 
@@ -56,24 +72,21 @@ def lower(
     activations: Mapping[str, Affine],
     *,
     means: Mapping[str, np.ndarray] | None = None,
-    weight_method: Method = "mse",
-    round_weight: RoundWeight | None = None,
-    memory: MutableMapping[tuple[object, ...], QuantisedWeight] | None = None,
+    quantiser: Quantiser = Quantiser(),
     placement: Placement | None = None,
 ) -> Quantised:
     """Write ``plan`` into a copy of a normalised model.
 
     ``activations`` maps ``pair_key(pair)`` to scale and zero point for every pair of the placement; ``means`` maps
     layers to the mean of their input, which lets their biases take up what rounding the weights shifts.
-    ``round_weight`` rounds better than to the nearest code. ``memory`` keeps quantised weights for whoever lowers many
-    plans of one model; ``placement`` is that of the plan, if it is known.
+    ``placement`` is that of the plan, if it is known.
     """
     placement = placement or place(model, space, target, plan.choices)
     lowered = model.clone()
     need = [target.opset_for(form.option, form.layer) for form in placement.forms]
     if placement.forms:
         raise_opset(lowered, max(need))
-    _Writer(lowered, activations, means or {}, weight_method, round_weight, memory).write(placement)
+    _Writer(lowered, activations, means or {}, quantiser).write(placement)
     return Quantised(lowered, placement, stored_bytes(model, placement))
 
 
@@ -88,17 +101,11 @@ class _Writer:
         model: ir.Model,
         activations: Mapping[str, Affine],
         means: Mapping[str, np.ndarray],
-        method: Method,
-        round_weight: RoundWeight | None,
-        memory: MutableMapping[tuple[object, ...], QuantisedWeight] | None,
+        quantiser: Quantiser,
     ) -> None:
-        self.model, self.activations, self.means = model, activations, means
-        self.method: Method = method
-        self.round_weight = round_weight or (lambda _name, _weight, quantised: quantised)
-        self.rounded = round_weight is not None
-        self.memory = memory
+        self.model, self.activations, self.means, self.quantiser = model, activations, means, quantiser
         self.nodes = {node.name or "": node for node in all_nodes(model)}
-        self.values = {value.name: value for graph in all_graphs(model) for value in _values(graph)}
+        self.values = {value.name: value for graph in all_graphs(model) for value in values_of(graph)}
         self.codes: dict[str, tuple[ir.Value, QuantisedWeight]] = {}
         self.floors: dict[str, np.ndarray] = {}
         self.saturates: dict[str, tuple[Neighbours, ...]] = {}
@@ -179,24 +186,26 @@ class _Writer:
         weight = np.asarray(tensor.numpy()).astype(np.float32, copy=False)
         inner = next(axis for axis in range(weight.ndim) if axis not in layer.channel_axes)
         saturates = self.saturates.get(value.name or "", ())
-        key = (value.name, option.weight_bits, option.block, layer.channel_axes, self.method, self.rounded, saturates)
-        found = self.memory.get(key) if self.memory is not None else None
+        how, memory = self.quantiser, self.quantiser.memory
+        by = how.method, how.better is not None
+        key = (value.name, option.weight_bits, option.block, layer.channel_axes, *by, saturates)
+        found = memory.get(key) if memory is not None else None
         if found is None:
             quantised = quantise_weight(
                 weight,
                 bits=option.weight_bits,
                 axes=None if option.block else layer.channel_axes,
                 block=(inner, option.block) if option.block else None,
-                method=self.method,
+                method=how.method,
                 rule=rule(saturates, weight.shape, layer.channel_axes),
             )
-            found = self.round_weight(value.name or "", weight, quantised)
-            if self.memory is not None:
-                self.memory[key] = found
-                found = self.memory[key]
+            found = how.rounded(value.name or "", weight, quantised)
+            if memory is not None:
+                memory[key] = found
+                found = memory[key]
         if floor is None or not np.any(found.scale < floor):
             return found
-        return self.round_weight(value.name or "", weight, _widened(found, weight, floor))
+        return how.rounded(value.name or "", weight, _widened(found, weight, floor))
 
     def initializer(self, like: ir.Value, suffix: str, array: np.ndarray, option: Option | None = None) -> ir.Value:
         """Add an initialiser named after ``like`` to the graph that holds it."""
@@ -384,10 +393,3 @@ def _stored(codes: np.ndarray, option: Option) -> ir.Tensor[Any] | ir.PackedTens
     if dtype.bitwidth == 8:
         return tensor
     return ir.PackedTensor(np.frombuffer(tensor.tobytes(), np.uint8), dtype, shape=tensor.shape)
-
-
-def _values(graph: ir.Graph) -> list[ir.Value]:
-    values = [*graph.inputs, *graph.initializers.values()]
-    for node in graph:
-        values += node.outputs
-    return values

@@ -49,6 +49,14 @@ def all_nodes(model: ir.Model) -> Iterator[ir.Node]:
         yield from graph
 
 
+def values_of(graph: ir.Graph) -> Iterator[ir.Value]:
+    """Yield every value that a graph itself defines: inputs, initialisers, what its nodes give."""
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for node in graph:
+        yield from node.outputs
+
+
 def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
     """Return the tensor of an initialiser that nobody can override, else None."""
     if value is None or not value.is_initializer() or value.is_graph_input():

@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from onnxmpq.model.layers import graphs_from
+from onnxmpq.model.layers import graphs_from, values_of
 
 _MOST_TOLD = 5
 _Option = onnx.defs.OpSchema.FormalParameterOption
@@ -29,13 +29,11 @@ def texts(model: ir.Model) -> Iterator[str | bytes | None]:
     yield from (text for pair in model.metadata_props.items() for text in pair)
     tops = (model.graph, *(function.graph for function in model.functions.values()))
     for graph in (body for top in tops for body in graphs_from(top)):
-        values = [*graph.inputs, *graph.initializers.values()]
         yield from (graph.name, graph.doc_string)
         for node in graph:
             yield from (node.name, node.op_type, node.domain, node.overload, node.doc_string, *node.attributes)
             yield from (text for pair in node.metadata_props.items() for text in pair)
-            values += node.outputs
-        for value in values:
+        for value in values_of(graph):
             yield from (value.name, value.doc_string)
             yield from (text for pair in value.metadata_props.items() for text in pair)
     for function in model.functions.values():

@@ -13,7 +13,7 @@ from importlib.resources import files
 from string import Template
 
 from onnxmpq.artifacts import Check
-from onnxmpq.report.view import Alone, Pair, PlanFigures, Proof, Summary, Unquantised, View
+from onnxmpq.report.figures import Alone, Pair, PlanFigures, Proof, Summary, Unquantised, View
 from onnxmpq.sensitivity.table import Estimate
 
 LIBRARY = ("d3.min.js", "plot.umd.min.js")
@@ -89,6 +89,15 @@ def _sections(view: View) -> Iterator[str]:
     yield _section("summary", "What came out", "", '<div class="tiles">', *_tiles(view.summary), "</div>")
     if view.notes:
         yield _section("notes", "Notes", "", "<ul>", *(f"<li>{escape(note)}</li>" for note in view.notes), "</ul>")
+    yield from _of_plans(view)
+    yield from _of_units(view)
+    yield from _of_the_file(view)
+    if view.command:
+        yield _section("command", "The same again", "", f"<pre>{escape(view.command)}</pre>")
+
+
+def _of_plans(view: View) -> Iterator[str]:
+    """Yield all plans by loss and size, and one of them unit by unit."""
     if any(plan.kind != "chosen" for plan in view.plans):
         yield _section(
             "front",
@@ -106,6 +115,10 @@ def _sections(view: View) -> Iterator[str]:
             "A unit is one decision: a layer, or several that share a weight. Grey units stay float.",
             *(_controls(_PLANS), _PICKED, _figure("bits"), _details("the units as a table", _unit_table())),
         )
+
+
+def _of_units(view: View) -> Iterator[str]:
+    """Yield what was measured of units alone and together, and how well it foresaw the rest."""
     if view.alone:
         yield _section(
             "alone",
@@ -132,6 +145,10 @@ def _sections(view: View) -> Iterator[str]:
             "measured. On the dashed line it is right.",
             _figure("guesses"),
         )
+
+
+def _of_the_file(view: View) -> Iterator[str]:
+    """Yield what is in the file, what a runtime does with it, and how good its plan is at most."""
     if view.portions:
         yield _section(
             "bytes",
@@ -152,8 +169,6 @@ def _sections(view: View) -> Iterator[str]:
             f"taken has {view.proof.objective:.6g}. What the model misses shows under prediction against measurement.",
             _proof(view.proof),
         )
-    if view.command:
-        yield _section("command", "The same again", "", f"<pre>{escape(view.command)}</pre>")
 
 
 def _unpicked(plans: Sequence[PlanFigures]) -> str:

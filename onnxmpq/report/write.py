@@ -10,7 +10,8 @@ from onnxmpq.artifacts import Space
 from onnxmpq.disk.files import page_of, refuse_foreign, refuse_shared, write_whole
 from onnxmpq.errors import InputError
 from onnxmpq.report.page import make_page
-from onnxmpq.report.view import Measured, make_view
+from onnxmpq.report.plans import Measured
+from onnxmpq.report.view import make_view
 from onnxmpq.search.front import Front
 from onnxmpq.sensitivity.table import Table
 

@@ -32,11 +32,14 @@ from onnxmpq.metrics.losses import Head, Loss, LossFunction, mean_and_error
 from onnxmpq.numerics.hessians import TOGETHER_BYTES
 from onnxmpq.sensitivity.assemble import Array, Assembler
 from onnxmpq.sensitivity.batches import lay_out
+from onnxmpq.sensitivity.cutting import cut
 from onnxmpq.sensitivity.estimate import Estimator
-from onnxmpq.sensitivity.executors import InlineExecutor, run_jobs
-from onnxmpq.sensitivity.segments import Cuts, cut
+from onnxmpq.sensitivity.executors import InlineExecutor
+from onnxmpq.sensitivity.keys import job_json, key
+from onnxmpq.sensitivity.running import run_jobs
+from onnxmpq.sensitivity.segments import Cuts
 from onnxmpq.sensitivity.settings import Settings
-from onnxmpq.sensitivity.store import Store, job_json, key
+from onnxmpq.sensitivity.store import Store
 from onnxmpq.sensitivity.table import Cost, Estimate, Table, Variant
 from onnxmpq.sensitivity.worker import (
     CentreJob,

@@ -25,7 +25,7 @@ from onnxmpq.disk.leftovers import temporary_folder
 from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.model.mapped import load_mapped, read_mapped, write_with
 from onnxmpq.model.protos import bytes_on_disk, graphs
-from onnxmpq.runtimes import KernelReport, Runtime, Session, paired
+from onnxmpq.runtimes import KernelReport, Mode, Runtime, Session, paired
 from onnxmpq.runtimes.base import arrays, one_line
 from onnxmpq.targets import Target
 from onnxmpq.verification import processors
@@ -35,6 +35,8 @@ SELF_MARGIN_DB = 6.0
 SLOWER_THAN_FLOAT = 0.97
 NOT_RUN = "not run here: what shows its numbers is the literal simulation"
 Feed = Mapping[str, np.ndarray]
+Outputs = list[list[np.ndarray]]
+"""All tensors of the outputs of every feed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +67,10 @@ def verify(
 
     ``target`` tells how its kernels add products. A file of which bytes are predicted is one of ours, which must keep
     the rules of its target. Sessions come one after the other, each gone before the next is made, since each takes as
-    much memory as the float model; two are there at once only while their speeds are compared.
+    much memory as the float model; two are there at once only while their speeds are compared. What may be left out is
+    what is known of the file, how its speed is measured, and who is told: each stands for itself.
     """
+    look = _Look(runtime, reference, float_model, path, feeds, threads)
     count = 5 + (target is not None)
     steps = iter(range(1, count + 1))
 
@@ -74,64 +78,93 @@ def verify(
         progress(f"verify: {name}", next(steps), count)
 
     step("loading")
-    try:
-        onnx.checker.check_model(str(path))
-    except Exception as error:  # the checker's own errors, and those of protobuf
-        raise VerifyError(f"'{path}' is not a valid ONNX model: {one_line(error)}") from error
-    used = run_all(runtime.session(path, mode="deployed", threads=threads), feeds)
-    runs = "run" in runtime.abilities
-    checks = [
-        Check("loads", True if runs else None, runtime.version, "the runtime accepts the file", "" if runs else NOT_RUN)
-    ]
-    stored = file_tensor_bytes(path)
-    checks.append(
-        Check(
-            "size",
-            None if predicted_bytes is None else stored == predicted_bytes,
-            stored,
-            f"{predicted_bytes:,} bytes of tensors" if predicted_bytes is not None else "bytes of tensors",
-            f"file {file_bytes(path):,} bytes",
-        )
-    )
+    loads, used = look.loading()
+    checks = [loads, size_check(path, predicted_bytes)]
     if target is not None:
         step("processors")
         checks.append(processors_check(target, reference, path, feeds, promised=predicted_bytes is not None))
     step("simulation")
-    own_floats = runtime.float_type == "f32"
-    got = used if own_floats else run_all(runtime.session(path, mode="exact", threads=threads), feeds)
-    literal = reference.session(path, mode="literal", threads=threads)
-    outputs, simulated = literal.outputs, run_all(literal, feeds)
-    del literal
-    simulation = simulation_check(reference, path, feeds, simulated, got)
-    if not runs:
-        simulation = replace(simulation, ok=None, detail=NOT_RUN)
+    outputs, simulation = look.simulation(used)
     step("kernels")
     kernels = Check("kernels", None, None, "", NOT_RUN)
     if "kernels" in runtime.abilities:
         kernels = kernels_check(runtime.kernels(path), expected_low_bit)
     step("speed")
-    deployed = runtime.session(path, mode="deployed", threads=threads)
-    before = reference.session(float_model, mode="deployed", threads=threads)
-    if outputs != before.outputs:
-        raise InputError(
-            f"'{path}' gives {', '.join(outputs)} and the float model {', '.join(before.outputs)}: it was made of "
-            "another. Name the model that it came from."
-        )
-    sqnr = Check("sqnr", None, worst_sqnr(run_all(before, feeds), used), "dB", "runtime against the float model")
-    if runtime != reference:
-        del before
-        before = runtime.session(float_model, mode="deployed", threads=threads)
-    checks += [simulation, sqnr, kernels]
-    if "time" not in runtime.abilities:
-        checks.append(Check("speed", None, None, f"times {runtime.float_type}", NOT_RUN))
-        return Verdict(f"{runtime.name} {runtime.version}", tuple(checks))
-    checks.append(speed_check("speed", f"times {runtime.float_type}", before, deployed, feeds[0], speed_budget_s))
-    if not own_floats:  # the runtime's default narrows floats: show float32 beside it
-        del before, deployed
-        exact = runtime.session(path, mode="exact", threads=threads)
-        before = runtime.session(float_model, mode="exact", threads=threads)
-        checks.append(speed_check("speed_f32", "times f32", before, exact, feeds[0], speed_budget_s))
-    return Verdict(f"{runtime.name} {runtime.version}", tuple(checks))
+    sqnr, *speeds = look.beside_float(outputs, used, speed_budget_s)
+    return Verdict(f"{runtime.name} {runtime.version}", (*checks, simulation, sqnr, kernels, *speeds))
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """A file and the sessions that look at it: in its runtime, simulated in the reference, beside the float model."""
+
+    runtime: Runtime
+    reference: Runtime
+    float_model: bytes | Path
+    path: Path
+    feeds: Sequence[Feed]
+    threads: int
+
+    def loading(self) -> tuple[Check, Outputs]:
+        """Load the file as it is deployed; return what it gives, too."""
+        try:
+            onnx.checker.check_model(str(self.path))
+        except Exception as error:  # the checker's own errors, and those of protobuf
+            raise VerifyError(f"'{self.path}' is not a valid ONNX model: {one_line(error)}") from error
+        used = run_all(self._session("deployed"), self.feeds)
+        runs = "run" in self.runtime.abilities
+        told = "" if runs else NOT_RUN
+        return Check("loads", True if runs else None, self.runtime.version, "the runtime accepts the file", told), used
+
+    def simulation(self, used: Outputs) -> tuple[Sequence[str], Check]:
+        """Compare the runtime in float32 with the literal simulation; return the names of the outputs, too."""
+        got = used if self.runtime.float_type == "f32" else run_all(self._session("exact"), self.feeds)
+        literal = self.reference.session(self.path, mode="literal", threads=self.threads)
+        outputs, simulated = literal.outputs, run_all(literal, self.feeds)
+        del literal
+        found = simulation_check(self.reference, self.path, self.feeds, simulated, got)
+        return outputs, found if "run" in self.runtime.abilities else replace(found, ok=None, detail=NOT_RUN)
+
+    def beside_float(self, outputs: Sequence[str], used: Outputs, speed_budget_s: float) -> tuple[Check, ...]:
+        """Compare the file with the float model: its numbers, then its speed."""
+        runtime, unit = self.runtime, f"times {self.runtime.float_type}"
+        deployed = self._session("deployed")
+        before = self.reference.session(self.float_model, mode="deployed", threads=self.threads)
+        if outputs != before.outputs:
+            raise InputError(
+                f"'{self.path}' gives {', '.join(outputs)} and the float model {', '.join(before.outputs)}: it was "
+                "made of another. Name the model that it came from."
+            )
+        noise = worst_sqnr(run_all(before, self.feeds), used)
+        sqnr = Check("sqnr", None, noise, "dB", "runtime against the float model")
+        if runtime != self.reference:
+            del before
+            before = runtime.session(self.float_model, mode="deployed", threads=self.threads)
+        if "time" not in runtime.abilities:
+            return sqnr, Check("speed", None, None, unit, NOT_RUN)
+        speed = speed_check("speed", unit, before, deployed, self.feeds[0], speed_budget_s)
+        if runtime.float_type == "f32":
+            return sqnr, speed
+        del before, deployed  # the runtime's default narrows floats: show float32 beside it
+        exact = self._session("exact")
+        before = runtime.session(self.float_model, mode="exact", threads=self.threads)
+        return sqnr, speed, speed_check("speed_f32", "times f32", before, exact, self.feeds[0], speed_budget_s)
+
+    def _session(self, mode: Mode) -> Session:
+        """Load the file in its runtime."""
+        return self.runtime.session(self.path, mode=mode, threads=self.threads)
+
+
+def size_check(path: Path, predicted_bytes: int | None) -> Check:
+    """Compare the bytes that tensors take with those that were predicted, if any were."""
+    stored = file_tensor_bytes(path)
+    return Check(
+        "size",
+        None if predicted_bytes is None else stored == predicted_bytes,
+        stored,
+        f"{predicted_bytes:,} bytes of tensors" if predicted_bytes is not None else "bytes of tensors",
+        f"file {file_bytes(path):,} bytes",
+    )
 
 
 def processors_check(target: Target, reference: Runtime, path: Path, feeds: Sequence[Feed], *, promised: bool) -> Check:
@@ -147,8 +180,8 @@ def simulation_check(
     reference: Runtime,
     path: Path,
     feeds: Sequence[Feed],
-    simulated: list[list[np.ndarray]],
-    got: list[list[np.ndarray]],
+    simulated: Outputs,
+    got: Outputs,
 ) -> Check:
     """Compare the runtime with the literal simulation: to 40 dB, or as well as the simulation is defined at all.
 
@@ -212,12 +245,12 @@ def speed_check(name: str, unit: str, before: Session, after: Session, feed: Fee
     return Check(name, None, timing.ratio, unit, f"quartiles {low:.2f} to {high:.2f}, {times}{noise}")
 
 
-def run_all(session: Session, feeds: Iterable[Feed]) -> list[list[np.ndarray]]:
+def run_all(session: Session, feeds: Iterable[Feed]) -> Outputs:
     """Return all tensors of the outputs of every feed."""
     return [arrays(list(session.run(feed).values())) for feed in feeds]
 
 
-def worst_sqnr(reference: list[list[np.ndarray]], got: list[list[np.ndarray]]) -> float:
+def worst_sqnr(reference: Outputs, got: Outputs) -> float:
     """Return the lowest signal-to-noise ratio over the outputs in dB; powers are summed over all samples first.
 
     Other shapes, or a noise that is not finite, are -inf; no noise at all is inf. Integers count where they differ.
@@ -244,9 +277,7 @@ def worst_sqnr(reference: list[list[np.ndarray]], got: list[list[np.ndarray]]) -
     return float(worst)
 
 
-def _across_feeds(
-    reference: list[list[np.ndarray]], got: list[list[np.ndarray]]
-) -> Iterator[tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]]:
+def _across_feeds(reference: Outputs, got: Outputs) -> Iterator[tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]]:
     """Yield each tensor of the outputs over all feeds; the last of a sequence over the feeds where it is so long."""
     for place in range(max(map(len, reference), default=0)):
         there = [k for k, tensors in enumerate(reference) if place < len(tensors)]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from onnxmpq.report.view import CELLS
+from onnxmpq.report.interactions import CELLS
 from tests.report.large import TRACED, UNITS
 
 ROOT = Path(__file__).resolve().parents[2]

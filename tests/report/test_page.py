@@ -114,7 +114,7 @@ def test_a_page_of_many_figures_rounds_them_and_its_json_does_not(monkeypatch: p
 
 def test_maps_that_leave_units_out_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "left out" not in page()
-    monkeypatch.setattr("onnxmpq.report.view.LARGEST_MAP", 5)
+    monkeypatch.setattr("onnxmpq.report.interactions.LARGEST_MAP", 5)
     assert "A map has at most 5 units: of 11 at w8a8, 6 are left out" in page()
 
 

@@ -11,7 +11,7 @@ import pytest
 from onnxmpq.api import Result, inspect, quantize
 from onnxmpq.artifacts import FLOAT, Plan
 from onnxmpq.errors import InfeasibleError, InputError
-from onnxmpq.sensitivity.executors import run_jobs
+from onnxmpq.sensitivity.running import run_jobs
 from onnxmpq.sensitivity.settings import Settings
 from onnxmpq.sensitivity.worker import Job, Results, Worker
 

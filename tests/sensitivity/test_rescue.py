@@ -15,7 +15,8 @@ from onnxmpq import api
 from onnxmpq.api import quantize
 from onnxmpq.artifacts import Check, Option, Plan, Verdict
 from onnxmpq.errors import InputError, VerifyError
-from onnxmpq.sensitivity.executors import ProcessExecutor, run_jobs
+from onnxmpq.sensitivity.processes import ProcessExecutor
+from onnxmpq.sensitivity.running import run_jobs
 from onnxmpq.sensitivity.store import Store
 from onnxmpq.sensitivity.worker import Job
 from onnxmpq.verification.verify import verify as verify_file

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,10 @@ from hypothesis import given, settings
 from hypothesis.extra import numpy as arrays_of
 
 from onnxmpq.errors import InputError, InternalError
-from onnxmpq.sensitivity import store as module
-from onnxmpq.sensitivity.store import Store, job_json, key
+from onnxmpq.sensitivity import database
+from onnxmpq.sensitivity.keys import job_json, key
+from onnxmpq.sensitivity.seals import checksum
+from onnxmpq.sensitivity.store import Store
 
 ROOT = Path(__file__).parents[2]
 IDENTITY = {"model": "a" * 64, "samples": "b" * 64, "engine": "1"}
@@ -43,18 +44,7 @@ class Job:
     """A job of this module."""
 
     unit: str
-    bits: tuple[int, ...] = ()
-    weight: float | int | bool | None = None
-    more: object = None
-
-
-@dataclass
-class Thawed:
-    """Can change after its key was made."""
-
-
-class Kind(Enum):
-    GRAM = "gram"
+    number: int
 
 
 def same(found: Arrays | None, expected: Arrays) -> bool:
@@ -72,10 +62,10 @@ def drawn(name: str) -> dict[str, npt.NDArray[Any]]:
 
 def fill(path: Path, count: int) -> dict[str, dict[str, npt.NDArray[Any]]]:
     """Make a store of ``count`` results; return them."""
-    results = {key(Job("unit", (number,))): drawn(str(number)) for number in range(count)}
+    results = {key(Job("unit", number)): drawn(str(number)) for number in range(count)}
     with Store.open(path, IDENTITY) as store:
         for number, (name, arrays) in enumerate(results.items()):
-            store.put(name, job_json(Job("unit", (number,))), arrays, number / 7)
+            store.put(name, job_json(Job("unit", number)), arrays, number / 7)
     return results
 
 
@@ -152,44 +142,6 @@ def test_a_closed_store_is_whole_in_one_file(tmp_path: Path) -> None:
         assert all(same(store.get(name), arrays) for name, arrays in results.items())
 
 
-def test_keys_tell_jobs_apart() -> None:
-    jobs = [
-        Job("a"),
-        Job("b"),
-        Job("a", (1, 2)),
-        Job("a", (12,)),
-        Job("a", weight=1),
-        Job("a", weight=1.0),
-        Job("a", weight=True),
-        Job("a", weight=0.1 + 0.2),
-        Job("a", weight=0.3),
-        Job("a", more=Job("a")),
-        Job("a", more={"x": 1}),
-        Job("a", more="ä"),
-    ]
-    assert len({key(job) for job in jobs}) == len(jobs)
-    assert key(Job("a", more={"x": 1, "y": Kind.GRAM})) == key(Job("a", more={"y": Kind.GRAM, "x": 1}))
-
-
-def test_keys_stay_what_they_are() -> None:
-    """A change here makes every store that users have worthless."""
-    text = job_json(Job("conv_1", (8, 4), 0.1))
-    assert text == '{"Job":{"bits":[8,4],"more":null,"unit":"conv_1","weight":0.1}}'
-    assert key(Job("conv_1", (8, 4), 0.1)) == hashlib.sha256(text.encode()).hexdigest()
-
-
-@pytest.mark.parametrize("value", [float("nan"), {1: 2}, {"a"}, b"x", Path("x"), np.int64(1), np.zeros(1)], ids=repr)
-def test_a_job_of_uncertain_spelling_is_refused(value: object) -> None:
-    with pytest.raises(InternalError, match="key would not be certain"):
-        key(Job("a", more=value))
-
-
-@pytest.mark.parametrize("job", [("a", 1), Thawed(), Job], ids=["tuple", "thawed", "class"])
-def test_a_job_is_a_frozen_data_class(job: object) -> None:
-    with pytest.raises(InternalError):
-        key(job)
-
-
 WRITER = """
 import sys
 from pathlib import Path
@@ -247,7 +199,7 @@ def test_two_runs_can_write_at_once(tmp_path: Path) -> None:
 
 
 def test_a_store_in_use_is_told_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BUSY_S", 0.1)
+    monkeypatch.setattr(database, "BUSY_S", 0.1)
     path = tmp_path / "store.db"
     with Store.open(path, IDENTITY) as store, closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -467,8 +419,8 @@ def test_compacting_gives_space_back(tmp_path: Path) -> None:
 def forge(path: Path, name: str, content: bytes, seconds: float = 1.0) -> None:
     """Put a row with any content, and checksums that are right."""
     with Store.open(path, IDENTITY) as store:
-        digest = module._blake2b(store._salt, name.encode(), content)
-        row = (name, "{}", seconds, store._head(name, b"{}", seconds, digest), digest, content)
+        digest = store._seals.digest(name, content)
+        row = (name, "{}", seconds, store._seals.head(name, b"{}", seconds, digest), digest, content)
         store._sql.execute("DELETE FROM results WHERE key = ?", (name,))
         store._sql.execute("INSERT INTO results VALUES (?, ?, ?, ?, ?, ?)", row)
 
@@ -558,7 +510,7 @@ def test_a_forged_identity_is_refused(parts: bytes, tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     fill(path, 1)
     with closing(sqlite3.connect(path)) as sql, sql:
-        sql.execute("UPDATE identity SET parts = ?, checksum = ?", (parts.decode("latin1"), module._blake2b(parts)))
+        sql.execute("UPDATE identity SET parts = ?, checksum = ?", (parts.decode("latin1"), checksum(parts)))
         sql.execute("UPDATE identity SET parts = CAST(? AS TEXT)", (parts,))
     for identity in (IDENTITY, None):
         with pytest.raises(InputError, match=r"store.db' is damaged, or no store: what it was made for cannot be read"):
@@ -666,7 +618,7 @@ def test_a_tree_without_end_is_noticed(name: str, tmp_path: Path) -> None:
 def test_a_statement_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     with Store.open(tmp_path / "store.db", IDENTITY) as store:
         begun = time.monotonic()
-        with pytest.raises(InputError, match="busy for longer than its size can explain"), store._explained():
+        with pytest.raises(InputError, match="busy for longer than its size can explain"), store._database.explained():
             store._sql.execute(f"{ENDLESS} SELECT max(i) FROM n").fetchall()
         assert time.monotonic() - begun < 30
         store.put("a", "{}", {}, 1.0)
