@@ -1,7 +1,7 @@
 """Which units ruin a plan, found by local errors and a few runs, and the plan that keeps those finer.
 
 1. every unit has steps, from what was asked to float: w4a8, w8a8, w8, float
-2. one run gives the local error of every unit at every step (see ``hops``)
+2. one run gives the local error of every unit at every step (see ``onnxmpq.guard.boundaries``)
 3. a plan takes for every unit the first step whose local error is within a bound; a few bounds are tried by measuring
    what whole plans do to the outputs
 4. where that does not help, a part of the network is looked for that makes the outputs usable when it is float: some
