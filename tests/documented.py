@@ -32,10 +32,15 @@ from onnxmpq.cli import main
 from onnxmpq.model import passes
 from onnxmpq.registry import BUDGETS, METHODS, RUNTIMES
 from onnxmpq.verification.verify import verify
+from tests.small import MODELS, small_model
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 PHOTOS = "photos"
+EXAMPLE = "models/digits_cnn.onnx"
+"""The embedded example of which a part is copied, on which searches take less; ``make demo`` is tried on the whole."""
+FEW = 24
+"""Samples that are copied of more."""
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _FILE = re.compile(r"# ([\w./-]+\.\w+)\n")
 
@@ -99,10 +104,9 @@ class Desk:
         monkeypatch.setattr("onnxmpq.api.quantize", partial(quantize, speed_budget_s=0.0))
         monkeypatch.setattr("onnxmpq.cli.verify.verify", partial(verify, speed_budget_s=0.0))
         if given:
-            models = ROOT / "models"
-            shutil.copy(models / "digits_cnn.onnx", "model.onnx")
-            shutil.copy(models / "digits_calibration.npz", "samples.npz")
-            shutil.copy(models / "digits_evaluation.npz", "labelled.npz")
+            shutil.copy(small_model(), "model.onnx")
+            copied(MODELS / "digits_calibration.npz", Path("samples.npz"))
+            copied(MODELS / "digits_evaluation.npz", Path("labelled.npz"))
             self._photos()
 
     def __enter__(self) -> "Desk":
@@ -155,7 +159,7 @@ class Desk:
                 if PHOTOS not in rest or self.pictures:
                     self._onnxmpq(command, shown, code)
             case ["cp", source, goal]:
-                shutil.copy(ROOT / source, goal)
+                copied(ROOT / source if source != EXAMPLE else small_model(), Path(goal))
                 self._photos()
             case ["pip", "install", "-e", "."]:
                 install(self.folder)
@@ -196,6 +200,15 @@ class Desk:
         random = np.random.default_rng(0)
         for number in range(8):
             Image.fromarray(random.integers(0, 256, (20, 24), dtype=np.uint8)).save(f"{PHOTOS}/{number}.png")
+
+
+def copied(source: Path, goal: Path) -> None:
+    """Copy a file; of samples without labels the first ones, since most commands read all of them again and again."""
+    shutil.copy(source, goal)
+    if source.suffix == ".npz":
+        with np.load(source) as data:
+            if "labels" not in data.files:
+                np.savez(goal, **{name: data[name][:FEW] for name in data.files})
 
 
 def install(folder: Path) -> None:

@@ -18,13 +18,13 @@ import onnx_ir as ir
 from onnxmpq.model.load import load
 from onnxmpq.sensitivity.store import Store
 from tests.graphs import feeds_for, layer_chain
-from tests.processes import calls_of, killing, python
+from tests.processes import calls_of, killing, onnxmpq
 
 CALLS = (
     *("write", "pwrite64", "writev", "ftruncate", "fsync", "fdatasync"),
     *("rename", "renameat", "renameat2", "link", "linkat", "unlink", "unlinkat"),
 )
-_ALONE = {"PYTHONDONTWRITEBYTECODE": "1", "ONNXMPQ_ONE_PROCESS": "1"}  # so that nobody clears up
+_ALONE = {"ONNXMPQ_ONE_PROCESS": "1"}  # so that nobody clears up
 
 
 def _json(file: Path) -> None:
@@ -101,10 +101,10 @@ def prepare(folder: Path) -> None:
     run(folder, ("measure", "m.onnx", *_DATA, "--store", "y.store", "--options", "w8a8"))
 
 
-def run(folder: Path, arguments: tuple[str, ...], before: tuple[str, ...] = ()) -> int:
+def run(folder: Path, arguments: tuple[str, ...], traced: tuple[str, ...] = ()) -> int:
     """Run a command in ``folder`` and return how it ended; one that nobody killed must go through."""
-    ended = python("-m", "onnxmpq", *arguments, folder=folder, before=before, timeout=600, more=_ALONE)
-    assert ended.returncode in ((0,) if not before else (0, -9, 137)), ended.stderr
+    ended = onnxmpq(*arguments, folder=folder, traced=traced, more=_ALONE)
+    assert ended.returncode in ((0,) if not traced else (0, -9, 137)), ended.stderr
     return ended.returncode
 
 
@@ -112,7 +112,7 @@ def points(folder: Path, command: Command, step: int = 1) -> Iterator[tuple[str,
     """Kill a command at every ``step``-th of its calls, check what is there, and yield the calls."""
     run(folder, command.arguments)
     old = {name: (folder / name).read_bytes() for name in command.writes}
-    calls = calls_of(CALLS, "-m", "onnxmpq", *command.arguments, folder=folder, more=_ALONE)
+    calls = calls_of(CALLS, *command.arguments, folder=folder, more=_ALONE)
     for place, (call, number) in enumerate(calls[::step]):
         for name, content in old.items():
             (folder / name).write_bytes(content)

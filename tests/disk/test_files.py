@@ -25,7 +25,7 @@ from onnxmpq.errors import InputError
 from onnxmpq.model.save import save
 from onnxmpq.verification.publish import publish
 from tests.graphs import feeds_for, layer_chain
-from tests.processes import ENVIRONMENT, calls_of, killing, python
+from tests.processes import ENVIRONMENT, calls_of, killing, onnxmpq
 
 
 @pytest.fixture
@@ -36,11 +36,6 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     np.savez(tmp_path / "s.npz", x=np.concatenate([feed["x"] for feed in feeds_for(model)]))
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def process(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own."""
-    return python("-m", "onnxmpq", *arguments)
 
 
 # ---- one writer ------------------------------------------------------------------------------------------------------
@@ -135,7 +130,7 @@ def test_no_file_of_a_run_takes_the_place_of_another(name: str, desk: Path) -> N
     (desk / "p.json").write_text("{}")
     (desk / "q.plan.json").write_text(json.dumps(Plan("ort-cpu", "", {}).to_json()))
     before = {path.name: path.read_bytes() for path in desk.iterdir()}
-    ended = process(*COLLISIONS[name], *(["--overwrite"]))
+    ended = onnxmpq(*COLLISIONS[name], *(["--overwrite"]))
     assert ended.returncode == 2, ended.stderr
     assert "Traceback" not in ended.stderr
     assert ", too." in ended.stderr
@@ -160,7 +155,7 @@ def test_all_faults_are_told_at_once() -> None:
 
 def test_a_report_does_not_replace_somebody_elses_numbers(desk: Path) -> None:
     (desk / "mine.json").write_text("{}")
-    ended = process("quantize", "m.onnx", "-c", "s.npz", "-o", "x.onnx", "--report", "mine.html")
+    ended = onnxmpq("quantize", "m.onnx", "-c", "s.npz", "-o", "x.onnx", "--report", "mine.html")
     assert ended.returncode == 2
     assert "keeps its numbers in 'mine.json', which is another file" in ended.stderr
     assert (desk / "mine.json").read_text() == "{}"
@@ -235,23 +230,21 @@ CALLS = ("rename", "renameat", "renameat2", "link", "linkat", "unlink", "unlinka
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 def test_killed_at_any_change_of_a_name_there_is_the_old_pair_or_the_new(desk: Path) -> None:
     """strace kills the process at each of its calls that change a name or wait for the disk."""
-    first = process("quantize", "m.onnx", "-c", "s.npz", "-o", "q.onnx", "--allow-slower", "-q")
+    first = onnxmpq("quantize", "m.onnx", "-c", "s.npz", "-o", "q.onnx", "--allow-slower", "-q")
     assert first.returncode == 0, first.stderr
     files = (desk / "q.onnx", desk / "q.plan.json")
     old = tuple(path.read_bytes() for path in files)
     command = ("quantize", "m.onnx", "-c", "s.npz", "-o", "q.onnx", "--allow-slower", "-q", "--overwrite")
     option = ("--option", "w4a8", "--as-asked")
-    done = process(*command, *option)
+    done = onnxmpq(*command, *option)
     assert done.returncode == 0, done.stderr
     new = tuple(path.read_bytes() for path in files)
     assert old[0] != new[0]
     seen: list[tuple[bool, bool]] = []
-    whole = ("-m", "onnxmpq", *command, *option)
-    quiet = {"PYTHONDONTWRITEBYTECODE": "1"}
-    for call, number in calls_of(CALLS, *whole, folder=desk, more=quiet):
+    for call, number in calls_of(CALLS, *command, *option, folder=desk):
         for path, content in zip(files, old, strict=True):
             path.write_bytes(content)
-        ended = python(*whole, before=killing(call, number), more=quiet)
+        ended = onnxmpq(*command, *option, traced=killing(call, number))
         model = files[0].read_bytes()
         plan = files[1].read_bytes() if files[1].exists() else None
         assert model in (old[0], new[0]), f"killed at {call} {number}: the model is neither the old nor the new one"
@@ -261,7 +254,7 @@ def test_killed_at_any_change_of_a_name_there_is_the_old_pair_or_the_new(desk: P
         for left in desk.glob(".onnxmpq-*"):
             shutil.rmtree(left)
         seen += [(model == new[0], plan is not None)] if ended.returncode else []
-    assert process(*command, *option).returncode == 0
+    assert onnxmpq(*command, *option).returncode == 0
     assert len(seen) >= 6
     assert (False, True) in seen
     assert any(is_new for is_new, _ in seen)

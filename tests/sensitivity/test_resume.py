@@ -4,8 +4,6 @@ import json
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,14 +23,13 @@ from onnxmpq.sensitivity.table import Table
 from onnxmpq.workspace.prepare import Prepared, prepare
 from tests.graphs import rng
 from tests.opened import engine_on
+from tests.processes import Running
+from tests.small import small_model
 
 ROOT = Path(__file__).parents[2]
-# A job in the background of a shell ignores interrupts, and so would what it starts.
-HEAR_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
 MODELS = ROOT / "models"
 MODEL = str(MODELS / "digits_cnn.onnx")
 OPTIONS = (Option(4, 8), Option(8, 8))
-PATH = os.pathsep.join((str(ROOT), str(ROOT / "passes")))
 
 
 def digits(count: int) -> dict[str, Any]:
@@ -51,31 +48,14 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def prepared() -> Prepared:
-    """Return the model, prepared."""
-    return prepare(MODEL, "ort-cpu")
+    """Return a model, prepared."""
+    return prepare(small_model(), "ort-cpu")
 
 
-def started(samples: Path, store: Path, output: Path) -> "subprocess.Popen[str]":
-    """Start measuring in a process of its own; a small ceiling makes many batches."""
-    command = [
-        sys.executable,
-        "-c",
-        f"{HEAR_INTERRUPTS}; from onnxmpq.cli import main; main()",
-        "measure",
-        MODEL,
-        "-c",
-        str(samples),
-        "--store",
-        str(store),
-    ]
-    command += ["-o", str(output), "--options", "w4a8,w8a8", "--json"]
-    return subprocess.Popen(
-        command,
-        env={**os.environ, "PYTHONPATH": PATH},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+def started(samples: Path, store: Path, output: Path) -> Running:
+    """Start measuring in a process of its own."""
+    given = ("-c", str(samples), "--store", str(store), "-o", str(output), "--options", "w4a8,w8a8", "--json")
+    return Running("measure", MODEL, *given, more={"ONNXMPQ_ONE_PROCESS": "1"})
 
 
 def told(path: Path) -> dict[str, Any]:
@@ -99,10 +79,10 @@ def results(store: Path) -> dict[bytes, tuple[int, float]]:
         sql.close()
 
 
-def wait_for(store: Path, count: int, process: "subprocess.Popen[str]") -> None:
+def wait_for(store: Path, count: int, process: Running) -> None:
     """Wait until a store has so many results, or the process has ended."""
     limit = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < limit:
+    while not process.ended() and time.monotonic() < limit:
         try:
             if len(results(store)) >= count:
                 return
@@ -121,23 +101,19 @@ def test_a_run_killed_ten_times_ends_with_the_same_table_and_does_nothing_twice(
         process = started(samples, store, tmp_path / "t.json")
         wait_for(store, goal, process)
         time.sleep(float(rng(goal).uniform(0, 0.01)))
-        process.kill()
-        process.communicate()
-        killed += process.returncode == -signal.SIGKILL
+        os.kill(process.pid, signal.SIGKILL)
+        killed += process.wait().returncode == -signal.SIGKILL
         now = results(store)
         assert kept.items() <= now.items()  # no row was lost, and none was written again
         kept = now
     assert killed >= 8
     assert kept
     assert not (tmp_path / "t.json").exists() or killed < 10
-    process = started(samples, store, tmp_path / "t.json")
-    process.communicate()
-    assert process.returncode == 0
+    assert started(samples, store, tmp_path / "t.json").wait().returncode == 0
     final = results(store)
     assert kept.items() <= final.items()
     assert len(final) == jobs
-    whole = started(samples, tmp_path / "other.store", tmp_path / "u.json")
-    whole.communicate()
+    started(samples, tmp_path / "other.store", tmp_path / "u.json").wait()
     assert told(tmp_path / "t.json") == told(tmp_path / "u.json")
     run = json.loads((tmp_path / "t.json").read_text())["cost"]["jobs_run"]
     if killed == 10:
@@ -148,10 +124,11 @@ def test_an_interrupt_leaves_a_store_and_says_how_to_go_on(samples: Path, tmp_pa
     store = tmp_path / "r.store"
     process = started(samples, store, tmp_path / "t.json")
     wait_for(store, 5, process)
-    process.send_signal(signal.SIGINT)
-    out, error = process.communicate(timeout=30)
-    assert process.returncode == 130, error
-    assert out == ""
+    os.kill(process.pid, signal.SIGINT)
+    ended = process.wait()
+    error = ended.stderr
+    assert ended.returncode == 130, error
+    assert ended.stdout == ""
     with Store.open(store, None) as kept:
         assert kept.verify().ok
         assert f"Interrupted: {kept.count} results are in '{store}'. The same command goes on from there." in error
@@ -192,15 +169,15 @@ def told_of(table: Table, path: Path) -> dict[str, Any]:
 # ---- what a store is for ---------------------------------------------------------------------------------------------
 
 
-def table_from(store: Path, *, model: str = MODEL, data: Mapping[str, Any] | None = None, **more: Any) -> Table:
+def table_from(store: Path, *, model: str = "", data: Mapping[str, Any] | None = None, **more: Any) -> Table:
     """Measure with a store."""
-    return measure(model, data or digits(3), options=("w8a8",), store=store, **more)
+    return measure(model or small_model(), data or digits(3), options=("w8a8",), store=store, **more)
 
 
 def test_nothing_runs_again_where_all_is_there(tmp_path: Path) -> None:
     store = tmp_path / "r.store"
     first, again = table_from(store), table_from(store)
-    assert first.cost["jobs_run"] == first.cost["jobs"] > 10
+    assert first.cost["jobs_run"] == first.cost["jobs"] > 7
     assert again.cost["jobs_run"] == 0
     assert told_of(first, tmp_path / "a.json") == told_of(again, tmp_path / "b.json")
 
@@ -208,7 +185,7 @@ def test_nothing_runs_again_where_all_is_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("part", "more"),
     [
-        ("another model", {"model": str(MODELS / "digits_vit.onnx")}),
+        ("another model", {"model": MODEL}),
         ("other samples", {"data": {"image": digits(3)["image"] * np.float32(1.01)}}),
         ("other samples", {"data": digits(4)}),
         ("other ranges", {"numbers": Numbers(activations="minmax")}),

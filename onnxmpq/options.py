@@ -1,0 +1,277 @@
+"""What can be asked of a run, as fields: keywords, command line, configuration files and their help come from these.
+
+    Numbers          how values become codes
+    GraphOptions     what is done to the graph besides
+    Constraints      decisions by hand
+    SearchOptions    how a plan is searched
+    MeasureOptions   how losses are measured, and where
+    VerifyOptions    when a file is as it should be
+
+A field that has a flag is an option of every command that takes its class; its other facts are beside it.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from math import inf, isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from onnxmpq.artifacts import Option
+from onnxmpq.disk.reading import brief
+from onnxmpq.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+ActivationRanges = Literal["minmax", "percentile", "mse", "entropy"]
+WeightRanges = Literal["minmax", "mse"]
+Rounding = Literal["nearest", "gptq"]
+Effort = Literal["quick", "default", "extensive"]
+LossName = Literal["auto", "kl", "ce", "power"]
+
+ACTIVATION_RANGES: tuple[ActivationRanges, ...] = ("minmax", "percentile", "mse", "entropy")
+WEIGHT_RANGES: tuple[WeightRanges, ...] = ("minmax", "mse")
+ROUNDINGS: tuple[Rounding, ...] = ("nearest", "gptq")
+EFFORTS: tuple[Effort, ...] = ("quick", "default", "extensive")
+LOSSES: tuple[LossName, ...] = ("auto", "kl", "ce", "power")
+MENU = ("w8a8", "w4a8", "w2a8")
+NODE = "NODE is a unit, a node, a regular expression, or op:Conv."
+_UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+
+
+def flag(text: str, help_text: str, **facts: Any) -> dict[str, Any]:
+    """Return what makes a field an option of commands: the flag that stands for it, what help says, and other facts."""
+    return {"flag": text, "help": help_text, **facts}
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """How ranges are chosen, for activations and for weights, and how weights are rounded.
+
+    ``bias_correction`` tells whether biases take up what rounding shifts.
+    """
+
+    activations: ActivationRanges = field(
+        default="mse",
+        metadata=flag(
+            "--ranges",
+            "How the ranges of activations are chosen.  [default: as the plan says, else mse]",
+            choices=ACTIVATION_RANGES,
+        ),
+    )
+    weights: WeightRanges = field(
+        default="mse",
+        metadata=flag(
+            "--weight-ranges",
+            "How the scales of weights are chosen.  [default: as the plan says, else mse]",
+            choices=WEIGHT_RANGES,
+        ),
+    )
+    bias_correction: bool = field(
+        default=True,
+        metadata=flag(
+            "--bias-correction/--no-bias-correction",
+            "Let biases take up what rounding the weights shifts.  [default: as the plan says, else yes]",
+        ),
+    )
+    rounding: Rounding = field(
+        default="nearest",
+        metadata=flag(
+            "--rounding",
+            "How weights are rounded to codes: gptq lets later weights make up for earlier ones, judged on the "
+            "samples.  [default: as the plan says, else gptq where plans are searched, else nearest]",
+            choices=ROUNDINGS,
+        ),
+    )
+
+    @classmethod
+    def of(cls, ranges: Mapping[str, str]) -> Self:
+        """Read what a plan says about them; what it does not name is as usual."""
+        known = {
+            "activations": ACTIVATION_RANGES,
+            "weights": WEIGHT_RANGES,
+            "bias_correction": ("True", "False"),
+            "rounding": ROUNDINGS,
+        }
+        for key, value in ranges.items():
+            if value not in known.get(key, ()):
+                raise InputError(f"The plan's ranges say '{key}': '{value}', which means nothing to this version.")
+        values: dict[str, Any] = dict(ranges)
+        if "bias_correction" in values:
+            values["bias_correction"] = values["bias_correction"] == "True"
+        return cls(**values)
+
+    @classmethod
+    def searched(cls) -> Self:
+        """Return those of searches: weights are rounded by GPTQ."""
+        return cls(rounding="gptq")
+
+    def told(self) -> dict[str, str]:
+        """Return what a plan says about them.
+
+        >>> Numbers.of(Numbers(rounding="gptq").told()) == Numbers(rounding="gptq")
+        True
+        """
+        return {key: str(value) for key, value in asdict(self).items()}
+
+
+@dataclass(frozen=True, slots=True)
+class GraphOptions:
+    """What is done to the graph besides: further passes before anything is looked at, and what of it a file keeps."""
+
+    passes: tuple[str, ...] = field(
+        default=(),
+        metadata=flag(
+            "--pass",
+            "A further pass over the normalised model: equalise-layers. Repeatable.",
+            metavar="NAME",
+            words="passes",
+        ),
+    )
+    keep_metadata: bool = field(
+        default=False,
+        metadata=flag(
+            "--keep-metadata",
+            "Keep doc strings, metadata of nodes and values, and types that runtimes infer, in the file.",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Constraints:
+    """Decisions made by hand, as they are typed."""
+
+    keep: tuple[str, ...] = field(
+        default=(), metadata=flag("--keep", f"These take this option. {NODE}", metavar="NODE=OPTION")
+    )
+    exclude: tuple[str, ...] = field(default=(), metadata=flag("--exclude", "These stay float.", metavar="NODE"))
+    ties: tuple[str, ...] = field(
+        default=(), metadata=flag("--tie", "These take one option together.", metavar="NODE,NODE")
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SearchOptions:
+    """How a plan is searched: by which method, named or made, among which options, and how long."""
+
+    method: object = field(
+        default="",
+        metadata=flag(
+            "--method",
+            "How a plan is made: {methods}.  [default: gram with a budget, else uniform]",
+            metavar="NAME",
+            words="methods",
+        ),
+    )
+    method_options: tuple[str, ...] = field(
+        default=(),
+        metadata=flag(
+            "--method-option/-m",
+            "An option of the method: psd=no for clado, search=sequential for sqnr, gamma=2 for lampq. Repeatable.",
+            metavar="NAME=VALUE",
+        ),
+    )
+    options: tuple[str | Option, ...] = field(
+        default=MENU,
+        metadata=flag("--options", "What units may take, separated by commas.", listed=True, words="options"),
+    )
+    effort: Effort = field(
+        default="default",
+        metadata=flag(
+            "--effort",
+            "How long to search: quick measures once, the others again around the plans they find.",
+            choices=EFFORTS,
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse an effort that there is not."""
+        if self.effort not in EFFORTS:
+            hint = nearest(self.effort, EFFORTS)
+            raise InputError(f"There is no effort '{self.effort}'. Known: {', '.join(EFFORTS)}.{hint}")
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureOptions:
+    """How losses are measured, what keeps the results, and where jobs run.
+
+    ``memory`` is a ceiling in bytes for one process; ``batch`` follows from it where it is 0. ``executor`` is the name
+    of one or any ``concurrent.futures.Executor``, with ``ahead`` jobs in flight; results do not depend on it.
+
+    ``function`` is a loss of the user's own, a function of a module (workers must be able to import it). The Gram of
+    interactions stays that of the built-in loss; what a variant adds alone is the function's. Where ``blends`` is None,
+    a search measures on blends of samples as its method asks.
+    """
+
+    store: str | Path | None = field(
+        default=None, metadata=flag("--store", "Keep every finished job here, and go on from it.")
+    )
+    loss: str = field(
+        default="auto",
+        metadata=flag("--loss", "auto, kl, ce (with labels) or power.", shows_default=True, words="losses"),
+    )
+    outputs: tuple[str, ...] = field(
+        default=(), metadata=flag("--outputs", "Which outputs count, separated by commas; all if empty.", listed=True)
+    )
+    samples: int = field(default=0, metadata=flag("--samples", "How many samples to use; all of them if 0.", least=0))
+    blends: bool | None = field(
+        default=None,
+        metadata=flag(
+            "--blends/--no-blends",
+            "Measure on blends of two samples, too. A store holds either.  [default: as the method asks]",
+        ),
+    )
+    memory: int = field(
+        default=4_000_000_000,
+        metadata=flag("--memory", "Ceiling for one process.", typed="4GB", shows_default=True, parse="bytes"),
+    )
+    executor: "str | Executor" = field(
+        default="inline",
+        metadata=flag(
+            "--executor", "inline, processes[:N], dask:local[:N], dask:URL.", shows_default=True, words="executors"
+        ),
+    )
+    seed: int = field(default=0, metadata=flag("--seed", "Seed of everything random.", least=0))
+    threads: int = field(default=1, metadata=flag("--threads", "Threads of each process.", least=1, shows_default=True))
+    batch: int = 0
+    function: Callable[..., Any] | None = None
+    ahead: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyOptions:
+    """When a file is as it should be, and what is done where it is not.
+
+    ``speed_budget_s`` is how long the file is timed against the float model.
+    """
+
+    guard: tuple[str, ...] = field(
+        default=(),
+        metadata=flag(
+            "--guard",
+            "From where on a file counts as damaged: classes>=80%, loss<=0.1 or sqnr>=10. Repeatable.",
+            metavar="FIGURE",
+        ),
+    )
+    as_asked: bool = field(
+        default=False, metadata=flag("--as-asked", "Keep no unit finer than --option, whatever it does to the outputs.")
+    )
+    allow_slower: bool = field(
+        default=False, metadata=flag("--allow-slower", "Keep integer kernels even where they run slower than float.")
+    )
+    threads: int = field(default=1, metadata=flag("--threads", "Threads of the runtime.", least=1, shows_default=True))
+    speed_budget_s: float = 2.0
+
+
+def parse_bytes(text: str) -> int:
+    """Read an amount of memory.
+
+    >>> parse_bytes("4GB"), parse_bytes("512 MiB"), parse_bytes("1000")
+    (4000000000, 536870912, 1000)
+    """
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMG]?I?)B?\s*", text.upper())
+    amount = float(match[1]) * _UNITS.get(match[2], inf) if match else inf
+    if not isfinite(amount) or amount < 1:
+        raise InputError(f"'{brief(text)}' is no amount of memory. Expected a number and a unit: 4GB, 512MB, 2GiB.")
+    return int(amount)
