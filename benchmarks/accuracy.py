@@ -14,8 +14,7 @@ from scipy.stats import spearmanr
 from benchmarks import zoo
 from onnxmpq.api import quantize
 from onnxmpq.errors import OnnxmpqError
-from onnxmpq.lower.calibrated import Numbers
-from onnxmpq.numerics.ranges import METHODS, Method
+from onnxmpq.options import ACTIVATION_RANGES, ActivationRanges, Numbers, VerifyOptions
 from onnxmpq.runtimes import get_runtime
 from onnxmpq.targets import target as find_target
 
@@ -39,7 +38,7 @@ class Row:
     sqnr_db: float
 
 
-def measure(name: str, option: str, target: str, ranges: Method, correct: bool) -> list[Row]:
+def measure(name: str, option: str, target: str, ranges: ActivationRanges, correct: bool) -> list[Row]:
     """Quantise one model and score it beside its float form."""
     reference, runtime = get_runtime("onnxruntime"), get_runtime(find_target(target).runtime)
     before = reference.session(zoo.folder() / "models" / f"{name}.onnx", mode="deployed", threads=2)
@@ -52,10 +51,9 @@ def measure(name: str, option: str, target: str, ranges: Method, correct: bool) 
             dict(model.calibration),
             output=path,
             target=target,
-            option=option,
+            plan=option,
             numbers=Numbers(ranges, bias_correction=correct),
-            allow_slower=True,
-            as_asked=True,
+            verify=VerifyOptions(allow_slower=True, as_asked=True),
         )
         after = runtime.session(path, mode="deployed", threads=2)
         speed, sqnr = (
@@ -101,7 +99,7 @@ def accuracy(models: str, options: str, target: str, ranges: str, bias_correctio
     try:
         for name in models.split(",") if models else zoo.names():
             for option in options.split(","):
-                chosen: list[Method] = [known for known in METHODS if known in ranges.split(",")]
+                chosen: list[ActivationRanges] = [known for known in ACTIVATION_RANGES if known in ranges.split(",")]
                 for method in chosen:
                     log.print(f"{name} {option} {method}", highlight=False)
                     rows += measure(name, option, target, method, bias_correction)

@@ -20,6 +20,7 @@ from rich.table import Table
 from benchmarks.peers import PEERS, Peer, quantise
 from benchmarks.shapes import NETS, feeds
 from onnxmpq.errors import OnnxmpqError
+from onnxmpq.options import SearchOptions, VerifyOptions
 from onnxmpq.runtimes import KernelReport, PairedTiming, Runtime, Session, get_runtime, paired, runner
 from onnxmpq.runtimes.base import one_line
 
@@ -150,10 +151,10 @@ class Bench:
                     source,
                     calibration=calibration,
                     target=TARGETS[self.runtime.name],
-                    method="uniform",
-                    option=option,
+                    plan=option,
                     output=output,
-                    as_asked=True,
+                    search=SearchOptions(method="uniform"),
+                    verify=VerifyOptions(as_asked=True),
                 )
                 return Path(result.path).read_bytes(), " ".join(result.notes)
 

@@ -21,8 +21,8 @@ from benchmarks.accuracy import paired
 from benchmarks.held_out import EMBEDDED, data_of
 from onnxmpq.api import quantize
 from onnxmpq.errors import InfeasibleError, InputError, OnnxmpqError
+from onnxmpq.options import MeasureOptions, SearchOptions, VerifyOptions
 from onnxmpq.runtimes import get_runtime
-from onnxmpq.sensitivity.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +60,10 @@ def rows(name: str, methods: Sequence[str], drop: str, samples: int, most: int, 
                     data.calibration,
                     output=Path(place) / f"{method}.onnx",
                     budget=[f"drop={drop}"],
-                    method=method,
                     evaluation={**judged.feeds, "labels": judged.truth},
-                    effort=effort,
-                    settings=Settings(samples=samples),
-                    store=Path(place) / f"{method}.store",
-                    allow_slower=True,
-                    speed_budget_s=0.0,
+                    search=SearchOptions(method=method, effort=effort),
+                    measure=MeasureOptions(samples=samples, store=Path(place) / f"{method}.store"),
+                    verify=VerifyOptions(allow_slower=True, speed_budget_s=0.0),
                 )
             except InfeasibleError as error:
                 yield Row(name, split.name, method, 1.0, "", 0, 0.0, 0.0, 0.0, time.perf_counter() - began, str(error))

@@ -16,6 +16,7 @@ from benchmarks.held_out import EMBEDDED, data_of
 from benchmarks.zoo import ZooModel
 from onnxmpq.api import Result, quantize
 from onnxmpq.errors import OnnxmpqError
+from onnxmpq.options import VerifyOptions
 from onnxmpq.runtimes import get_runtime
 
 _SAMPLES = 128
@@ -52,10 +53,8 @@ def measured(model: ZooModel, option: str) -> Row:
                 model.path,
                 calibration,
                 output=Path(place) / name,
-                option=option,
-                as_asked=as_asked,
-                allow_slower=True,
-                speed_budget_s=0.0,
+                plan=option,
+                verify=VerifyOptions(as_asked=as_asked, allow_slower=True, speed_budget_s=0.0),
             )
 
         results = [made("asked.onnx", True), made("kept.onnx", False)]

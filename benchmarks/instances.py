@@ -15,8 +15,8 @@ import numpy as np
 
 from onnxmpq.artifacts import FLOAT, Option, Space
 from onnxmpq.errors import InputError
+from onnxmpq.options import MeasureOptions
 from onnxmpq.sensitivity.engine import Engine
-from onnxmpq.sensitivity.settings import Settings
 from onnxmpq.sensitivity.table import Table, Variant
 from onnxmpq.solve.problem import Budget, Implication, Problem
 from onnxmpq.solve.reduce import Floats, Integers
@@ -112,7 +112,7 @@ def measured(
     that and the losses of all pairs.
     """
     prepared = prepare(model, target)
-    with workspace(prepared, calibration) as opened, Engine(opened, Settings(samples=samples)) as engine:
+    with workspace(prepared, calibration) as opened, Engine(opened, MeasureOptions(samples=samples)) as engine:
         table = engine.table([Option.parse(text) for text in options])
         if kind == "indefinite":
             table = engine.pairs(table)

@@ -24,11 +24,11 @@ from benchmarks import zoo
 from benchmarks.peers import Peer, quantise
 from onnxmpq.artifacts import Option, Plan, parse_options
 from onnxmpq.errors import OnnxmpqError
+from onnxmpq.options import MeasureOptions
 from onnxmpq.runtimes import Mode, get_runtime
 from onnxmpq.sensitivity.batches import read_batch
 from onnxmpq.sensitivity.engine import Engine
 from onnxmpq.sensitivity.executors import open_executor
-from onnxmpq.sensitivity.settings import Settings
 from onnxmpq.sensitivity.table import Table, Variant
 from onnxmpq.workspace.prepare import prepare
 from onnxmpq.workspace.workspace import workspace
@@ -80,7 +80,7 @@ def measured(
     prepared = prepare(model, target)
     with (
         workspace(prepared, calibration) as opened,
-        Engine(opened, Settings(samples=samples), executor=executor) as engine,
+        Engine(opened, MeasureOptions(samples=samples, executor=executor)) as engine,
     ):
         table = engine.table(options)
         count = len(table.variants)

@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,16 +26,15 @@ from onnxmpq.artifacts import FLOAT, Option, Plan, parse_options
 from onnxmpq.budgets.limits import Limit, budget
 from onnxmpq.budgets.rows import Row, weights_of
 from onnxmpq.errors import InfeasibleError, InputError, OnnxmpqError
-from onnxmpq.lower.calibrated import Numbers
 from onnxmpq.methods.named import method as find_method
-from onnxmpq.methods.study import Menu, Study, blending, check_effort
+from onnxmpq.methods.study import Menu, Study, blending
 from onnxmpq.methods.uniform import uniform_choices
 from onnxmpq.metrics.losses import mean_and_error
+from onnxmpq.options import MeasureOptions, Numbers
 from onnxmpq.runtimes import get_runtime
 from onnxmpq.search.constraints import make_menu
 from onnxmpq.search.decide import decide
 from onnxmpq.sensitivity.engine import Engine
-from onnxmpq.sensitivity.settings import Settings
 from onnxmpq.workspace.prepare import prepare
 from onnxmpq.workspace.workspace import workspace
 
@@ -86,7 +85,6 @@ def cells(
     reference = get_runtime("onnxruntime")
     before = reference.session(data.path, mode="deployed")
     numbers = Numbers.of({"rounding": rounding})
-    settings = Settings(samples=samples)
     with ExitStack() as opened:
         # Methods that measure on blends of samples have an engine and a store of their own.
         place = opened.enter_context(workspace(prepared, data.calibration, numbers))
@@ -94,8 +92,11 @@ def cells(
             blends: opened.enter_context(
                 Engine(
                     place,
-                    replace(settings, blends=blends),
-                    store=store.with_suffix(".blends.store") if blends else store,
+                    MeasureOptions(
+                        samples=samples,
+                        blends=blends,
+                        store=store.with_suffix(".blends.store") if blends else store,
+                    ),
                 )
             )
             for blends in {blending(find_method(method)) for method in methods}
@@ -105,7 +106,7 @@ def cells(
             for method in methods:
                 engine = engines[blending(find_method(method))]
                 menu = make_menu(engine.space, options)
-                study = Study(engine, menu, (size_row(menu, share),), effort=check_effort(effort))
+                study = Study(engine, menu, (size_row(menu, share),), effort=effort)
                 try:
                     began = time.perf_counter()
                     decision = decide(study, find_method(method))

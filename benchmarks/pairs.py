@@ -21,8 +21,8 @@ from benchmarks.held_out import EMBEDDED, data_of
 from benchmarks.zoo import Split, ZooModel
 from onnxmpq.artifacts import Option
 from onnxmpq.errors import OnnxmpqError
-from onnxmpq.lower.calibrated import ROUNDINGS, Numbers, Rounding
 from onnxmpq.methods.uniform import uniform
+from onnxmpq.options import ROUNDINGS, Numbers, Rounding
 from onnxmpq.runtimes import Session, get_runtime
 from onnxmpq.targets import target as find_target
 from onnxmpq.workspace.prepare import prepare

@@ -20,9 +20,9 @@ from benchmarks.held_out import EMBEDDED, data_of, run_on
 from benchmarks.zoo import Feeds, ZooModel
 from onnxmpq.artifacts import Option
 from onnxmpq.errors import OnnxmpqError
-from onnxmpq.lower.calibrated import Numbers
 from onnxmpq.methods.uniform import uniform
 from onnxmpq.metrics.losses import mean_and_error
+from onnxmpq.options import Numbers
 from onnxmpq.runtimes import get_runtime
 from onnxmpq.workspace.prepare import prepare
 from onnxmpq.workspace.workspace import workspace

@@ -30,8 +30,8 @@ from benchmarks.pairs import file_option, of_files
 from benchmarks.zoo import ZooModel
 from onnxmpq.artifacts import Option
 from onnxmpq.errors import InternalError, OnnxmpqError
-from onnxmpq.lower.calibrated import ROUNDINGS, Numbers, Rounding
 from onnxmpq.methods.uniform import uniform
+from onnxmpq.options import ROUNDINGS, Numbers, Rounding
 from onnxmpq.runtimes import get_runtime
 from onnxmpq.verification.processors import examine, find_layers
 from onnxmpq.verification.verify import worst_sqnr

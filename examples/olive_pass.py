@@ -36,10 +36,13 @@ class OnnxmpqQuantization(Pass):
     def _run_for_config(
         self, model: ONNXModelHandler, config: BasePassConfig, output_model_path: str
     ) -> ONNXModelHandler:
-        given: dict[str, Any] = config.model_dump(include={"budget", "option", "target"})
+        wanted = config.model_dump(include={"budget", "option", "target"})
+        given: dict[str, Any] = {"budget": wanted["budget"]} if wanted["budget"] else {"plan": wanted["option"]}
         path = Path(resolve_onnx_path(output_model_path))
         path.parent.mkdir(parents=True, exist_ok=True)
-        onnxmpq.quantize(model.model_path, config.samples, output=path, overwrite=True, **given)
+        onnxmpq.quantize(
+            model.model_path, config.samples, target=wanted["target"], output=path, overwrite=True, **given
+        )
         return ONNXModelHandler(model_path=str(path.parent), onnx_file_name=path.name)
 
 

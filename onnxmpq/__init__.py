@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from onnxmpq.data.images import Images
     from onnxmpq.errors import InfeasibleError, InputError, InternalError, OnnxmpqError, VerifyError
     from onnxmpq.guard.diagnosis import Diagnosis, diagnose
-    from onnxmpq.lower.calibrated import Numbers
     from onnxmpq.methods.named import method
+    from onnxmpq.options import Constraints, GraphOptions, MeasureOptions, Numbers, SearchOptions, VerifyOptions
     from onnxmpq.report import Measured, write_report
     from onnxmpq.search.forecast import Forecast, foresee
     from onnxmpq.search.front import Front, pareto
@@ -33,7 +33,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
     "artifacts": ("Option", "Plan", "Space", "Verdict"),
-    "lower.calibrated": ("Numbers",),
+    "options": ("Constraints", "GraphOptions", "MeasureOptions", "Numbers", "SearchOptions", "VerifyOptions"),
     "api": ("Result", "inspect", "measure", "quantize"),
     "errors": ("InfeasibleError", "InputError", "InternalError", "OnnxmpqError", "VerifyError"),
     "search.forecast": ("Forecast", "foresee"),
@@ -46,23 +46,28 @@ _HOMES = {
 }
 
 __all__ = [
+    "Constraints",
     "Diagnosis",
     "Forecast",
     "Front",
+    "GraphOptions",
     "Images",
     "InfeasibleError",
     "InputError",
     "InternalError",
+    "MeasureOptions",
     "Measured",
     "Numbers",
     "OnnxmpqError",
     "Option",
     "Plan",
     "Result",
+    "SearchOptions",
     "Space",
     "Target",
     "Verdict",
     "VerifyError",
+    "VerifyOptions",
     "__version__",
     "diagnose",
     "foresee",

@@ -292,6 +292,15 @@ class Verdict:
         """Tell whether no check failed."""
         return all(check.ok is not False for check in self.checks)
 
+    @property
+    def failures(self) -> str:
+        """Say which checks failed; nothing where all hold."""
+        return "; ".join(
+            f"{check.name} is {check.value} (expected {check.expected}; {check.detail})"
+            for check in self.checks
+            if check.ok is False
+        )
+
     def __getitem__(self, name: str) -> Check:
         """Return the check called ``name``."""
         for check in self.checks:

@@ -16,6 +16,7 @@ from pathlib import Path
 from onnxmpq.disk.leftovers import temporary_folder
 from onnxmpq.errors import OnnxmpqError, RuntimeMissingError
 from onnxmpq.machine import Processor, memory_bytes, processor, usable_cores
+from onnxmpq.options import VerifyOptions
 from onnxmpq.version import __version__
 
 PACKAGES = ("onnx", "onnx-ir", "numpy", "scipy", "networkx", "highspy", "onnxruntime", "onnxruntime-gpu", "openvino")
@@ -138,7 +139,8 @@ def _trial() -> tuple[str, tuple[str, ...]]:
     samples = {"x": random.normal(size=(16, 64)).astype(np.float32)}
     with temporary_folder() as folder:
         try:
-            result = quantize(model, samples, output=Path(folder) / "trial.onnx", allow_slower=True, speed_budget_s=0.0)
+            checks = VerifyOptions(allow_slower=True, speed_budget_s=0.0)
+            result = quantize(model, samples, output=Path(folder) / "trial.onnx", verify=checks)
         except OnnxmpqError as error:
             return "", (f"A model of one layer could not be quantised and run: {error}",)
     kernels, agreement = result.verdict["kernels"].value, result.verdict["simulation"].value

@@ -11,8 +11,8 @@ A field that has a flag is an option of every command that takes its class; its 
 """
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from math import inf, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -120,7 +120,7 @@ class Numbers:
 class GraphOptions:
     """What is done to the graph besides: further passes before anything is looked at, and what of it a file keeps."""
 
-    passes: tuple[str, ...] = field(
+    passes: Sequence[str] = field(
         default=(),
         metadata=flag(
             "--pass",
@@ -137,18 +137,26 @@ class GraphOptions:
         ),
     )
 
+    def __post_init__(self) -> None:
+        """Hold lists as they cannot change."""
+        _hold_tuples(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Constraints:
     """Decisions made by hand, as they are typed."""
 
-    keep: tuple[str, ...] = field(
+    keep: Sequence[str] = field(
         default=(), metadata=flag("--keep", f"These take this option. {NODE}", metavar="NODE=OPTION")
     )
-    exclude: tuple[str, ...] = field(default=(), metadata=flag("--exclude", "These stay float.", metavar="NODE"))
-    ties: tuple[str, ...] = field(
+    exclude: Sequence[str] = field(default=(), metadata=flag("--exclude", "These stay float.", metavar="NODE"))
+    ties: Sequence[str] = field(
         default=(), metadata=flag("--tie", "These take one option together.", metavar="NODE,NODE")
     )
+
+    def __post_init__(self) -> None:
+        """Hold lists as they cannot change."""
+        _hold_tuples(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +172,7 @@ class SearchOptions:
             words="methods",
         ),
     )
-    method_options: tuple[str, ...] = field(
+    method_options: Sequence[str] = field(
         default=(),
         metadata=flag(
             "--method-option/-m",
@@ -172,11 +180,11 @@ class SearchOptions:
             metavar="NAME=VALUE",
         ),
     )
-    options: tuple[str | Option, ...] = field(
+    options: Sequence[str | Option] = field(
         default=MENU,
         metadata=flag("--options", "What units may take, separated by commas.", listed=True, words="options"),
     )
-    effort: Effort = field(
+    effort: str = field(
         default="default",
         metadata=flag(
             "--effort",
@@ -187,6 +195,7 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         """Refuse an effort that there is not."""
+        _hold_tuples(self)
         if self.effort not in EFFORTS:
             hint = nearest(self.effort, EFFORTS)
             raise InputError(f"There is no effort '{self.effort}'. Known: {', '.join(EFFORTS)}.{hint}")
@@ -211,7 +220,7 @@ class MeasureOptions:
         default="auto",
         metadata=flag("--loss", "auto, kl, ce (with labels) or power.", shows_default=True, words="losses"),
     )
-    outputs: tuple[str, ...] = field(
+    outputs: Sequence[str] = field(
         default=(), metadata=flag("--outputs", "Which outputs count, separated by commas; all if empty.", listed=True)
     )
     samples: int = field(default=0, metadata=flag("--samples", "How many samples to use; all of them if 0.", least=0))
@@ -238,6 +247,10 @@ class MeasureOptions:
     function: Callable[..., Any] | None = None
     ahead: int = 0
 
+    def __post_init__(self) -> None:
+        """Hold lists as they cannot change."""
+        _hold_tuples(self)
+
 
 @dataclass(frozen=True, slots=True)
 class VerifyOptions:
@@ -246,7 +259,7 @@ class VerifyOptions:
     ``speed_budget_s`` is how long the file is timed against the float model.
     """
 
-    guard: tuple[str, ...] = field(
+    guard: Sequence[str] = field(
         default=(),
         metadata=flag(
             "--guard",
@@ -262,6 +275,18 @@ class VerifyOptions:
     )
     threads: int = field(default=1, metadata=flag("--threads", "Threads of the runtime.", least=1, shows_default=True))
     speed_budget_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        """Hold lists as they cannot change."""
+        _hold_tuples(self)
+
+
+def _hold_tuples(options: object) -> None:
+    """Let fields that may be any sequence hold tuples, so that equal options are equal; a text alone is one item."""
+    for found in fields(options):  # type: ignore[arg-type]
+        value = getattr(options, found.name)
+        if isinstance(found.default, tuple) and not isinstance(value, tuple):
+            object.__setattr__(options, found.name, (value,) if isinstance(value, str) else tuple(value))
 
 
 def parse_bytes(text: str) -> int:

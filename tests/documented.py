@@ -27,11 +27,11 @@ import numpy as np
 import pytest
 
 from benchmarks.__main__ import main as bench
-from onnxmpq.api import quantize
 from onnxmpq.cli import main
 from onnxmpq.model import passes
 from onnxmpq.registry import BUDGETS, METHODS, RUNTIMES
 from onnxmpq.verification.verify import verify
+from tests.asked import untimed
 from tests.small import MODELS, small_model
 
 ROOT = Path(__file__).parents[1]
@@ -101,7 +101,7 @@ class Desk:
         self.programs = 0
         monkeypatch.chdir(folder)
         sys.path.insert(0, str(folder))
-        monkeypatch.setattr("onnxmpq.api.quantize", partial(quantize, speed_budget_s=0.0))
+        monkeypatch.setattr("onnxmpq.api.quantize", untimed)
         monkeypatch.setattr("onnxmpq.cli.verify.verify", partial(verify, speed_budget_s=0.0))
         if given:
             shutil.copy(small_model(), "model.onnx")

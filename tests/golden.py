@@ -24,12 +24,13 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmpq.artifacts import Option, Plan, Space
-from onnxmpq.lower.calibrated import Calibrated, Numbers
+from onnxmpq.lower.calibrated import Calibrated
 from onnxmpq.methods.uniform import uniform
 from onnxmpq.model.layers import constant, shape_of
 from onnxmpq.model.load import load
 from onnxmpq.model.normalise import normalise
 from onnxmpq.numerics.ranges import Histogram
+from onnxmpq.options import Numbers
 from onnxmpq.targets import ISAS, builtin_names, split_variant
 from onnxmpq.targets import target as find_target
 from onnxmpq.targets.space import make_space

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
-from onnxmpq.lower.calibrated import Numbers
+from onnxmpq.options import MeasureOptions, Numbers
 from onnxmpq.sensitivity.engine import Engine
-from onnxmpq.sensitivity.settings import Settings
 from onnxmpq.workspace.prepare import Progress, prepare, silent
 from onnxmpq.workspace.workspace import workspace
 
@@ -15,7 +15,7 @@ from onnxmpq.workspace.workspace import workspace
 def engine_on(
     model: Any,
     samples: Any,
-    settings: Settings | None = None,
+    options: MeasureOptions | None = None,
     *,
     target: str = "ort-cpu",
     numbers: Numbers | None = None,
@@ -23,8 +23,6 @@ def engine_on(
     **more: Any,
 ) -> Iterator[Engine]:
     """Open an engine on a model and samples, in a workspace of its own."""
-    with (
-        workspace(prepare(model, target), samples, numbers, progress) as opened,
-        Engine(opened, settings, **more) as it,
-    ):
-        yield it
+    measure = replace(options or MeasureOptions(), **more)
+    with workspace(prepare(model, target), samples, numbers, progress) as opened, Engine(opened, measure) as engine:
+        yield engine

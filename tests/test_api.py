@@ -16,8 +16,9 @@ from onnxmpq import api
 from onnxmpq.api import inspect, quantize
 from onnxmpq.artifacts import FLOAT, Check, Option, Plan, Verdict
 from onnxmpq.errors import InputError, OnnxmpqError, VerifyError
-from onnxmpq.lower.calibrated import Numbers
+from onnxmpq.options import Numbers
 from onnxmpq.workspace import export
+from tests.asked import asked
 from tests.graphs import feeds_for, from_text, layer_chain
 
 MODEL = layer_chain("Conv")
@@ -53,7 +54,7 @@ class Desk:
             "allow_slower": True,
             "speed_budget_s": 0.0,
         }
-        return quantize(**(given | changes))
+        return quantize(**asked(**(given | changes)))
 
     def write(self, name: str, content: bytes | str | dict[str, Any]) -> Path:
         """Write a file beside the model."""

@@ -13,6 +13,7 @@ import pytest
 
 from onnxmpq.api import quantize
 from onnxmpq.errors import InputError
+from onnxmpq.options import VerifyOptions
 from tests.test_backend import CHUNKS, Sample, node_samples, run, stored_samples
 
 
@@ -44,9 +45,9 @@ def outcome(sample: Sample, folder: Path) -> str:
             sample.model,
             [sample.feeds] * 2,
             output=folder / "q.onnx",
-            option="w8a8",
+            plan="w8a8",
             overwrite=True,
-            speed_budget_s=0.0,
+            verify=VerifyOptions(speed_budget_s=0.0),
         )
     except InputError as error:
         message = str(error)

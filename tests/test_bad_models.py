@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxmpq.api import inspect, quantize
 from onnxmpq.errors import InputError, InternalError
 from onnxmpq.model.normalise import Normal
+from onnxmpq.options import SearchOptions, VerifyOptions
 from tests.processes import python
 
 WEIGHT = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
@@ -115,7 +116,7 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
 def test_what_is_broken_is_refused_in_one_sentence(name: str, tmp_path: Path) -> None:
     made, told = REFUSED[name]
     with pytest.raises(InputError, match=told) as error:
-        quantize(made(), FEEDS, output=tmp_path / "q.onnx", speed_budget_s=0.0)
+        quantize(made(), FEEDS, output=tmp_path / "q.onnx", verify=VerifyOptions(speed_budget_s=0.0))
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
 
@@ -215,7 +216,12 @@ STRANGE: dict[str, Callable[[], onnx.ModelProto]] = {
 def test_what_is_strange_gives_a_file_that_holds(name: str, searched: bool, tmp_path: Path) -> None:
     budget = ["size=60%"] if searched and name != "nothing but a sequence" else []
     result = quantize(
-        STRANGE[name](), FEEDS, output=tmp_path / "q.onnx", budget=budget, effort="quick", speed_budget_s=0.0
+        STRANGE[name](),
+        FEEDS,
+        output=tmp_path / "q.onnx",
+        budget=budget,
+        search=SearchOptions(effort="quick"),
+        verify=VerifyOptions(speed_budget_s=0.0),
     )
     assert result.verdict.ok
     assert result.verdict["sqnr"].value != -np.inf

@@ -18,6 +18,7 @@ from onnxmpq.api import quantize
 from onnxmpq.data.samples import open_samples
 from onnxmpq.data.sources import InputSpec
 from onnxmpq.errors import InputError
+from onnxmpq.options import VerifyOptions
 from tests.graphs import layer_chain
 
 SPEC = InputSpec("x", np.dtype(np.float32), ("n", 16, 9, 9))
@@ -137,14 +138,18 @@ def test_labels_that_name_no_class_are_refused(name: str, tmp_path: Path) -> Non
     given = {"x": GOOD, "labels": np.array(labels)}
     model = ir.to_proto(layer_chain("Conv"))
     with pytest.raises(InputError, match=message):
-        quantize(model, {"x": GOOD}, output=tmp_path / "q.onnx", evaluation=given, speed_budget_s=0.0)
+        quantize(
+            model, {"x": GOOD}, output=tmp_path / "q.onnx", evaluation=given, verify=VerifyOptions(speed_budget_s=0.0)
+        )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_stands_beside_calibration_data_is_not_judged(tmp_path: Path) -> None:
     """Nothing is measured by these labels, which may be targets of a regression."""
     given = {"x": GOOD, "labels": np.array([0.5, -1.0, 2.0, 3.0])}
-    result = quantize(ir.to_proto(layer_chain("Conv")), given, output=tmp_path / "q.onnx", speed_budget_s=0.0)
+    result = quantize(
+        ir.to_proto(layer_chain("Conv")), given, output=tmp_path / "q.onnx", verify=VerifyOptions(speed_budget_s=0.0)
+    )
     assert result.accuracy is None
 
 

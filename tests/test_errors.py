@@ -9,7 +9,7 @@ from onnxmpq.budgets.limits import Limit
 from onnxmpq.errors import InputError, nearest
 from onnxmpq.methods.named import method
 from onnxmpq.model.passes import make_pass
-from onnxmpq.numerics.ranges import METHODS
+from onnxmpq.options import ACTIVATION_RANGES
 from onnxmpq.runtimes import get_runtime
 from onnxmpq.sensitivity.executors import open_executor
 from onnxmpq.targets import target
@@ -62,4 +62,4 @@ def test_a_misspelt_name_is_refused_with_the_nearest(call: Callable[[], object],
 
 
 def test_nothing_is_offered_where_nothing_is_near() -> None:
-    assert not any(nearest("zzz", names) for names in (METHODS, ("onnxruntime", "openvino")))
+    assert not any(nearest("zzz", names) for names in (ACTIVATION_RANGES, ("onnxruntime", "openvino")))

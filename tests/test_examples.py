@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxmpq.api import quantize as compiled
 from onnxmpq.cli import main
 from onnxmpq.verification.verify import verify as verified
+from tests.asked import untimed
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES, MODELS = ROOT / "examples", ROOT / "models"
@@ -38,7 +38,7 @@ def code(monkeypatch: pytest.MonkeyPatch, command: list[str]) -> int:
 def test_the_workflow_passes_and_fails_with_a_tighter_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("onnxmpq.api.quantize", partial(compiled, speed_budget_s=0.0))
+    monkeypatch.setattr("onnxmpq.api.quantize", untimed)
     monkeypatch.setattr("onnxmpq.cli.verify.verify", partial(verified, speed_budget_s=0.0))
     monkeypatch.chdir(tmp_path)
     shutil.copy(MODELS / "digits_cnn.onnx", "model.onnx")

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 import onnxmpq
+from onnxmpq.options import SearchOptions, VerifyOptions
 
 MODELS = Path(__file__).parents[1] / "models"
 
@@ -51,8 +52,8 @@ def test_a_search_and_its_report_touch_no_network(offline: list[str], tmp_path: 
         calibration,
         output=tmp_path / "q.onnx",
         budget=["size=40%"],
-        effort="quick",
-        speed_budget_s=0.0,
+        search=SearchOptions(effort="quick"),
+        verify=VerifyOptions(speed_budget_s=0.0),
     )
     onnxmpq.write_report(result, tmp_path)
     assert result.path.is_file()

@@ -19,35 +19,39 @@ MAY_IMPORT = {  # from the bottom up: every room, and every module that stands a
     "registry": "errors",
     "disk": "errors",
     "artifacts": "disk errors",
+    "options": "artifacts disk errors",
     "model": "artifacts disk errors",
     "data": "disk errors",
-    "numerics": "artifacts errors model",
+    "numerics": "artifacts errors model options",
     "carriers": "artifacts numerics registry",
     "targets": "artifacts carriers disk errors model registry",
     "calibrate": "errors numerics",
-    "lower": "artifacts calibrate carriers errors model numerics targets",
-    "metrics": "errors model",
+    "lower": "artifacts calibrate carriers errors model numerics options targets",
+    "metrics": "data errors model options",
     "runtimes": "data disk errors machine registry",
     "budgets": "artifacts disk errors registry",
     "verification": "artifacts budgets data disk errors metrics model numerics runtimes targets",
-    "workspace": "artifacts calibrate data disk errors lower model numerics runtimes targets verification",
+    "workspace": "artifacts calibrate data disk errors lower model numerics options runtimes targets verification",
     "sensitivity": (
-        "artifacts data disk errors lower machine metrics model numerics runtimes targets version workspace"
+        "artifacts data disk errors lower machine metrics model numerics options runtimes targets version workspace"
     ),
     "solve": "errors",
-    "methods": "artifacts budgets errors metrics model registry sensitivity solve",
-    "search": "artifacts budgets data disk errors lower methods sensitivity solve workspace",
-    "guard": "artifacts data disk errors lower methods metrics model numerics runtimes search targets workspace",
-    "exchange": "artifacts carriers data disk errors lower methods model targets workspace",
-    "api": (
-        "artifacts budgets data disk errors guard lower machine methods metrics model runtimes search sensitivity "
-        "verification workspace"
+    "methods": "artifacts budgets errors metrics model options registry sensitivity solve",
+    "search": "artifacts budgets data disk errors methods metrics options sensitivity solve workspace",
+    "guard": (
+        "artifacts budgets data disk errors machine methods metrics model numerics options runtimes search "
+        "targets verification workspace"
     ),
-    "report": "api artifacts disk errors search sensitivity verification version",
-    "doctor": "api disk errors machine runtimes version",
-    "": "api artifacts data errors guard lower methods report search targets version",
+    "exchange": "artifacts carriers data disk errors lower methods model options targets workspace",
+    "api": (
+        "artifacts budgets data disk errors guard machine methods metrics model options runtimes search "
+        "sensitivity verification workspace"
+    ),
+    "report": "api artifacts disk errors metrics search sensitivity version",
+    "doctor": "api disk errors machine options runtimes version",
+    "": "api artifacts data errors guard methods options report search targets version",
     "cli": (
-        " api artifacts data disk doctor errors exchange guard lower methods model registry report runtimes search "
+        " api artifacts data disk doctor errors exchange guard model options registry report runtimes search "
         "sensitivity targets verification version workspace"
     ),
     "__main__": "cli",

@@ -18,10 +18,12 @@ from onnxmpq.carriers.base import Carried, Carrier, Pen, carrier
 from onnxmpq.errors import InfeasibleError, InputError, InternalError
 from onnxmpq.methods.study import Draft, Study
 from onnxmpq.model.load import load
+from onnxmpq.options import SearchOptions, VerifyOptions
 from onnxmpq.registry import BUDGETS, CARRIERS, METHODS, RUNTIMES, TARGETS
 from onnxmpq.runtimes.base import Ability, KernelReport, Mode, Session
 from onnxmpq.runtimes.ort import OnnxRuntime
 from onnxmpq.targets import names, parse_target, target
+from tests.asked import asked
 from tests.graphs import from_text
 
 BOARD = """
@@ -193,7 +195,12 @@ def test_a_target_from_outside_with_a_variant_is_found(
         target("board@rev3")
     for name, option in (("board", "w8a8"), ("board@rev2", "w4a8")):
         result = onnxmpq.quantize(
-            MODEL, samples(), output=tmp_path / f"{option}.onnx", target=name, option=option, as_asked=True
+            MODEL,
+            samples(),
+            output=tmp_path / f"{option}.onnx",
+            target=name,
+            plan=option,
+            verify=VerifyOptions(as_asked=True),
         )
         assert result.plan.target == name
         assert {str(taken) for unit, taken in result.plan.choices.items() if "Conv" in unit} == {option}
@@ -203,7 +210,11 @@ def test_a_target_from_outside_with_a_variant_is_found(
 def test_a_method_from_outside_makes_a_plan(installed: list[EntryPoint], tmp_path: Path) -> None:
     install(installed, METHODS, "finest", f"{__name__}:Finest")
     result = onnxmpq.quantize(
-        MODEL, samples(), output=tmp_path / "q.onnx", budget=["size=60%"], method="finest", effort="quick"
+        MODEL,
+        samples(),
+        output=tmp_path / "q.onnx",
+        budget=["size=60%"],
+        search=SearchOptions(method="finest", effort="quick"),
     )
     assert result.plan.method == "finest"
     assert result.file_bytes <= 0.6 * result.float_file_bytes
@@ -214,7 +225,7 @@ def test_a_budget_from_outside_is_kept(installed: list[EntryPoint], tmp_path: Pa
     given = {"method": "local", "effort": "quick", "overwrite": True, "options": ["w8a8", "w4a8"]}
 
     def coarse(*budget: str) -> int:
-        result = onnxmpq.quantize(MODEL, samples(), output=tmp_path / "q.onnx", budget=budget, **given)  # type: ignore[arg-type]
+        result = onnxmpq.quantize(MODEL, samples(), **asked(output=tmp_path / "q.onnx", budget=budget, **given))
         return sum(0 < option.weight_bits < 8 for option in result.plan.choices.values())
 
     assert coarse("size=24%") > 6
@@ -237,7 +248,7 @@ def test_a_carrier_from_outside_is_written(installed: list[EntryPoint], tmp_path
     model = from_text("g (float[n, 16] x) => (float[n, 32] y) { y = Gemm(x, w) }", {"w": w})
     feeds = [{"x": np.random.default_rng(k).normal(size=(1, 16)).astype(np.float32)} for k in range(4)]
     given = {"target": str(path), "option": "w8", "as_asked": True, "speed_budget_s": 0.0}
-    result = onnxmpq.quantize(ir.to_proto(model), feeds, output=tmp_path / "q.onnx", **given)  # type: ignore[arg-type]
+    result = onnxmpq.quantize(ir.to_proto(model), feeds, **asked(output=tmp_path / "q.onnx", **given))
     assert [node.op_type for node in load(result.path).model.graph] == ["Cast", "Neg", "Neg", "Mul", "Gemm"]
     assert isinstance(result.verdict["sqnr"].value, float)
     assert result.verdict["sqnr"].value > 40

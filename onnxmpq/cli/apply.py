@@ -8,8 +8,10 @@ import click
 from onnxmpq.artifacts import Plan
 from onnxmpq.cli import show
 from onnxmpq.cli.config import config_options
+from onnxmpq.cli.fields import taking
 from onnxmpq.cli.following import comes_next, next_command
 from onnxmpq.cli.options import build_options, model_argument, point_option
+from onnxmpq.options import VerifyOptions
 
 
 @click.command("apply")
@@ -17,6 +19,7 @@ from onnxmpq.cli.options import build_options, model_argument, point_option
 @click.argument("plan", type=click.Path(path_type=Path))
 @point_option
 @build_options
+@taking(verify=VerifyOptions, only=("guard", "threads"))
 @config_options
 def apply_command(model: Path, plan: Plan, as_json: bool, quiet: bool, verbose: bool, **options: Any) -> None:
     """Write MODEL as PLAN says, exactly, and prove what the file does.

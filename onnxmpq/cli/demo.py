@@ -9,8 +9,9 @@ import click
 from onnxmpq.cli import show
 from onnxmpq.cli.options import json_option, quiet_option, target_option
 from onnxmpq.errors import InputError
+from onnxmpq.options import SearchOptions
 
-SEARCH: dict[str, Any] = {"budget": ("size=30%",), "effort": "quick"}
+SEARCH: dict[str, Any] = {"budget": ("size=30%",), "search": SearchOptions(effort="quick")}
 BUILDS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("at w8a8", "w8a8", {}),
     ("within 30% of its size", "small", SEARCH),

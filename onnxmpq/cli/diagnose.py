@@ -1,6 +1,5 @@
 """``onnxmpq diagnose``."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,10 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from onnxmpq.cli import show, words
-from onnxmpq.cli.measuring import constraint_options
+from onnxmpq.cli.fields import taking
 from onnxmpq.cli.options import (
     calibration_option,
-    guard_option,
     json_option,
     model_argument,
     numbers_options,
@@ -21,10 +19,10 @@ from onnxmpq.cli.options import (
     target_option,
 )
 from onnxmpq.errors import InputError
+from onnxmpq.options import Constraints, GraphOptions, Numbers, VerifyOptions
 
 if TYPE_CHECKING:
     from onnxmpq.guard.diagnosis import Diagnosis
-    from onnxmpq.lower.calibrated import Numbers
 
 SHOWN = 10
 """Layers in the table, from the worst on."""
@@ -42,12 +40,13 @@ SHOWN = 10
 @target_option
 @click.option(
     "--option",
-    shell_complete=words.complete(words.OPTIONS),
+    shell_complete=words.complete(words.options),
     help="What every unit of a float MODEL would get, w8a8, w4a8, w8 …  [default: w8a8]",
 )
-@constraint_options
-@guard_option
+@taking(constraints=Constraints)
+@taking(verify=VerifyOptions, only=("guard",))
 @numbers_options
+@taking(graph=GraphOptions, only=("passes",))
 @json_option
 @quiet_option
 def diagnose_command(
@@ -56,12 +55,10 @@ def diagnose_command(
     calibration: Path,
     target: str,
     option: str | None,
-    keep: Sequence[str],
-    exclude: Sequence[str],
-    ties: Sequence[str],
-    guard: Sequence[str],
-    numbers: "Numbers",
-    extra_passes: Sequence[str],
+    constraints: Constraints,
+    verify: VerifyOptions,
+    numbers: Numbers,
+    graph: GraphOptions,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -73,7 +70,7 @@ def diagnose_command(
     """
     from onnxmpq.guard.diagnosis import diagnose
 
-    if float_model is not None and (option or keep or exclude or ties or extra_passes):
+    if float_model is not None and (option or constraints != Constraints() or graph.passes):
         raise InputError(
             "A quantised file is looked at as it is: leave out --option, --keep, --exclude, --tie and --pass."
         )
@@ -84,12 +81,10 @@ def diagnose_command(
             float_model=float_model,
             target=target,
             option=option or "w8a8",
-            keep=keep,
-            exclude=exclude,
-            ties=ties,
-            guard=guard,
+            constraints=constraints,
+            guard=verify.guard,
             numbers=numbers,
-            extra_passes=extra_passes,
+            graph=graph,
             progress=report,
         )
     if as_json:

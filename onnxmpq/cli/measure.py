@@ -1,9 +1,8 @@
 """``onnxmpq measure``."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from rich import box
@@ -12,8 +11,9 @@ from rich.table import Table as Grid
 
 from onnxmpq.cli import show
 from onnxmpq.cli.config import config_options
+from onnxmpq.cli.fields import taking
 from onnxmpq.cli.following import comes_next, next_command
-from onnxmpq.cli.measuring import Measuring, measuring_options, menu, menu_option, threads_option
+from onnxmpq.cli.measuring import measuring
 from onnxmpq.cli.options import (
     calibration_option,
     checked_output,
@@ -25,9 +25,9 @@ from onnxmpq.cli.options import (
     target_option,
     verbose_option,
 )
+from onnxmpq.options import GraphOptions, MeasureOptions, Numbers, SearchOptions
 
 if TYPE_CHECKING:
-    from onnxmpq.lower.calibrated import Numbers
     from onnxmpq.sensitivity.table import Cost, Table
 
 _SHOWN = 12
@@ -37,14 +37,14 @@ _SHOWN = 12
 @model_argument
 @target_option
 @calibration_option
-@menu_option
+@taking(search=SearchOptions, only=("options",))
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Write the table as JSON.")
 @click.option("--pairs", is_flag=True, help="Measure every pair exactly, too.")
-@threads_option
-@measuring_options
+@taking(measure=MeasureOptions)
 @click.option("--dry-run", is_flag=True, help="Say what it would take, and stop.")
 @overwrite_option
 @numbers_options
+@taking(graph=GraphOptions, only=("passes",))
 @json_option
 @quiet_option
 @verbose_option
@@ -53,18 +53,17 @@ def measure_command(
     model: Path,
     target: str,
     calibration: Path,
-    options: str,
+    search: SearchOptions,
     output: Path | None,
     pairs: bool,
-    measuring: Measuring,
+    measure: MeasureOptions,
     dry_run: bool,
-    numbers: "Numbers | None",
-    extra_passes: Sequence[str],
+    numbers: Numbers,
+    graph: GraphOptions,
     overwrite: bool,
     as_json: bool,
     quiet: bool,
     verbose: bool,
-    **_: Any,
 ) -> None:
     """Measure what every unit of MODEL costs at each option, alone and together.
 
@@ -73,18 +72,18 @@ def measure_command(
     onnxmpq measure model.onnx -c samples.npz --options w8a8,w4a8 --executor processes:4
     """
     from onnxmpq.sensitivity.engine import Engine
-    from onnxmpq.workspace.prepare import prepare
+    from onnxmpq.sensitivity.executors import opened
+    from onnxmpq.workspace.prepare import parsed, prepare
     from onnxmpq.workspace.workspace import workspace
 
-    wanted = menu(options)
+    wanted = parsed(search.options)
     checked_output(output, overwrite)
     if dry_run:
-        measuring = replace(measuring, store=None)
+        measure = replace(measure, store=None)
     table: Table | None = None
-    with measuring.running(quiet, verbose) as how:
-        told = how.pop("progress")
-        prepared = prepare(model, target, told, extra_passes=extra_passes)
-        with workspace(prepared, calibration, numbers, told) as opened, Engine(opened, **how) as engine:
+    with measuring(measure.store, quiet, verbose) as told, opened(measure) as pooled:
+        prepared = prepare(model, target, told, extra_passes=graph.passes)
+        with workspace(prepared, calibration, numbers, told) as place, Engine(place, pooled) as engine:
             forecast = engine.cost(engine.variants(wanted)) if dry_run else None
             notes = engine.notes
             kept = (engine.samples, engine.layout.size, len(engine.cuts.segments))
@@ -101,10 +100,10 @@ def measure_command(
         show.as_json(table.to_json())
     else:
         _shown(table, output, notes)
-        if measuring.store is not None:
-            within = ["-b", "size=30%", "-o", f"{model.stem}.small.onnx", "--store", str(measuring.store)]
-            rounding = ["--rounding", numbers.rounding if numbers else "nearest"]
-            blends = ["--no-blends"] if measuring.settings.blends is None else []
+        if measure.store is not None:
+            within = ["-b", "size=30%", "-o", f"{model.stem}.small.onnx", "--store", str(measure.store)]
+            rounding = ["--rounding", numbers.rounding]
+            blends = ["--no-blends"] if measure.blends is None else []
             comes_next(
                 next_command("quantize", str(model), more=[*within, *rounding, *blends]),
                 "searches; nothing is measured twice",

@@ -10,10 +10,10 @@ import click
 
 from onnxmpq.artifacts import Plan
 from onnxmpq.cli import words
+from onnxmpq.cli.fields import Decorator, flagged, option, taking
 from onnxmpq.disk.files import page_of, refuse_foreign
 from onnxmpq.errors import InputError
-
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+from onnxmpq.options import GraphOptions, Numbers
 
 model_argument = click.argument("model", type=click.Path(path_type=Path))
 
@@ -66,84 +66,27 @@ quiet_option = click.option("--quiet", "-q", is_flag=True, help="Show no progres
 verbose_option = click.option(
     "--verbose", "-v", is_flag=True, help="Leave a line of every stage, and show what runtimes warn of."
 )
-keep_metadata_option = click.option(
-    "--keep-metadata",
-    is_flag=True,
-    help="Keep doc strings, metadata of nodes and values, and types that runtimes infer, in the file.",
-)
-guard_option = click.option(
-    "--guard",
-    multiple=True,
-    metavar="FIGURE",
-    help="From where on a file counts as damaged: classes>=80%, loss<=0.1 or sqnr>=10. Repeatable.",
-)
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
 
 
 def numbers_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say how ranges are chosen, and give them to the command as ``numbers``.
+    """Add the options that say how values become codes, and give them to the command as ``numbers``.
 
     A plan that the command takes has its say where an option is not given. Where plans are searched, weights are
     rounded by GPTQ unless told otherwise. A ``point`` that the command takes chooses a plan of a front.
     """
 
     @functools.wraps(command)
-    def with_numbers(
-        ranges: str | None,
-        weight_ranges: str | None,
-        rounding: str | None,
-        bias_correction: bool | None,
-        **rest: Any,
-    ) -> Any:
-        from onnxmpq.lower.calibrated import Numbers
-
+    def with_numbers(**rest: Any) -> Any:
+        given = {found.name: rest.pop(found.name) for found in flagged(Numbers)}
         point = rest.pop("point", None)
         found = Plan.read(rest["plan"], point) if rest.get("plan") else None
-        searched = {"rounding": "gptq"} if rest.get("budget") or "over" in rest else {}
-        given = {
-            "activations": ranges,
-            "weights": weight_ranges,
-            "bias_correction": bias_correction,
-            "rounding": rounding,
-        }
+        searched = Numbers.searched() if rest.get("budget") or "over" in rest else Numbers()
         told = {key: str(value) for key, value in given.items() if value is not None}
-        numbers = Numbers.of({**(found.ranges if found else searched), **told})
+        numbers = Numbers.of({**(found.ranges if found else searched.told()), **told})
         return command(numbers=numbers, **rest | ({"plan": found} if "plan" in rest else {}))
 
-    return decorated(
-        with_numbers,
-        [
-            click.option(
-                "--ranges",
-                type=click.Choice(words.RANGES),
-                help="How the ranges of activations are chosen.  [default: as the plan says, else mse]",
-            ),
-            click.option(
-                "--weight-ranges",
-                type=click.Choice(words.WEIGHT_RANGES),
-                help="How the scales of weights are chosen.  [default: as the plan says, else mse]",
-            ),
-            click.option(
-                "--rounding",
-                type=click.Choice(words.ROUNDINGS),
-                help="How weights are rounded to codes: gptq lets later weights make up for earlier ones, judged on "
-                "the samples.  [default: as the plan says, else gptq where plans are searched, else nearest]",
-            ),
-            click.option(
-                "--pass",
-                "extra_passes",
-                multiple=True,
-                metavar="NAME",
-                shell_complete=words.complete(words.passes),
-                help="A further pass over the normalised model: equalise-layers. Repeatable.",
-            ),
-            click.option(
-                "--bias-correction/--no-bias-correction",
-                default=None,
-                help="Let biases take up what rounding the weights shifts.  [default: as the plan says, else yes]",
-            ),
-        ],
-    )
+    return decorated(with_numbers, [option(found, unset=True) for found in flagged(Numbers)])
 
 
 def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -161,11 +104,7 @@ def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="Samples with 'labels', to measure accuracy on.",
             ),
             numbers_options,
-            click.option(
-                "--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Threads of the runtime."
-            ),
-            guard_option,
-            keep_metadata_option,
+            taking(graph=GraphOptions),
             overwrite_option,
             json_option,
             quiet_option,

@@ -14,23 +14,14 @@ from rich.table import Table
 
 from onnxmpq.cli import show, words
 from onnxmpq.cli.config import config_options
+from onnxmpq.cli.fields import taking
 from onnxmpq.cli.following import comes_next, next_command
-from onnxmpq.cli.measuring import (
-    Measuring,
-    constraint_options,
-    effort_option,
-    measuring_options,
-    menu,
-    menu_option,
-    method_options,
-    threads_option,
-)
+from onnxmpq.cli.measuring import measuring
 from onnxmpq.cli.options import (
     calibration_option,
     checked_output,
     checked_report,
     json_option,
-    keep_metadata_option,
     model_argument,
     numbers_options,
     overwrite_option,
@@ -39,6 +30,7 @@ from onnxmpq.cli.options import (
     target_option,
     verbose_option,
 )
+from onnxmpq.options import Constraints, GraphOptions, MeasureOptions, SearchOptions
 
 if TYPE_CHECKING:
     from onnxmpq.search.front import Front
@@ -67,13 +59,8 @@ if TYPE_CHECKING:
     shell_complete=words.complete_budget,
     help="Another budget that every point meets. Repeatable.",
 )
-@method_options
-@menu_option
-@constraint_options
-@effort_option
-@threads_option
-@measuring_options
-@keep_metadata_option
+@taking(search=SearchOptions, constraints=Constraints, measure=MeasureOptions)
+@taking(graph=GraphOptions)
 @overwrite_option
 @report_option
 @numbers_options
@@ -85,17 +72,12 @@ def pareto_command(
     model: Path,
     calibration: Path,
     output: Path | None,
-    budget: Sequence[str],
-    method: str | None,
-    method_options: Sequence[str],
-    options: str,
-    measuring: Measuring,
+    measure: MeasureOptions,
     overwrite: bool,
     report: Path | None,
     as_json: bool,
     quiet: bool,
     verbose: bool,
-    threads: int,
     **rest: Any,
 ) -> None:
     """Show what MODEL loses at every size, from one measurement.
@@ -104,21 +86,12 @@ def pareto_command(
     onnxmpq pareto model.onnx -c samples.npz --store model.store -o front.json
     onnxmpq apply model.onnx front.json --point 7 -c samples.npz -o small.onnx
     """
-    from onnxmpq.methods.named import typed_method
     from onnxmpq.search.front import pareto
 
     checked_report(report)
     checked_output(output, overwrite)
-    with measuring.running(quiet, verbose) as how:
-        front = pareto(
-            model,
-            calibration,
-            budget=budget,
-            options=menu(options),
-            method=typed_method(method or "gram", method_options),
-            **how,
-            **rest,
-        )
+    with measuring(measure.store, quiet, verbose) as told:
+        front = pareto(model, calibration, measure=measure, progress=told, **rest)
     if output is not None:
         front.write(output, overwrite=overwrite)
     if report is not None:

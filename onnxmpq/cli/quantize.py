@@ -4,43 +4,23 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click.core import ParameterSource
 from rich.markup import escape
 
+from onnxmpq.artifacts import Option, Plan
 from onnxmpq.cli import show, words
 from onnxmpq.cli.config import config_options
+from onnxmpq.cli.fields import taking
 from onnxmpq.cli.following import comes_next, next_command
-from onnxmpq.cli.measuring import (
-    Measuring,
-    constraint_options,
-    effort_option,
-    measuring_options,
-    menu,
-    menu_option,
-    method_options,
-)
+from onnxmpq.cli.measuring import measuring
 from onnxmpq.cli.options import build_options, checked_report, model_argument, point_option, report_option
 from onnxmpq.errors import InputError
+from onnxmpq.options import Constraints, MeasureOptions, SearchOptions, VerifyOptions
 
-if TYPE_CHECKING:
-    from onnxmpq.methods.study import Method
-
-_UNIFORM = "w8a8"
-_FORESEEN = (
-    "calibration",
-    "target",
-    "keep",
-    "exclude",
-    "ties",
-    "effort",
-    "seed",
-    "numbers",
-    "extra_passes",
-    "keep_metadata",
-)
+_FORESEEN = ("calibration", "target", "constraints", "numbers", "graph")
 _TOLD = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
 _SEARCH_ONLY = (
     "method_options",
@@ -65,21 +45,15 @@ _SEARCH_ONLY = (
     shell_complete=words.complete_budget,
     help="Search the best plan within this: size=30%, size=5MB, bits=4.5, bops=25%, memory=40MB, drop=1%. Repeatable.",
 )
-@method_options
-@menu_option
 @click.option(
     "--option",
-    shell_complete=words.complete(words.OPTIONS),
+    shell_complete=words.complete(words.options),
     help="Without a budget: what every unit gets, w8a8, w4a8, w2a8, w8, w4, w4b32 …  [default: w8a8]",
 )
-@constraint_options
-@effort_option
-@measuring_options
+@taking(search=SearchOptions, constraints=Constraints, measure=MeasureOptions, verify=VerifyOptions)
 @click.option("--dry-run", is_flag=True, help="Say what a search would take and whether budgets can be met, and stop.")
 @click.option("--plan", type=click.Path(path_type=Path), help="Use this plan.json instead of a method.")
 @point_option
-@click.option("--allow-slower", is_flag=True, help="Keep integer kernels even where they run slower than float.")
-@click.option("--as-asked", is_flag=True, help="Keep no unit finer than --option, whatever it does to the outputs.")
 @report_option
 @build_options
 @config_options
@@ -89,11 +63,11 @@ def quantize_command(
     /,
     model: Path,
     budget: Sequence[str],
-    method: str | None,
-    method_options: Sequence[str],
     option: str | None,
-    options: str,
-    measuring: Measuring,
+    plan: Plan | None,
+    search: SearchOptions,
+    measure: MeasureOptions,
+    verify: VerifyOptions,
     report: Path | None,
     dry_run: bool,
     as_json: bool,
@@ -109,26 +83,26 @@ def quantize_command(
     onnxmpq quantize model.onnx -c samples.npz -o model.w4.onnx --option w4a8 -e labelled.npz
     """
     from onnxmpq.api import quantize
-    from onnxmpq.methods.named import typed_method
 
     checked_report(report)
     if budget and option is not None:
         raise InputError("--option is what every unit gets; with a budget --options names what units may take.")
+    if plan is not None and option is not None:
+        raise InputError("A plan is applied as it is: leave out --option, or --plan.")
     if not budget:
         _refuse_search_options(context)
     if dry_run:
-        _forecast(
-            model, typed_method(method or "gram", method_options), budget, options, measuring, quiet, as_json, rest
-        )
+        _forecast(model, budget, search, measure, quiet, as_json, rest)
         return
-    with measuring.running(quiet, verbose) as how:
+    with measuring(measure.store, quiet, verbose) as told:
         result = quantize(
             model,
-            method=typed_method(method or "gram", method_options) if budget else method,
-            option=option or _UNIFORM,
+            plan=plan or (Option.parse(option) if option else None),
             budget=budget,
-            options=menu(options),
-            **how,
+            search=search,
+            measure=measure,
+            verify=verify,
+            progress=told,
             **rest,
         )
     if report is not None:
@@ -154,10 +128,9 @@ def quantize_command(
 
 def _forecast(
     model: Path,
-    method: "Method",
     budget: Sequence[str],
-    options: str,
-    measuring: Measuring,
+    search: SearchOptions,
+    measure: MeasureOptions,
     quiet: bool,
     as_json: bool,
     rest: Mapping[str, Any],
@@ -167,15 +140,7 @@ def _forecast(
 
     given = {name: rest[name] for name in _FORESEEN}
     with show.progress(quiet) as told:
-        found = foresee(
-            model,
-            method=method,
-            budget=budget,
-            options=menu(options),
-            settings=measuring.settings,
-            progress=told,
-            **given,
-        )
+        found = foresee(model, budget=budget, search=search, measure=measure, progress=told, **given)
     if as_json:
         show.as_json(found.to_json())
         return

@@ -1,7 +1,4 @@
-"""Words that options take, known without loading what they stand for, so that help and completion are quick.
-
-They are written here once more than where they are meant; a test compares both.
-"""
+"""Words that options take, known without loading what they stand for, so that help and completion are quick."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -13,17 +10,13 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
+from onnxmpq.options import LOSSES, MENU
 from onnxmpq.registry import BUDGETS, METHODS
 
-RANGES = ("mse", "minmax", "percentile", "entropy")
-WEIGHT_RANGES = ("mse", "minmax")
-ROUNDINGS = ("nearest", "gptq")
 ISAS = ("any", "vnni")
-EFFORTS = ("quick", "default", "extensive")
 OVER = ("size", "bits", "bops", "memory")
-OPTIONS = ("w8a8", "w4a8", "w2a8")
-LOSSES = ("auto", "kl", "ce", "power")
-EXECUTORS = ("inline", "processes", "processes:4", "dask:local", "dask:local:4", "dask:tcp://")
+options, losses = MENU, LOSSES
+executors = ("inline", "processes", "processes:4", "dask:local", "dask:local:4", "dask:tcp://")
 
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 _PASS_NAME = re.compile(r'^    name: ClassVar\[str\] = "([^"]+)"', re.MULTILINE)

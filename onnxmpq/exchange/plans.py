@@ -9,7 +9,7 @@ from onnxmpq.artifacts import Plan
 from onnxmpq.data.samples import Data
 from onnxmpq.disk.reading import read_json
 from onnxmpq.exchange.overrides import from_overrides, to_overrides
-from onnxmpq.lower.calibrated import Numbers
+from onnxmpq.options import Numbers
 from onnxmpq.workspace.prepare import Model, Progress, checked_plan, prepare, silent
 from onnxmpq.workspace.workspace import workspace
 

@@ -24,7 +24,8 @@ from onnxmpq.guard.damage import Damage, Thresholds, decibels
 from onnxmpq.guard.probe import Probe
 from onnxmpq.methods.uniform import no_coarser
 from onnxmpq.metrics.losses import Head
-from onnxmpq.search.constraints import Constraints, matching
+from onnxmpq.options import Constraints
+from onnxmpq.search.constraints import matching
 from onnxmpq.workspace.workspace import Workspace
 
 Places = dict[str, int]

@@ -25,13 +25,13 @@ from onnxmpq.guard.culprits import Hunt
 from onnxmpq.guard.damage import Damage, Meter, Thresholds, decibels
 from onnxmpq.guard.judge import judge, judged_heads
 from onnxmpq.guard.probe import LEAST_SAMPLES, MOST_SAMPLES, SHARE, spread
-from onnxmpq.lower.calibrated import Numbers
 from onnxmpq.metrics.losses import Head
 from onnxmpq.model.load import load
 from onnxmpq.model.normalise import normalise
 from onnxmpq.model.save import save
+from onnxmpq.options import Constraints, GraphOptions, Numbers
 from onnxmpq.runtimes import Runtime, Session, get_runtime
-from onnxmpq.search.constraints import Constraints, uniform_by_hand
+from onnxmpq.search.constraints import uniform_by_hand
 from onnxmpq.targets import Target
 from onnxmpq.targets import target as find_target
 from onnxmpq.workspace.prepare import Model, Prepared, Progress, prepare, silent
@@ -121,12 +121,10 @@ def diagnose(
     float_model: str | os.PathLike[str] | None = None,
     target: str = "ort-cpu",
     option: str | Option = "w8a8",
-    keep: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    ties: Sequence[str] = (),
+    constraints: Constraints = Constraints(),
     guard: Sequence[str] = (),
     numbers: Numbers | None = None,
-    extra_passes: Sequence[str] = (),
+    graph: GraphOptions = GraphOptions(),
     progress: Progress = silent,
 ) -> Diagnosis:
     """Say what quantising does to a model, and which of its layers are to blame.
@@ -151,12 +149,12 @@ def diagnose(
         if not isinstance(model, str | os.PathLike):
             raise InputError("A quantised file is looked at where it is: give its path, and that of its float model.")
         return diagnose_file(Path(model), Path(float_model), calibration, find_target(target), thresholds, progress)
-    prepared = prepare(model, target, progress, extra_passes=extra_passes)
+    prepared = prepare(model, target, progress, extra_passes=graph.passes)
     return diagnose_plan(
         prepared,
         calibration,
         option if isinstance(option, Option) else Option.parse(option),
-        Constraints(tuple(keep), tuple(exclude), tuple(ties)),
+        constraints,
         thresholds,
         numbers or Numbers(),
         progress,

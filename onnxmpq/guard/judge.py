@@ -8,14 +8,17 @@ from typing import Any
 
 import onnx_ir as ir
 
+from onnxmpq.artifacts import Export
 from onnxmpq.data.samples import Samples
 from onnxmpq.errors import InputError
-from onnxmpq.guard.culprits import Finding
+from onnxmpq.guard.culprits import Finding, find
 from onnxmpq.guard.damage import Damage, Meter, Thresholds
 from onnxmpq.guard.probe import spread
 from onnxmpq.metrics.heads import find_heads
 from onnxmpq.metrics.losses import Head
+from onnxmpq.options import Constraints
 from onnxmpq.runtimes import Session
+from onnxmpq.verification.verify import file_bytes
 from onnxmpq.workspace.export import Exporter
 from onnxmpq.workspace.prepare import Progress
 
@@ -79,10 +82,36 @@ def judge(
 
 def judge_export(exporter: Exporter, path: Path, heads: Sequence[Head]) -> Damage:
     """Judge a file that was built."""
-    workspace, threads = exporter.workspace, exporter.threads
-    after = exporter.runtime.session(path, mode="deployed", threads=threads)  # takes more memory to load
-    before = workspace.reference.session(workspace.float_model, mode="deployed", threads=threads)
+    workspace = exporter.workspace
+    before, after = exporter.sessions(path, exporter.threads)
     return judge(before, after, workspace.samples, heads, workspace.progress)
+
+
+def guarded(
+    exporter: Exporter,
+    export: Export,
+    heads: Sequence[Head],
+    thresholds: Thresholds,
+    by_hand: Constraints,
+    notes: list[str],
+    *,
+    may_change: bool,
+) -> tuple[Export, Judgement]:
+    """Judge a file; where it is ruined, say by what, and keep that finer where the plan was nobody's own."""
+    damage = judge_export(exporter, export.path, heads)
+    if not thresholds.broken(damage):
+        return export, Judgement(damage, thresholds)
+    exporter.workspace.progress("guard: culprits", 0, 0)
+    finding = find(exporter.workspace, export.plan, heads, thresholds, by_hand)
+    if finding is None or not may_change:
+        notes += [ruined(damage, thresholds, finding), *([advice(finding)] if finding else [])]
+        return export, Judgement(damage, thresholds, None, finding)
+    notes.append(ruined(damage, thresholds, finding, "the option that was asked for"))
+    other = exporter.build(finding.plan, export.path.name)
+    after = judge_export(exporter, other.path, heads)
+    sizes, speeds = (file_bytes(export.path), file_bytes(other.path)), (export.speed, other.speed)
+    notes.append(kept_finer(finding, after, sizes, speeds, usable=not thresholds.broken(after)))
+    return other, Judgement(after, thresholds, damage, finding)
 
 
 def ruined(damage: Damage, thresholds: Thresholds, finding: Finding | None, asked: str = "") -> str:

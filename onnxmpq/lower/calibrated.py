@@ -1,66 +1,24 @@
 """A normalised model with what calibrating has counted: it lowers any plan, the same way for measuring and export."""
 
-from collections.abc import Mapping, MutableMapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Self
+from collections.abc import MutableMapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxmpq.artifacts import Plan, Space
 from onnxmpq.calibrate.statistics import Statistics
-from onnxmpq.errors import InputError, InternalError
+from onnxmpq.errors import InternalError
 from onnxmpq.lower.write import Quantised, Quantiser, lower, pair_key
 from onnxmpq.model.layers import constant, plain_product, shape_of
 from onnxmpq.numerics.hessians import Reading, find_readings, told
-from onnxmpq.numerics.ranges import METHODS, Affine, Method, QuantisedType, choose_range, quantiser
-from onnxmpq.numerics.weights import METHODS as WEIGHT_METHODS
-from onnxmpq.numerics.weights import Method as WeightMethod
+from onnxmpq.numerics.ranges import Affine, QuantisedType, choose_range, quantiser
 from onnxmpq.numerics.weights import QuantisedWeight
+from onnxmpq.options import Numbers
 from onnxmpq.targets import Target
 from onnxmpq.targets.placement import Pair, Placement, place
 
-Rounding = Literal["nearest", "gptq"]
-ROUNDINGS: tuple[Rounding, ...] = ("nearest", "gptq")
 CHANNEL_AXIS = {"Conv": 1, "Gemm": -1, "MatMul": -1}
-
-
-@dataclass(frozen=True, slots=True)
-class Numbers:
-    """How ranges are chosen, for activations and for weights, and how weights are rounded.
-
-    ``bias_correction`` tells whether biases take up what rounding shifts.
-    """
-
-    activations: Method = "mse"
-    weights: WeightMethod = "mse"
-    bias_correction: bool = True
-    rounding: Rounding = "nearest"
-
-    @classmethod
-    def of(cls, ranges: Mapping[str, str]) -> Self:
-        """Read what a plan says about them; what it does not name is as usual."""
-        known = {
-            "activations": METHODS,
-            "weights": WEIGHT_METHODS,
-            "bias_correction": ("True", "False"),
-            "rounding": ROUNDINGS,
-        }
-        for key, value in ranges.items():
-            if value not in known.get(key, ()):
-                raise InputError(f"The plan's ranges say '{key}': '{value}', which means nothing to this version.")
-        values: dict[str, Any] = dict(ranges)
-        if "bias_correction" in values:
-            values["bias_correction"] = values["bias_correction"] == "True"
-        return cls(**values)
-
-    def told(self) -> dict[str, str]:
-        """Return what a plan says about them.
-
-        >>> Numbers.of(Numbers(rounding="gptq").told()) == Numbers(rounding="gptq")
-        True
-        """
-        return {key: str(value) for key, value in asdict(self).items()}
 
 
 @dataclass(frozen=True, slots=True)

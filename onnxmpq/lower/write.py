@@ -23,7 +23,8 @@ from onnxmpq.model.mapped import let_go
 from onnxmpq.model.opset import raise_opset
 from onnxmpq.numerics.ranges import Affine
 from onnxmpq.numerics.saturation import rule
-from onnxmpq.numerics.weights import Method, QuantisedWeight, code_limits, held, quantise_weight
+from onnxmpq.numerics.weights import QuantisedWeight, code_limits, held, quantise_weight
+from onnxmpq.options import WeightRanges
 from onnxmpq.targets import Target
 from onnxmpq.targets.placement import Form, Island, Pair, Placement, place
 from onnxmpq.targets.sizes import stored_bytes
@@ -46,7 +47,7 @@ class Quantiser:
     ``memory`` keeps quantised weights for whoever lowers many plans of one model.
     """
 
-    method: Method = "mse"
+    method: WeightRanges = "mse"
     better: RoundWeight | None = None
     memory: MutableMapping[tuple[object, ...], QuantisedWeight] | None = None
 

@@ -5,6 +5,7 @@ from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from onnxmpq.errors import InputError, InternalError, nearest
+from onnxmpq.options import SearchOptions
 from onnxmpq.registry import METHODS
 
 if TYPE_CHECKING:
@@ -26,6 +27,19 @@ def method(name: str, **options: object) -> "Method":
             + nearest(unknown[0], allowed)
         )
     return cast("type[Method]", kind)(**options)
+
+
+def chosen(options: SearchOptions) -> "Method":
+    """Return the method of a search: the one that is named, with its options as they are typed, or given."""
+    if isinstance(options.method, str):
+        return typed_method(options.method or "gram", options.method_options)
+    if options.method_options:
+        raise InputError("A method that is given has its options in it: leave out method_options.")
+    if not callable(getattr(options.method, "propose", None)):
+        raise InputError(
+            f"'{options.method!r}' is no method: it has no 'propose'. Give a name, or onnxmpq.method(...)."
+        )
+    return cast("Method", options.method)
 
 
 def typed_method(name: str, texts: Sequence[str]) -> "Method":

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -11,15 +11,13 @@ from onnxmpq.artifacts import FLOAT, Option, Space, Unit
 from onnxmpq.budgets.base import Facts
 from onnxmpq.budgets.limits import Limit
 from onnxmpq.budgets.rows import Row
-from onnxmpq.errors import InfeasibleError, InputError, nearest
+from onnxmpq.errors import InfeasibleError
 from onnxmpq.methods.agreement import Agreement, agreement
 from onnxmpq.methods.protocol import Measurer
 from onnxmpq.sensitivity.table import Estimate, Table, Variant
 from onnxmpq.solve import Budget, Problem, Shortfall, Solution, solve
 
 Choices = Mapping[str, Option]
-Effort = Literal["quick", "default", "extensive"]
-EFFORTS: tuple[Effort, ...] = ("quick", "default", "extensive")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +66,7 @@ class Study:
     engine: Measurer
     menu: Menu
     rows: tuple[Row, ...]
-    effort: Effort = "default"
+    effort: str = "default"
     seed: int = 0
     solver_seconds: float = 20.0
     progress: Callable[[str, int, int], None] = lambda *_: None
@@ -294,11 +292,3 @@ def blending(method: Method) -> bool:
 def make_rows(limits: Sequence[Limit], menu: Menu, facts: Facts) -> tuple[Row, ...]:
     """Return the rows of those budgets that are sums over units."""
     return tuple(Row.of(limit, facts, menu.units, menu.options) for limit in limits if limit.budget.rows)
-
-
-def check_effort(effort: str) -> Effort:
-    """Read an effort."""
-    for known in EFFORTS:
-        if known == effort:
-            return known
-    raise InputError(f"There is no effort '{effort}'. Known: {', '.join(EFFORTS)}.{nearest(effort, EFFORTS)}")

@@ -7,9 +7,9 @@ import onnx_ir as ir
 from onnxmpq.errors import InputError, nearest
 from onnxmpq.metrics.losses import Head, Kind
 from onnxmpq.model.layers import FLOAT_TYPES, constant, dimensions, is_standard
+from onnxmpq.options import LOSSES
 
 _SHAPING = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Cast"})
-LOSSES = ("auto", "kl", "ce", "power")
 
 
 def find_heads(model: ir.Model, loss: str = "auto", outputs: Sequence[str] = ()) -> tuple[Head, ...]:

@@ -12,18 +12,18 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxmpq.errors import InputError, nearest
+from onnxmpq.options import ACTIVATION_RANGES as METHODS
+from onnxmpq.options import ActivationRanges as Method
 
 Array: TypeAlias = npt.NDArray[Any]
 Floats: TypeAlias = npt.NDArray[np.float64]
-Method: TypeAlias = Literal["minmax", "percentile", "mse", "entropy"]
 
-METHODS: tuple[Method, ...] = ("minmax", "percentile", "mse", "entropy")
 EVERYTHING = (-math.inf, math.inf)
 _HALF = 1 << 12  # bins on each side of zero
 HISTOGRAM_BYTES = 16 * _HALF

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +22,11 @@ from onnxmpq.numerics import saturation
 from onnxmpq.numerics.layout import Array, Layout
 from onnxmpq.numerics.saturation import Order, Rule
 from onnxmpq.numerics.scales import Rows, Single
+from onnxmpq.options import WEIGHT_RANGES as METHODS
+from onnxmpq.options import WeightRanges as Method
 
 Codes: TypeAlias = npt.NDArray[np.int8] | npt.NDArray[np.uint8]
 
-Method: TypeAlias = Literal["minmax", "mse"]
-METHODS: tuple[Method, ...] = ("minmax", "mse")
 _SLAB = 1 << 21  # numbers whose scales are searched at a time: bounds the memory
 
 

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from onnxmpq.artifacts import Check, plain
+from onnxmpq.metrics.compared import Accuracy
 from onnxmpq.sensitivity.table import Estimate
-from onnxmpq.verification.verify import Accuracy
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,22 +11,13 @@ takes of every unit's menu the first.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from onnxmpq import errors
 from onnxmpq.artifacts import FLOAT, Option, Plan, Space, Unit
 from onnxmpq.errors import InputError
 from onnxmpq.methods.study import Menu
 from onnxmpq.methods.uniform import nearest, no_coarser, uniform
-
-
-@dataclass(frozen=True, slots=True)
-class Constraints:
-    """Decisions made by hand, as they are typed."""
-
-    keep: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    ties: tuple[str, ...] = ()
+from onnxmpq.options import Constraints
 
 
 def matching(space: Space, pattern: str) -> tuple[Unit, ...]:

@@ -1,22 +1,18 @@
 """What a search would do and take, before anything is measured: what it may choose, and whether budgets can be met."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from onnxmpq.artifacts import Option, Plan
+from onnxmpq.artifacts import Plan
 from onnxmpq.budgets.limits import parse_limits
 from onnxmpq.data.samples import Data
-from onnxmpq.lower.calibrated import Numbers
-from onnxmpq.methods.named import method as find_method
-from onnxmpq.methods.study import Method, check_effort
-from onnxmpq.search.constraints import Constraints
-from onnxmpq.search.loop import OPTIONS, Search, Wish
-from onnxmpq.sensitivity.settings import Settings
+from onnxmpq.options import Constraints, GraphOptions, MeasureOptions, Numbers, SearchOptions
+from onnxmpq.search.loop import Search
 from onnxmpq.workspace.export import Exporter
-from onnxmpq.workspace.prepare import Model, Progress, parsed, prepare, silent
+from onnxmpq.workspace.prepare import Model, Progress, prepare, silent
 from onnxmpq.workspace.workspace import workspace
 
 
@@ -56,42 +52,36 @@ def foresee(
     calibration: Data,
     *,
     target: str = "ort-cpu",
-    method: str | Method = "gram",
     budget: Mapping[str, object] | Sequence[str] = (),
-    options: Sequence[str | Option] = OPTIONS,
-    keep: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    ties: Sequence[str] = (),
-    effort: str = "default",
-    seed: int = 0,
-    settings: Settings | None = None,
     numbers: Numbers | None = None,
-    extra_passes: Sequence[str] = (),
-    keep_metadata: bool = False,
+    graph: GraphOptions = GraphOptions(),
+    constraints: Constraints = Constraints(),
+    search: SearchOptions = SearchOptions(),
+    measure: MeasureOptions = MeasureOptions(),
     progress: Progress = silent,
 ) -> Forecast:
-    """Return what a search would take; raise InfeasibleError where no plan meets the budgets. Nothing is measured."""
-    found = method if not isinstance(method, str) else find_method(method)
-    constraints = Constraints(tuple(keep), tuple(exclude), tuple(ties))
-    wish = Wish(found, parsed(options), constraints, check_effort(effort), seed, settings or Settings())
-    prepared = prepare(model, target, progress, extra_passes=extra_passes)
-    numbers = numbers or Numbers.of({"rounding": "gptq"})
-    made_for = (prepared.source.sha256, numbers.told(), prepared.passes, keep_metadata)
-    empty = Plan(prepared.space.target, found.name, {}, *made_for)
+    """Return what a search would take; raise InfeasibleError where no plan meets the budgets. Nothing is measured.
+
+    Every keyword is what one stage needs to know; results that a store has are left alone.
+    """
+    prepared = prepare(model, target, progress, extra_passes=graph.passes)
+    numbers = numbers or Numbers.searched()
+    made_for = (prepared.source.sha256, numbers.told(), prepared.passes, graph.keep_metadata)
+    here = replace(measure, executor="inline", store=None)
     with (
-        workspace(prepared, calibration, numbers, progress) as opened,
-        Search(Exporter(opened), empty, wish) as search,
+        workspace(prepared, calibration, numbers, progress) as place,
+        Search(Exporter(place), Plan(prepared.space.target, "", {}, *made_for), search, here, constraints) as looked,
     ):
-        least, most = search.extremes()
-        study = search.study(parse_limits(budget))
-        study.solve(study.problem(np.zeros(sum(map(len, search.menu.options)))))
-        engine, variants = search.engine, search.menu.variants
+        least, most = looked.extremes()
+        study = looked.study(parse_limits(budget))
+        study.solve(study.problem(np.zeros(sum(map(len, looked.menu.options)))))
+        engine, variants = looked.engine, looked.menu.variants
         cost = engine.cost(variants)
         runs = cost.full_runs * engine.repeats
-        most_runs = getattr(found, "most_runs", lambda _: runs)(study)
+        most_runs = getattr(looked.method, "most_runs", lambda _: runs)(study)
         return Forecast(
-            method=found.name,
-            units=len(search.menu.units),
+            method=looked.method.name,
+            units=len(looked.menu.units),
             variants=len(variants),
             samples=engine.plain,
             blends=engine.samples - engine.plain,

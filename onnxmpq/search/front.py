@@ -1,29 +1,24 @@
 """The front of plans over one budget: measured once, every point measured again as a whole."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onnxmpq.artifacts import Option, Plan, Space
+from onnxmpq.artifacts import Plan, Space
 from onnxmpq.budgets.limits import budget as find_budget
 from onnxmpq.budgets.limits import parse_limits
 from onnxmpq.data.samples import Data
 from onnxmpq.disk.files import write_whole
 from onnxmpq.errors import InputError
-from onnxmpq.lower.calibrated import Numbers
-from onnxmpq.methods.named import method as find_method
-from onnxmpq.methods.study import Method, check_effort
-from onnxmpq.search.constraints import Constraints
-from onnxmpq.search.loop import OPTIONS, Point, Search, Wish
+from onnxmpq.options import Constraints, GraphOptions, MeasureOptions, Numbers, SearchOptions
+from onnxmpq.search.loop import Point, Search
 from onnxmpq.search.loop import as_json as point_json
-from onnxmpq.sensitivity.settings import Settings
+from onnxmpq.sensitivity.executors import opened
 from onnxmpq.sensitivity.table import Table
 from onnxmpq.workspace.export import Exporter
-from onnxmpq.workspace.prepare import Model, Progress, parsed, prepare, silent
+from onnxmpq.workspace.prepare import Model, Progress, prepare, silent
 from onnxmpq.workspace.workspace import workspace
 
 
@@ -63,28 +58,19 @@ def pareto(
     *,
     target: str = "ort-cpu",
     over: str = "size",
-    method: str | Method = "gram",
-    effort: str = "default",
     points: int = 20,
     budget: Mapping[str, object] | Sequence[str] = (),
-    options: Sequence[str | Option] = OPTIONS,
-    keep: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    ties: Sequence[str] = (),
-    seed: int = 0,
-    settings: Settings | None = None,
-    store: str | os.PathLike[str] | None = None,
-    executor: Executor | None = None,
-    ahead: int = 8,
     numbers: Numbers | None = None,
-    extra_passes: Sequence[str] = (),
-    keep_metadata: bool = False,
+    graph: GraphOptions = GraphOptions(),
+    constraints: Constraints = Constraints(),
+    search: SearchOptions = SearchOptions(),
+    measure: MeasureOptions = MeasureOptions(),
     progress: Progress = silent,
 ) -> Front:
     """Return the front over one budget (size, bits, bops or memory), each point with the loss that it measured.
 
-    Responses are measured once for all points; other budgets hold for every point. A ``method`` without a ``front`` of
-    its own proposes plans for every limit.
+    Responses are measured once for all points; other budgets hold for every point. A method without a ``front`` of its
+    own proposes plans for every limit. Every keyword is what one stage needs to know.
 
     >>> import numpy as np, onnx
     >>> model = onnx.parser.parse_model(
@@ -101,32 +87,21 @@ def pareto(
     kind = find_budget(over).name
     if points < 2:
         raise InputError(f"A front of {points} points is none: ask for 2 or more.")
-    found_method = method if not isinstance(method, str) else find_method(method)
-    wish = Wish(
-        found_method,
-        parsed(options),
-        Constraints(tuple(keep), tuple(exclude), tuple(ties)),
-        check_effort(effort),
-        seed=seed,
-        settings=settings or Settings(),
-        store=Path(store) if store else None,
-        executor=executor,
-        ahead=ahead,
-    )
-    prepared = prepare(model, target, progress, extra_passes=extra_passes)
-    numbers = numbers or Numbers.of({"rounding": "gptq"})
-    made_for = (prepared.source.sha256, numbers.told(), prepared.passes, keep_metadata)
+    prepared = prepare(model, target, progress, extra_passes=graph.passes)
+    numbers = numbers or Numbers.searched()
+    made_for = (prepared.source.sha256, numbers.told(), prepared.passes, graph.keep_metadata)
     empty = Plan(prepared.space.target, "pareto", {}, *made_for)
     with (
-        workspace(prepared, calibration, numbers, progress) as opened,
-        Search(Exporter(opened), empty, wish) as search,
+        opened(measure) as measuring,
+        workspace(prepared, calibration, numbers, progress) as place,
+        Search(Exporter(place), empty, search, measuring, constraints) as found,
     ):
-        found, agreement, table = search.front(kind, points, parse_limits(budget))
+        points_found, agreement, table = found.front(kind, points, parse_limits(budget))
     return Front(
         kind,
         prepared.source.size_bytes,
-        tuple(search.plan(point.choices) for point in found),
-        found,
+        tuple(found.plan(point.choices) for point in points_found),
+        points_found,
         agreement.notes if agreement else (),
         prepared.space,
         table,

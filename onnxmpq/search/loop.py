@@ -1,6 +1,6 @@
 """The search stage: from a prepared model, samples and budgets to measured plans.
 
-    Search(exporter, empty, wish)     opens the measuring engine
+    Search(exporter, empty, ...)      opens the measuring engine
     .decide(limits)                   the best measured plan within budgets
     .within_drop(limits, metric)      the smallest plan that keeps a metric
     .front(kind, points)              plans over one budget, from one measurement
@@ -10,10 +10,8 @@ serialising it, so that a plan is within its size to the byte before it is expor
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,36 +22,22 @@ from onnxmpq.budgets.limits import Limit, budget
 from onnxmpq.budgets.size import Size
 from onnxmpq.errors import InfeasibleError, InputError
 from onnxmpq.methods.agreement import Agreement
-from onnxmpq.methods.study import EFFORTS, Choices, Effort, Menu, Method, Study, blending, drawn, make_rows
+from onnxmpq.methods.named import chosen
+from onnxmpq.methods.study import Choices, Menu, Study, blending, drawn, make_rows
 from onnxmpq.methods.uniform import uniform_choices
-from onnxmpq.search.constraints import Constraints, make_menu
+from onnxmpq.options import EFFORTS, Constraints, MeasureOptions, SearchOptions
+from onnxmpq.search.constraints import make_menu
 from onnxmpq.search.decide import Decision, decide
 from onnxmpq.sensitivity.engine import Engine
-from onnxmpq.sensitivity.settings import Settings
 from onnxmpq.sensitivity.table import Estimate, Table
 from onnxmpq.solve import relative_gap
 from onnxmpq.workspace.export import Exporter
+from onnxmpq.workspace.prepare import parsed
 
-OPTIONS = ("w8a8", "w4a8", "w2a8")
 _SIZE = Size()
 SIZING_ROUNDS = 6
 BISECTIONS = 6
 NEARLY = 1.02  # of the best loss: a plan whose file fits is taken at that, and the search is not done again
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """How to search: the method, the options on offer, decisions by hand, effort, and how to measure."""
-
-    method: Method
-    options: tuple[Option, ...] = tuple(map(Option.parse, OPTIONS))
-    constraints: Constraints = field(default_factory=Constraints)
-    effort: Effort = "default"
-    seed: int = 0
-    settings: Settings = field(default_factory=Settings)
-    store: Path | None = None
-    executor: Executor | None = None
-    ahead: int = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,24 +72,24 @@ Metric = Callable[[Choices], tuple[float, float]]
 class Search:
     """One model, one set of samples: everything is measured once, whatever is asked. Use it as a context manager."""
 
-    def __init__(self, exporter: Exporter, empty: Plan, wish: Wish) -> None:
+    def __init__(
+        self,
+        exporter: Exporter,
+        empty: Plan,
+        options: SearchOptions,
+        measure: MeasureOptions,
+        constraints: Constraints,
+    ) -> None:
         """Open the engine; choices become files as ``empty`` would with them in it."""
-        self.exporter, self.empty, self.wish = exporter, empty, wish
-        self.workspace = exporter.workspace
+        self.exporter, self.empty, self.method = exporter, empty, chosen(options)
+        self.workspace, self.effort, self.seed = exporter.workspace, options.effort, measure.seed
+        self.options = parsed(options.options)
         # What is measured is written in a higher opset; its units are the same, with figures of that opset.
         measured = self.workspace.raised()
-        self.menu = make_menu(measured.space, wish.options, wish.constraints)
-        settings = wish.settings
-        if settings.blends is None:
-            settings = replace(settings, blends=blending(wish.method))
-        self.engine = Engine(
-            self.workspace,
-            settings,
-            store=wish.store,
-            executor=wish.executor,
-            ahead=wish.ahead,
-            calibrated=measured,
-        )
+        self.menu = make_menu(measured.space, self.options, constraints)
+        if measure.blends is None:
+            measure = replace(measure, blends=blending(self.method))
+        self.engine = Engine(self.workspace, measure, calibrated=measured)
         self._overhead: int | None = None
         self._added: dict[Option, int] = {FLOAT: 0}
 
@@ -125,15 +109,15 @@ class Search:
         """Return the bytes of the file that choices lead to."""
         return self.exporter.size(self.plan(choices))
 
-    def study(self, limits: Sequence[Limit], menu: Menu | None = None, effort: Effort | None = None) -> Study:
+    def study(self, limits: Sequence[Limit], menu: Menu | None = None, effort: str | None = None) -> Study:
         """Return the study of some budgets; rows of sizes count what each option adds to the graph, too."""
         menu = menu or self.menu
         rows = tuple(
             replace(known, weights=known.weights + self._beside(menu)) if known.limit.budget.of_file else known
             for known in make_rows(limits, menu, self)
         )
-        effort = effort or self.wish.effort
-        return Study(self.engine, menu, rows, effort=effort, seed=self.wish.seed, progress=self.workspace.progress)
+        effort = effort or self.effort
+        return Study(self.engine, menu, rows, effort=effort, seed=self.seed, progress=self.workspace.progress)
 
     def decide(self, limits: Sequence[Limit]) -> Decision:
         """Return the best measured plan within the budgets; its file is within its size to the byte.
@@ -145,14 +129,15 @@ class Search:
         size = next((limit for limit in limits if limit.budget.of_file), None)
         if size is None:
             study = self.study(limits)
-            return _judged(decide(study, self.wish.method), study)
-        most, effort = self._bytes(size), EFFORTS[0]
+            return _judged(decide(study, self.method), study)
+        most = self._bytes(size)
+        effort: str = EFFORTS[0]
         last: Choices | None = None
         for number in range(SIZING_ROUNDS):
             study = self.study(limits, effort=effort)
             sizes = _Sizes(self.size, most)
             try:
-                decision = decide(study, self.wish.method, sizes.fits)
+                decision = decide(study, self.method, sizes.fits)
             except InfeasibleError:
                 nearest = study.nearest()
                 if nearest is None or self.size(nearest) == study.foreseen_bytes(nearest):
@@ -163,16 +148,16 @@ class Search:
             first, over = next(iter(sizes.over.items()))
             within = sizes.fits(decision.choices)
             if within and decision.loss.value <= NEARLY * study.losses([dict(first)])[0].value:
-                if effort == self.wish.effort:
+                if effort == self.effort:
                     return _judged(decision, study)
-                effort = self.wish.effort
+                effort = self.effort
             else:
                 self._overhead = self.overhead + (over << number)
         if last is None:
             raise InfeasibleError(f"No plan was found whose file is within {size}. Loosen it by a few bytes.")
         held = tuple((last.get(unit.name, FLOAT),) for unit in self.menu.units)
         study = self.study([limit for limit in limits if limit != size], menu=Menu(self.menu.units, held))
-        return _judged(decide(study, self.wish.method), study)
+        return _judged(decide(study, self.method), study)
 
     def within_drop(self, limits: Sequence[Limit], metric: Metric) -> tuple[Decision, tuple[float, float]]:
         """Return the smallest plan, within the other budgets, whose metric falls no more than asked, and how far.
@@ -189,7 +174,7 @@ class Search:
         fall, error = metric(finest.choices)
         if _surely(fall, error) > drop.amount:
             raise InfeasibleError(
-                f"No plan of {', '.join(map(str, self.wish.options))} keeps the metric within {drop}: the best one "
+                f"No plan of {', '.join(map(str, self.options))} keeps the metric within {drop}: the best one "
                 f"that was found loses {100 * fall:.2f} ± {100 * error:.2f}%, and two errors count. Offer more precise "
                 "options, allow a larger drop, or give more samples."
             )
@@ -236,9 +221,9 @@ class Search:
         most = int(np.maximum.reduceat(row.weights, starts).sum())
         wanted = np.unique(np.geomspace(max(least, 1), max(most, 1), points).round().astype(np.int64))
         limits_within = [int(value) for value in wanted if value >= least] or [least]
-        method = self.wish.method
+        method = self.method
         found = [(*made, method.name) for made in drawn(study, method, kind, limits_within)]
-        for option in self.wish.options:
+        for option in self.options:
             level = uniform_choices(self.menu.units, self.menu.options, option)
             if option != FLOAT and study.feasible(level):
                 found.append((level, study.usage(level)[0], None, None, "measured", f"uniform {option}"))

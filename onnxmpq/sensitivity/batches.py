@@ -13,7 +13,7 @@ import numpy.typing as npt
 from onnxmpq.data.blends import Blended, may_blend
 from onnxmpq.data.samples import Samples
 from onnxmpq.metrics.losses import Head
-from onnxmpq.sensitivity.settings import Settings
+from onnxmpq.options import MeasureOptions
 from onnxmpq.workspace.workspace import Workspace
 
 Feed = Mapping[str, npt.NDArray[Any]]
@@ -51,22 +51,22 @@ class Layout:
 
 
 def lay_out(
-    workspace: Workspace, heads: tuple[Head, ...], settings: Settings, size_within: Callable[[int, int], int]
+    workspace: Workspace, heads: tuple[Head, ...], options: MeasureOptions, size_within: Callable[[int, int], int]
 ) -> Layout:
     """Write batches into a new folder of a workspace, with blends behind the samples where they are measured.
 
     ``size_within`` tells how many of so many samples may run together within a ceiling of memory.
     """
     samples, rows = workspace.samples, max(workspace.samples.batch, 1)
-    count = min(len(samples), settings.samples or len(samples))
+    count = min(len(samples), options.samples or len(samples))
     feeds: Iterator[Feed] = islice(samples, count)
     labels = samples.labels
     plain = measured = count
-    if _blended(samples, count, heads, settings):
+    if _blended(samples, count, heads, options):
         found = Blended(count)
         feeds, labels = found.feeds(samples), None
         plain, measured = len(found.plain), len(found.plain) + len(found.pairs)
-    size = settings.batch or size_within(settings.memory, measured)
+    size = options.batch or size_within(options.memory, measured)
     stack = _may_stack(workspace, heads)
     folder = Path(tempfile.mkdtemp(prefix="batches-", dir=workspace.folder))
     batches = first = 0
@@ -82,13 +82,13 @@ def lay_out(
     return Layout(folder, batches, size, count * rows, measured * rows, plain * rows)
 
 
-def _blended(samples: Samples, count: int, heads: tuple[Head, ...], settings: Settings) -> bool:
+def _blended(samples: Samples, count: int, heads: tuple[Head, ...], options: MeasureOptions) -> bool:
     """Tell whether blends are measured: they are asked for, samples can be blended, and the loss allows it.
 
     Cross-entropy needs labels, which blends have not; of a user's function nothing is known.
     """
-    losses = settings.function is None and all(head.kind != "ce" for head in heads)
-    return bool(settings.blends) and losses and count > 1 and may_blend(samples)
+    losses = options.function is None and all(head.kind != "ce" for head in heads)
+    return bool(options.blends) and losses and count > 1 and may_blend(samples)
 
 
 def _stacked(group: list[Feed], rows: int) -> tuple[list[Feed], list[int]]:

@@ -1,6 +1,6 @@
 """The measure stage: what each choice costs, alone and together, from one run of the centre per batch.
 
-    Engine(workspace, settings ...)         calibrates, cuts, lays out the batches in a folder that workers see
+    Engine(workspace, options)              calibrates, cuts, lays out the batches in a folder that workers see
     .table(centre, options)                 responses of every variant, and from them losses, linear part and Gram
     .pairs(table, ...)                      exact losses with two units changed
     .losses(plans)                          true losses of whole plans
@@ -14,7 +14,6 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
@@ -30,15 +29,15 @@ from onnxmpq.lower.calibrated import Calibrated
 from onnxmpq.metrics.heads import find_heads
 from onnxmpq.metrics.losses import Head, Loss, LossFunction, mean_and_error
 from onnxmpq.numerics.hessians import TOGETHER_BYTES
+from onnxmpq.options import MeasureOptions
 from onnxmpq.sensitivity.assemble import Array, Assembler
 from onnxmpq.sensitivity.batches import lay_out
 from onnxmpq.sensitivity.cutting import cut
 from onnxmpq.sensitivity.estimate import Estimator
-from onnxmpq.sensitivity.executors import InlineExecutor
+from onnxmpq.sensitivity.executors import AHEAD, pool_of
 from onnxmpq.sensitivity.keys import job_json, key
 from onnxmpq.sensitivity.running import run_jobs
 from onnxmpq.sensitivity.segments import Cuts
-from onnxmpq.sensitivity.settings import Settings
 from onnxmpq.sensitivity.store import Store
 from onnxmpq.sensitivity.table import Cost, Estimate, Table, Variant
 from onnxmpq.sensitivity.worker import (
@@ -69,26 +68,22 @@ class Engine:
     def __init__(
         self,
         workspace: Workspace,
-        settings: Settings | None = None,
+        options: MeasureOptions | None = None,
         *,
-        store: Path | None = None,
-        executor: Executor | None = None,
-        ahead: int = 8,
         calibrated: Calibrated | None = None,
     ) -> None:
         """Calibrate, cut, lay out the batches, open the store and run the float model."""
-        self.workspace, self.settings = workspace, settings or Settings()
-        self.executor, self.ahead = executor or InlineExecutor(), ahead
+        self.workspace, self.options = workspace, options or MeasureOptions()
         self.calibrated = calibrated or workspace.raised()
         self.fresh_jobs = 0
         workspace.calibrate_for_all(self.calibrated)
         workspace.share(self.calibrated)
         self.cuts: Cuts = cut(self.model, self.space)
-        heads = find_heads(self.model, self.settings.loss, self.settings.outputs)
-        self.estimator = Estimator(workspace, self.calibrated, self.cuts, self.settings.threads)
-        self.layout = lay_out(workspace, heads, self.settings, self.estimator.batch_within)
+        heads = find_heads(self.model, self.options.loss, self.options.outputs)
+        self.estimator = Estimator(workspace, self.calibrated, self.cuts, self.options.threads)
+        self.layout = lay_out(workspace, heads, self.options, self.estimator.batch_within)
         self._worker = Worker(self._recipe(heads))
-        self.store = Store.open(store or self.layout.folder / "results.store", self._identity(heads))
+        self.store = Store.open(Path(self.options.store or self.layout.folder / "results.store"), self._identity(heads))
         try:
             self._worker = Worker(self._recipe(self._with_powers()))
         except BaseException:
@@ -292,7 +287,8 @@ class Engine:
             self.fresh_jobs += 1
             self.workspace.progress(what, done, total)
 
-        run_jobs(self._worker, todo, self.executor, on_result=keep, ahead=self.ahead)
+        executor = pool_of(self.options)
+        run_jobs(self._worker, todo, executor, on_result=keep, ahead=self.options.ahead or AHEAD)
 
     def result(self, job: Job) -> Results:
         """Return what the store has for a job, measured again if it was damaged or is of another form."""
@@ -316,12 +312,12 @@ class Engine:
             if Option.parse(option).weight_bits
         }
         wanted = self.calibrated.missing_hessians(Plan(self.space.target, "", weighted))
-        room = min(TOGETHER_BYTES, self.settings.memory // 8)
+        room = min(TOGETHER_BYTES, self.options.memory // 8)
         self.workspace.count_hessians(wanted, room, self.model)
 
     @property
     def _assembler(self) -> Assembler:
-        function, folder = self.settings.function, self.layout.folder
+        function, folder = self.options.function, self.layout.folder
         return Assembler(self.result, self.target.name, self.heads, self.batches, folder, function)
 
     # ---- preparation ---------------------------------------------------------------------------------------------
@@ -333,14 +329,14 @@ class Engine:
             self.target,
             self.calibrated.numbers,
             heads,
-            self.settings.threads,
-            self.settings.seed,
-            self.settings.function,
+            self.options.threads,
+            self.options.seed,
+            self.options.function,
         )
 
     def _identity(self, heads: tuple[Head, ...]) -> dict[str, str]:
         """Return what results in a store depend on."""
-        prepared, reference, settings = self.workspace.prepared, self.workspace.reference, self.settings
+        prepared, reference, options = self.workspace.prepared, self.workspace.reference, self.options
         samples = f"{self.workspace.samples.sha256}:{self.layout.given}"
         return {
             "model": prepared.source.sha256 + "".join(f", {name}" for name in prepared.passes),
@@ -349,9 +345,9 @@ class Engine:
             "batch size": str(self.layout.size),
             "target": hashlib.sha256(repr(self.target).encode()).hexdigest(),
             "ranges": json.dumps(asdict(self.calibrated.numbers), sort_keys=True),
-            "loss": json.dumps([asdict(head) for head in heads], sort_keys=True) + _function_name(settings.function),
-            "runtime": f"{reference.name} {reference.version}, {settings.threads} threads",
-            "engine": f"{__version__}, seed {settings.seed}",
+            "loss": json.dumps([asdict(head) for head in heads], sort_keys=True) + _function_name(options.function),
+            "runtime": f"{reference.name} {reference.version}, {options.threads} threads",
+            "engine": f"{__version__}, seed {options.seed}",
         }
 
     def _with_powers(self) -> tuple[Head, ...]:

@@ -14,10 +14,12 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import ParamSpec, TypeVar
 
 from onnxmpq.disk.reading import brief
-from onnxmpq.errors import InputError, nearest
+from onnxmpq.errors import InputError, InternalError, nearest
+from onnxmpq.options import MeasureOptions
 from onnxmpq.sensitivity.cluster import open_cluster
 from onnxmpq.sensitivity.processes import ProcessExecutor
 
@@ -26,6 +28,9 @@ T = TypeVar("T")
 
 KNOWN = ("inline", "processes", "processes:<workers>", "dask:local", "dask:local:<workers>", "dask:tcp://<host>:<port>")
 """What ``open_executor`` takes."""
+
+AHEAD = 16
+"""Jobs in flight at least, so that all workers have some."""
 
 
 class InlineExecutor(Executor):
@@ -74,6 +79,27 @@ def open_executor(spec: str) -> Iterator[Executor]:
     else:
         hint = nearest(kind, ("inline", "processes", "dask"))
         raise InputError(f"There is no executor '{brief(spec)}'. Known: {', '.join(KNOWN)}.{hint}")
+
+
+@contextmanager
+def opened(options: MeasureOptions) -> Iterator[MeasureOptions]:
+    """Give options with the executor that they name, closed afterwards, and with jobs enough for its workers."""
+    if not isinstance(options.executor, str):
+        yield options
+        return
+    with open_executor(options.executor) as executor:
+        count = options.executor.rpartition(":")[2]
+        named = int(count) if count.isdigit() and "//" not in options.executor else 0
+        yield replace(options, executor=executor, ahead=options.ahead or max(AHEAD, 2 * named))
+
+
+def pool_of(options: MeasureOptions) -> Executor:
+    """Return the executor of options that were opened; what is inline need not be."""
+    if not isinstance(options.executor, str):
+        return options.executor
+    if options.executor == "inline":
+        return InlineExecutor()
+    raise InternalError(f"The executor '{options.executor}' is not open.")
 
 
 def _workers(spec: str, text: str) -> int:

@@ -16,8 +16,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxmpq.artifacts import FLOAT, Option
-from onnxmpq.lower.calibrated import Numbers
 from onnxmpq.metrics.losses import Array, Head, Loss, LossFunction, log_softmax
+from onnxmpq.options import Numbers
 from onnxmpq.runtimes import get_runtime
 from onnxmpq.sensitivity.batches import read_batch
 from onnxmpq.sensitivity.chain import Arrays, Chain, local_error, merged_with

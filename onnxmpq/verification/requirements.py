@@ -13,7 +13,7 @@ A figure that samples estimate counts with its standard error: it is added befor
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -25,12 +25,13 @@ from onnxmpq.budgets.limits import Limit
 from onnxmpq.data.samples import Samples
 from onnxmpq.disk.reading import brief
 from onnxmpq.errors import InputError, nearest
+from onnxmpq.metrics.compared import Model, fall, mean_loss
 from onnxmpq.metrics.heads import find_heads
-from onnxmpq.metrics.losses import Head, Loss, mean_and_error
+from onnxmpq.metrics.losses import Head
 from onnxmpq.model.load import Source
 from onnxmpq.model.normalise import normalise
 from onnxmpq.runtimes import Runtime
-from onnxmpq.verification.verify import fall, file_bytes
+from onnxmpq.verification.verify import file_bytes
 
 Kind = Literal["size", "drop", "loss", "sqnr", "agreement", "speed"]
 KINDS: tuple[Kind, ...] = ("size", "drop", "loss", "sqnr", "agreement", "speed")
@@ -163,7 +164,8 @@ def hold(
     wanted: list[Kind] = [requirement.kind for requirement in requirements]
     if set(wanted) & set(MEASURED):
         heads = find_heads(normalise(source).model)
-        figures |= _measured(wanted, (runtime, reference, source.path, path), samples, heads)
+        before = reference.session(source.path, mode="deployed")
+        figures |= _measured(wanted, (before, runtime.session(path, mode="deployed")), samples, heads)
     found = []
     for requirement in requirements:
         seen, known, detail = figures[requirement.kind]
@@ -173,7 +175,7 @@ def hold(
 
 
 def _measured(
-    wanted: Sequence[Kind], of: tuple[Runtime, Runtime, Path, Path], samples: Samples, heads: Sequence[Head]
+    wanted: Sequence[Kind], of: tuple[Model, Model], samples: Samples, heads: Sequence[Head]
 ) -> dict[Kind, Figure]:
     """Return the figures that need all samples."""
     figures: dict[Kind, Figure] = {}
@@ -187,36 +189,6 @@ def _measured(
         names = ", ".join("KL" if head.kind == "kl" else "error power over power" for head in heads)
         figures["loss"] = (*mean_loss(*of, samples, heads), f"{names}, {count}")
     return figures
-
-
-def mean_loss(
-    runtime: Runtime, reference: Runtime, float_model: Path, path: Path, samples: Samples, heads: Sequence[Head]
-) -> tuple[float, float]:
-    """Return the mean loss of a file in its runtime and its standard error, as an engine measures it."""
-    before, after = reference.session(float_model, mode="deployed"), runtime.session(path, mode="deployed")
-    rows = max(samples.batch, 1)
-    losses: list[list[np.ndarray]] = [[] for _ in heads]
-    signals: list[list[np.ndarray]] = [[] for _ in heads]
-    for feed in samples:
-        wanted, got = before.run(feed), after.run(feed)
-        for head in heads:
-            if got[head.name].shape != wanted[head.name].shape:
-                raise InputError(
-                    f"'{path}' gives output '{head.name}' as {got[head.name].shape} and the float model as "
-                    f"{wanted[head.name].shape}: it was made of another. Name the model that it came from."
-                )
-        for head, values, powers in zip(heads, losses, signals, strict=True):
-            shape = wanted[head.name].shape
-            classes = shape[head.axis] if shape else 1
-            features = head.features(wanted[head.name], rows)
-            own = Loss((replace(head, width=features.shape[1], classes=classes),), features)
-            values.append(own.values(head.features(got[head.name], rows)))
-            powers.append(own.signal()[:, 0])
-    total = np.zeros(sum(map(len, losses[0])))
-    for head, values, powers in zip(heads, losses, signals, strict=True):
-        scale = max(float(np.concatenate(powers).mean()), 1e-30) if head.kind == "power" else 1.0
-        total += np.concatenate(values) / scale
-    return mean_and_error(total)
 
 
 def _amount(kind: Kind, text: str) -> tuple[float, bool]:

@@ -14,13 +14,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 
 from onnxmpq.artifacts import Check, Verdict
-from onnxmpq.data.samples import checked_labels
 from onnxmpq.disk.leftovers import temporary_folder
 from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.model.mapped import load_mapped, read_mapped, write_with
@@ -37,16 +35,6 @@ NOT_RUN = "not run here: what shows its numbers is the literal simulation"
 Feed = Mapping[str, np.ndarray]
 Outputs = list[list[np.ndarray]]
 """All tensors of the outputs of every feed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Accuracy:
-    """Share of samples whose first output points at the label, and what quantising changed, sample by sample."""
-
-    before: float
-    after: float
-    difference_error: float
-    samples: int
 
 
 def verify(
@@ -282,81 +270,6 @@ def _across_feeds(reference: Outputs, got: Outputs) -> Iterator[tuple[tuple[np.n
     for place in range(max(map(len, reference), default=0)):
         there = [k for k, tensors in enumerate(reference) if place < len(tensors)]
         yield tuple(reference[k][place] for k in there), tuple(got[k][place] for k in there)
-
-
-def accuracy(
-    runtime: Runtime,
-    reference: Runtime,
-    float_model: bytes | Path,
-    path: Path,
-    feeds: Iterable[Feed],
-    labels: np.ndarray,
-) -> Accuracy:
-    """Return top-1 accuracy before and after; the error is that of the paired difference."""
-    labels = checked_labels(labels)
-    sessions: list[Any] = [reference.session(float_model, mode="deployed"), runtime.session(path, mode="deployed")]
-    hits: list[list[bool]] = [[], []]
-    position = 0
-    for feed in feeds:
-        rows = 0
-        for session, seen in zip(sessions, hits, strict=True):
-            first = next(iter(session.run(feed).values()))
-            top = first.reshape(*first.shape[:1], -1).argmax(-1).reshape(-1)
-            rows = len(top)
-            told = labels[position : position + rows].reshape(-1)
-            if len(told) != rows:
-                raise _labels_misfit(labels)
-            if (told >= (classes := first.size // max(rows, 1))).any():
-                raise InputError(
-                    f"The labels go up to {told.max()}; the first output has the classes 0 to {classes - 1}. Correct "
-                    "them, or leave the labels out."
-                )
-            seen += list(top == told)
-        position += rows
-    if position != len(labels):
-        raise _labels_misfit(labels)
-    before, after = (np.asarray(seen, float) for seen in hits)
-    error = float(np.std(after - before, ddof=1) / np.sqrt(len(before))) if len(before) > 1 else 0.0
-    return Accuracy(float(before.mean()), float(after.mean()), error, len(before))
-
-
-def fall(
-    runtime: Runtime,
-    reference: Runtime,
-    float_model: bytes | Path,
-    path: Path,
-    feeds: Iterable[Feed],
-    labels: np.ndarray | None,
-    *,
-    classes: bool,
-) -> tuple[float, float]:
-    """Return how far quantising takes the metric down, as a share, and its standard error.
-
-    With labels that is accuracy; without, the share of samples whose class changes (accuracy cannot fall further), or
-    for a first output that has no ``classes`` its error power over its power.
-    """
-    if labels is not None:
-        found = accuracy(runtime, reference, float_model, path, feeds, labels)
-        return found.before - found.after, found.difference_error
-    before, after = reference.session(float_model, mode="deployed"), runtime.session(path, mode="deployed")
-    changed: list[np.ndarray] = []
-    power: list[np.ndarray] = []
-    for feed in feeds:
-        wanted, got = (np.asarray(next(iter(session.run(feed).values())), np.float64) for session in (before, after))
-        if classes:
-            changed.append((wanted.argmax(-1) != got.argmax(-1)).astype(float).ravel())
-        else:
-            changed.append(((got - wanted) ** 2).reshape(len(wanted), -1).sum(1))
-            power.append((wanted**2).reshape(len(wanted), -1).sum(1))
-    values = np.concatenate(changed) / (np.concatenate(power).mean() if power else 1.0)
-    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
-
-
-def _labels_misfit(labels: np.ndarray) -> InputError:
-    return InputError(
-        f"Accuracy needs one label for each row of the first output, not labels of shape {labels.shape}. "
-        "Leave the labels out to skip it."
-    )
 
 
 def file_bytes(path: Path) -> int:

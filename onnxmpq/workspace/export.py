@@ -15,7 +15,7 @@ from onnxmpq.artifacts import Export, Plan, Verdict
 from onnxmpq.lower.write import Quantised
 from onnxmpq.model.save import save, size_of
 from onnxmpq.model.text import drop_text, forget_inferred, needed_types
-from onnxmpq.runtimes import Runtime, get_runtime
+from onnxmpq.runtimes import Runtime, Session, get_runtime
 from onnxmpq.targets.placement import Placement
 from onnxmpq.verification.verify import verify
 from onnxmpq.workspace.workspace import Workspace
@@ -64,6 +64,12 @@ class Exporter:
         path = self._place(name)
         self._placed(self.workspace.lowered(plan), path, plan)
         return path
+
+    def sessions(self, path: Path, threads: int = 1) -> tuple[Session, Session]:
+        """Load the float model where it was calibrated, and a file where it will run."""
+        after = self.runtime.session(path, mode="deployed", threads=threads)  # takes more memory to load
+        before = self.workspace.reference.session(self.workspace.float_model, mode="deployed", threads=threads)
+        return before, after
 
     def size(self, plan: Plan) -> int:
         """Return the bytes of the file that a plan leads to: the same whatever scales and codes weights get."""

@@ -23,13 +23,14 @@ from onnxmpq.calibrate.statistics import Statistics
 from onnxmpq.data.samples import Data, Samples, open_samples
 from onnxmpq.disk.leftovers import temporary_folder
 from onnxmpq.errors import InputError, VerifyError
-from onnxmpq.lower.calibrated import Calibrated, Needs, Numbers
+from onnxmpq.lower.calibrated import Calibrated, Needs
 from onnxmpq.lower.write import Quantised
 from onnxmpq.model.mapped import load_mapped
 from onnxmpq.model.opset import raise_opset
 from onnxmpq.model.save import contained, save
 from onnxmpq.numerics.hessians import TOGETHER_BYTES, Reading, Run, count, passes
 from onnxmpq.numerics.weights import Kept
+from onnxmpq.options import Numbers
 from onnxmpq.runtimes import get_runtime
 from onnxmpq.targets import Target
 from onnxmpq.targets.space import make_space

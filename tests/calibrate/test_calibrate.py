@@ -17,10 +17,8 @@ from hypothesis import strategies as st
 from onnxmpq.calibrate.run import calibrate
 from onnxmpq.errors import InputError
 from onnxmpq.numerics.ranges import (
-    METHODS,
     Affine,
     Histogram,
-    Method,
     QuantisedType,
     Range,
     Ranges,
@@ -28,6 +26,7 @@ from onnxmpq.numerics.ranges import (
     expected_error,
     quantiser,
 )
+from onnxmpq.options import ACTIVATION_RANGES, ActivationRanges
 
 Floats = npt.NDArray[np.float32]
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -136,9 +135,14 @@ def test_minmax_rounds_by_at_most_half_a_step(values: list[float], kind: Quantis
     assert worst <= float(affine.scale) * 0.5 * (1 + 2**-6) or worst < np.finfo(np.float32).tiny * 2**16
 
 
-@given(VALUES, KINDS, st.sampled_from(METHODS), st.sampled_from([(-math.inf, math.inf), (0.0, math.inf), (0.0, 6.0)]))
+@given(
+    VALUES,
+    KINDS,
+    st.sampled_from(ACTIVATION_RANGES),
+    st.sampled_from([(-math.inf, math.inf), (0.0, math.inf), (0.0, 6.0)]),
+)
 def test_quantiser_is_always_valid(
-    values: list[float], kind: QuantisedType, method: Method, limit: tuple[float, float]
+    values: list[float], kind: QuantisedType, method: ActivationRanges, limit: tuple[float, float]
 ) -> None:
     stats = Histogram.of(_array(values))
     bounds = choose_range(stats, method, kind, limit=limit)
@@ -183,9 +187,9 @@ def test_least_error_is_what_a_dense_search_on_the_values_finds(x: Floats, bits:
     assert _error(x, chosen) <= min(dense) * 1.01
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ACTIVATION_RANGES)
 @pytest.mark.parametrize("bits", [2, 4, 8, 16])
-def test_expected_error_is_the_error_of_the_values(method: Method, bits: int) -> None:
+def test_expected_error_is_the_error_of_the_values(method: ActivationRanges, bits: int) -> None:
     kind, stats = QuantisedType(bits), Histogram.of(BELL)
     bounds = choose_range(stats, method, kind)
     assert expected_error(stats, bounds, kind) == pytest.approx(_error(BELL, quantiser(bounds, kind)), rel=0.02)
@@ -234,8 +238,8 @@ def test_entropy_keeps_more_of_a_tensor_with_more_codes() -> None:
     assert highs[-1] == np.abs(TAILS).max()
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_what_relu_or_clip_cuts_off_does_not_count(method: Method) -> None:
+@pytest.mark.parametrize("method", ACTIVATION_RANGES)
+def test_what_relu_or_clip_cuts_off_does_not_count(method: ActivationRanges) -> None:
     kind, limit = QuantisedType(8), (0.0, 1.5)
     before = choose_range(Histogram.of(BELL), method, kind, limit=limit)
     after = choose_range(Histogram.of(np.clip(BELL, *limit)), method, kind)
@@ -245,7 +249,7 @@ def test_what_relu_or_clip_cuts_off_does_not_count(method: Method) -> None:
 
 def test_tensor_without_values_or_only_zeros_has_scale_one() -> None:
     for x in (np.empty(0), np.zeros(5), np.full(5, 1e-45)):
-        for method in METHODS:
+        for method in ACTIVATION_RANGES:
             for kind in (QuantisedType(8), QuantisedType(8, True), QuantisedType(8, True, True)):
                 assert quantiser(choose_range(Histogram.of(x), method, kind), kind).scale == 1
 

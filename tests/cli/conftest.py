@@ -8,8 +8,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from onnxmpq.api import quantize
 from onnxmpq.verification.verify import verify
+from tests.asked import untimed
 from tests.cli.running import MODELS
 from tests.graphs import feeds_for, layer_chain
 
@@ -28,7 +28,7 @@ def desk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Go to the folder; no time is spent on timing."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv("COLUMNS", "300")
-    monkeypatch.setattr("onnxmpq.api.quantize", partial(quantize, speed_budget_s=0.0))
+    monkeypatch.setattr("onnxmpq.api.quantize", untimed)
     return folder
 
 
@@ -40,6 +40,6 @@ def chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     np.savez(tmp_path / "s.npz", x=np.concatenate([feed["x"] for feed in feeds_for(model)]), labels=np.zeros(4))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "300")
-    monkeypatch.setattr("onnxmpq.api.quantize", partial(quantize, speed_budget_s=0.0))
+    monkeypatch.setattr("onnxmpq.api.quantize", untimed)
     monkeypatch.setattr("onnxmpq.cli.verify.verify", partial(verify, speed_budget_s=0.0))
     return tmp_path

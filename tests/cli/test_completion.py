@@ -10,14 +10,8 @@ from click.shell_completion import BashComplete, ShellComplete
 
 from onnxmpq.budgets.limits import budget
 from onnxmpq.cli import COMMANDS, cli, words
-from onnxmpq.lower.calibrated import ROUNDINGS
-from onnxmpq.methods.study import EFFORTS
-from onnxmpq.metrics.heads import LOSSES
 from onnxmpq.model import passes
-from onnxmpq.numerics.ranges import METHODS as RANGES
-from onnxmpq.numerics.weights import METHODS as WEIGHT_RANGES
 from onnxmpq.registry import BUDGETS, METHODS
-from onnxmpq.search.loop import OPTIONS
 from onnxmpq.targets import builtin_names
 from tests.cli.running import ROOT, run
 
@@ -61,10 +55,6 @@ def test_words_are_those_of_the_parts_they_stand_for() -> None:
     assert words.targets() == list(builtin_names())
     assert words.methods() == sorted(METHODS.homes())
     assert words.passes() == sorted(passes.passes())
-    assert set(words.RANGES) == set(RANGES)
-    assert set(words.WEIGHT_RANGES) == set(WEIGHT_RANGES)
-    assert (words.ROUNDINGS, words.EFFORTS, words.LOSSES) == (ROUNDINGS, EFFORTS, LOSSES)
-    assert words.OPTIONS == OPTIONS
     assert words.budgets() == list(BUDGETS.homes())
     assert [*words.OVER] == [name for name in BUDGETS.own if budget(name).rows]
 

@@ -11,6 +11,7 @@ import onnxmpq
 from onnxmpq.data.images import Images, example
 from onnxmpq.data.samples import InputSpec, open_samples
 from onnxmpq.errors import InputError
+from onnxmpq.options import VerifyOptions
 
 Image = pytest.importorskip("PIL.Image")
 F32 = np.dtype(np.float32)
@@ -233,7 +234,9 @@ def test_a_model_is_quantised_on_a_folder_of_images_as_on_their_arrays(tmp_path:
     made = []
     for name, data in (("images", Images(folder, (16, 16), color="L")), ("arrays", arrays)):
         path = tmp_path / f"{name}.onnx"
-        onnxmpq.quantize(MODELS / "digits_cnn.onnx", data, output=path, allow_slower=True, speed_budget_s=0.0)
+        onnxmpq.quantize(
+            MODELS / "digits_cnn.onnx", data, output=path, verify=VerifyOptions(allow_slower=True, speed_budget_s=0.0)
+        )
         made.append(onnx.load(path).SerializeToString(deterministic=True))
     assert made[0] == made[1]
 

@@ -14,7 +14,9 @@ import onnxmpq
 from onnxmpq.data.samples import Data, InputSpec, open_samples
 from onnxmpq.errors import InputError
 from onnxmpq.model.load import load
+from onnxmpq.options import SearchOptions
 from onnxmpq.workspace.prepare import Model
+from tests.asked import asked
 from tests.graphs import feeds_for, from_text, layer_chain
 
 MODEL = layer_chain("Gemm")
@@ -37,7 +39,7 @@ FORMS: dict[str, Callable[[Path], Model]] = {
 
 
 def quantize(model: Model, output: Path, calibration: Data, **more: Any) -> onnxmpq.Result:
-    return onnxmpq.quantize(model, calibration, output=output, allow_slower=True, speed_budget_s=0.0, **more)
+    return onnxmpq.quantize(model, calibration, **asked(output=output, allow_slower=True, speed_budget_s=0.0, **more))
 
 
 def frozen(model: Model) -> object:
@@ -65,7 +67,10 @@ def test_every_form_of_a_model_has_one_space_and_one_front(form: str, tmp_path: 
     model = FORMS[form](tmp_path)
     before = frozen(model)
     assert onnxmpq.inspect(model) == onnxmpq.inspect(written(tmp_path))
-    front, other = (onnxmpq.pareto(one, {"x": X}, points=2, options=["w8a8"]) for one in (model, written(tmp_path)))
+    front, other = (
+        onnxmpq.pareto(one, {"x": X}, points=2, search=SearchOptions(options=["w8a8"]))
+        for one in (model, written(tmp_path))
+    )
     assert [plan.choices for plan in front.plans] == [plan.choices for plan in other.plans]
     assert frozen(model) == before
 
@@ -112,7 +117,7 @@ def test_a_search_takes_samples_that_come_only_once(make: Callable[[], Data], tm
     once = quantize(PROTO, tmp_path / "a.onnx", make(), budget=("size=40%",), effort="quick")
     many = quantize(PROTO, tmp_path / "b.onnx", FEEDS, budget=("size=40%",), effort="quick")
     assert once.path.read_bytes() == many.path.read_bytes()
-    assert onnxmpq.pareto(PROTO, make(), points=2, options=["w8a8"]).plans
+    assert onnxmpq.pareto(PROTO, make(), points=2, search=SearchOptions(options=["w8a8"])).plans
 
 
 def test_samples_that_are_open_are_taken_as_they_are() -> None:

@@ -23,6 +23,7 @@ from onnxmpq.artifacts import Export, Plan, Verdict
 from onnxmpq.disk.files import place, refuse_foreign, refuse_shared, write_whole
 from onnxmpq.errors import InputError
 from onnxmpq.model.save import save
+from onnxmpq.options import VerifyOptions
 from onnxmpq.verification.publish import publish
 from tests.graphs import feeds_for, layer_chain
 from tests.processes import ENVIRONMENT, calls_of, killing, onnxmpq
@@ -104,7 +105,7 @@ def test_of_two_runs_to_one_output_the_second_is_refused(desk: Path, monkeypatch
 
     monkeypatch.setattr("onnxmpq.api.publish", late)
     with pytest.raises(InputError, match=r"The output 'q.onnx' exists"):
-        quantize("m.onnx", "s.npz", output="q.onnx", allow_slower=True, speed_budget_s=0.0)
+        quantize("m.onnx", "s.npz", output="q.onnx", verify=VerifyOptions(allow_slower=True, speed_budget_s=0.0))
     assert Path("q.onnx").read_bytes() == b"another's"
     assert sorted(path.name for path in desk.iterdir()) == ["m.onnx", "q.onnx", "s.npz"]
 

@@ -12,6 +12,7 @@ from onnxmpq.artifacts import Option, Plan
 from onnxmpq.cli import cli
 from onnxmpq.errors import InputError
 from onnxmpq.exchange.plans import export_overrides, import_overrides
+from onnxmpq.options import GraphOptions, VerifyOptions
 from onnxmpq.runtimes import get_runtime
 
 MODEL, SAMPLES = Path("models/digits_cnn.onnx"), Path("models/digits_calibration.npz")
@@ -28,7 +29,10 @@ def few() -> dict[str, np.ndarray]:
 def plan(few: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Plan:
     """Return a plan of several precisions."""
     made = quantize(
-        MODEL, few, output=tmp_path_factory.mktemp("plan") / "m.onnx", allow_slower=True, speed_budget_s=0.0
+        MODEL,
+        few,
+        output=tmp_path_factory.mktemp("plan") / "m.onnx",
+        verify=VerifyOptions(allow_slower=True, speed_budget_s=0.0),
     )
     names = list(made.plan.choices)
     mixed = {name: Option.parse("w4a8" if place % 2 else "w8a8") for place, name in enumerate(names)}
@@ -66,16 +70,17 @@ def test_a_pass_on_request_is_kept_in_the_plan(few: dict[str, np.ndarray], tmp_p
         MODEL,
         few,
         output=tmp_path / "a.onnx",
-        extra_passes=("equalise-layers",),
-        allow_slower=True,
-        speed_budget_s=0.0,
+        graph=GraphOptions(passes=("equalise-layers",)),
+        verify=VerifyOptions(allow_slower=True, speed_budget_s=0.0),
     )
     assert made.plan.passes == ("equalise-layers",)
     kept = Plan.read(made.plan_path)
     assert kept.passes == made.plan.passes
-    again = quantize(MODEL, few, output=tmp_path / "b.onnx", plan=kept, speed_budget_s=0.0)
+    again = quantize(MODEL, few, output=tmp_path / "b.onnx", plan=kept, verify=VerifyOptions(speed_budget_s=0.0))
     assert again.path.read_bytes() == made.path.read_bytes()
-    plain = quantize(MODEL, few, output=tmp_path / "c.onnx", allow_slower=True, speed_budget_s=0.0)
+    plain = quantize(
+        MODEL, few, output=tmp_path / "c.onnx", verify=VerifyOptions(allow_slower=True, speed_budget_s=0.0)
+    )
     image = {"image": few["image"][:4]}
     runtime = get_runtime("onnxruntime")
     one, other = (next(iter(runtime.session(r.path, mode="deployed").run(image).values())) for r in (made, plain))

@@ -16,12 +16,12 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxmpq.artifacts import FLOAT, Option, Plan, Space
 from onnxmpq.errors import InputError
 from onnxmpq.exchange.overrides import OWN, arguments, from_overrides, to_overrides
-from onnxmpq.lower.calibrated import Numbers
 from onnxmpq.lower.write import Quantised, lower, pair_key
 from onnxmpq.methods.uniform import uniform
 from onnxmpq.model.load import load
 from onnxmpq.model.normalise import normalise
 from onnxmpq.numerics.ranges import Affine
+from onnxmpq.options import Numbers
 from onnxmpq.targets import parse_target, target
 from onnxmpq.targets.placement import place
 from onnxmpq.targets.space import make_space

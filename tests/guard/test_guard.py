@@ -14,7 +14,9 @@ from onnxmpq.api import Result, quantize
 from onnxmpq.artifacts import FLOAT, Option, Plan
 from onnxmpq.errors import InputError
 from onnxmpq.guard.damage import Thresholds
+from onnxmpq.options import Constraints, VerifyOptions
 from onnxmpq.workspace.prepare import prepare
+from tests.asked import asked
 from tests.guard import made
 from tests.opened import engine_on
 
@@ -38,7 +40,7 @@ def quantised(name: str, folder: Path, **more: Any) -> Result:
     """Quantise a network at w8a8."""
     model, samples = case(name)
     given: dict[str, Any] = {"output": folder / "q.onnx", "overwrite": True, "speed_budget_s": 0.0}
-    return quantize(model, samples, allow_slower=True, **(given | more))
+    return quantize(model, samples, **asked(allow_slower=True, **given | more))
 
 
 # ---- found, kept finer, told -----------------------------------------------------------------------------------------
@@ -227,7 +229,7 @@ def test_a_float_model_is_diagnosed_before_it_is_quantised(name: str) -> None:
     assert found.after is not None
     assert not found.thresholds.broken(found.after)
     assert found.share <= 0.1
-    fine = onnxmpq.diagnose(model, samples, option="w8", exclude=sorted(CASES[name][0]))
+    fine = onnxmpq.diagnose(model, samples, option="w8", constraints=Constraints(exclude=sorted(CASES[name][0])))
     assert (fine.broken, fine.blamed, fine.runs) == ((), (), 0)
 
 
@@ -239,7 +241,7 @@ def test_local_errors_are_those_of_each_layer_alone(tmp_path: Path) -> None:
     space = prepare(model, "ort-cpu").space
     last = next(layer for layer in found.layers if layer.name == "Conv_19")
     plan = Plan("ort-cpu", "", {unit.name: Option(4, 8) if unit.name == "Conv_19" else FLOAT for unit in space.units})
-    alone = quantize(model, few, output=tmp_path / "q.onnx", plan=plan, speed_budget_s=0.0)
+    alone = quantize(model, few, output=tmp_path / "q.onnx", plan=plan, verify=VerifyOptions(speed_budget_s=0.0))
     assert alone.judgement is not None
     assert alone.judgement.damage.sqnr == pytest.approx(last.local_db, abs=1.5)
 

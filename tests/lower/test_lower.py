@@ -13,16 +13,18 @@ import pytest
 from onnxmpq.api import Result, quantize
 from onnxmpq.artifacts import FLOAT, Option, Plan
 from onnxmpq.lower.bias import tap_means
-from onnxmpq.lower.calibrated import ROUNDINGS, Numbers, Rounding, corrected_inputs
+from onnxmpq.lower.calibrated import corrected_inputs
 from onnxmpq.lower.write import Quantised, lower, pair_key
 from onnxmpq.model.layers import all_graphs, all_nodes
 from onnxmpq.numerics.ranges import Affine
+from onnxmpq.options import ROUNDINGS, Numbers, Rounding
 from onnxmpq.runtimes import get_runtime
 from onnxmpq.targets import parse_target
 from onnxmpq.targets import target as find_target
 from onnxmpq.targets.placement import place
 from onnxmpq.targets.space import make_space
 from onnxmpq.verification.verify import worst_sqnr
+from tests.asked import asked
 from tests.graphs import Array, feeds_for, from_text, layer_chain, normal, rng
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -84,7 +86,9 @@ def built(model: ir.Model, path: Path, option: str | Plan, **more: Any) -> Resul
         {"plan": option} if isinstance(option, Plan) else {"option": option, "allow_slower": True, "as_asked": True}
     )
     feeds = more.pop("feeds", None) or feeds_for(model)
-    return quantize(ir.to_proto(model), feeds, output=path, overwrite=True, speed_budget_s=0.0, **given, **more)
+    return quantize(
+        ir.to_proto(model), feeds, **asked(output=path, overwrite=True, speed_budget_s=0.0, **given, **more)
+    )
 
 
 # ---- forms -----------------------------------------------------------------------------------------------------------

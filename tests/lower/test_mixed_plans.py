@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxmpq.artifacts import Plan
-from onnxmpq.lower.calibrated import Numbers
+from onnxmpq.options import Numbers
 from onnxmpq.workspace.export import Exporter
 from onnxmpq.workspace.prepare import prepare
 from onnxmpq.workspace.workspace import Workspace

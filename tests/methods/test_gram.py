@@ -10,7 +10,8 @@ import pytest
 from onnxmpq.api import quantize
 from onnxmpq.artifacts import FLOAT, Option
 from onnxmpq.methods.gram import Gram
-from onnxmpq.methods.study import Choices, Effort, Study
+from onnxmpq.methods.study import Choices, Study
+from onnxmpq.options import Constraints, Effort, SearchOptions, VerifyOptions
 from onnxmpq.search.decide import decide
 from tests.methods.fakes import W2, W4, W8, FakeEngine, drawn, study_of
 
@@ -93,10 +94,9 @@ def test_corrupted_calibration_is_not_behind_uniform_and_is_told(kind: str, tmp_
         {"image": images},
         output=tmp_path / "q.onnx",
         budget=["size=26%"],
-        keep=["stage2.*=w4a8"],
-        effort="quick",
-        allow_slower=True,
-        speed_budget_s=0.0,
+        constraints=Constraints(keep=["stage2.*=w4a8"]),
+        search=SearchOptions(effort="quick"),
+        verify=VerifyOptions(allow_slower=True, speed_budget_s=0.0),
     )
     decision = result.decision
     assert decision is not None

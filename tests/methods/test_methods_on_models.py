@@ -16,9 +16,9 @@ from onnxmpq.methods import named
 from onnxmpq.methods.clado import Clado
 from onnxmpq.methods.sqnr import Sqnr
 from onnxmpq.methods.study import Menu, Study, make_rows
+from onnxmpq.options import MeasureOptions
 from onnxmpq.registry import METHODS
 from onnxmpq.sensitivity.engine import Engine
-from onnxmpq.sensitivity.settings import Settings
 from tests.methods.fakes import Given
 from tests.opened import engine_on
 
@@ -31,7 +31,7 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """Open an engine on an embedded model with eight images."""
     with np.load(MODELS / "digits_calibration.npz") as data:
         feeds: list[dict[str, Any]] = [{"image": data["image"][i : i + 1]} for i in range(8)]
-    with engine_on(str(MODELS / f"{request.param}.onnx"), feeds, Settings(batch=8)) as opened:
+    with engine_on(str(MODELS / f"{request.param}.onnx"), feeds, MeasureOptions(batch=8)) as opened:
         yield opened
 
 

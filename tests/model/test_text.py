@@ -14,7 +14,9 @@ from onnxmpq.model.load import load
 from onnxmpq.model.portions import Portions, portions, portions_of, portions_of_file
 from onnxmpq.model.save import save
 from onnxmpq.model.text import described, drop_text, needed_types
+from onnxmpq.options import VerifyOptions
 from onnxmpq.runtimes import get_runtime
+from tests.asked import asked
 from tests.graphs import feeds_for, from_text, layer_chain
 
 TRACE = 'Traceback (most recent call last):\n  File "model.py", line 12, in forward\n    return self.head(x)\n' * 20
@@ -36,7 +38,7 @@ def planted(model: ir.Model = MODEL) -> onnx.ModelProto:
 def quantised(folder: Path, model: onnx.ModelProto | None = None, **more: Any) -> Result:
     """Quantise the model with stack traces."""
     given: dict[str, Any] = {"output": folder / "q.onnx", "overwrite": True, "option": "w4a8", "speed_budget_s": 0.0}
-    return quantize(model or planted(), SAMPLES, allow_slower=True, **(given | more))
+    return quantize(model or planted(), SAMPLES, **asked(allow_slower=True, **given | more))
 
 
 # ---- what is left out ------------------------------------------------------------------------------------------------
@@ -143,9 +145,8 @@ def test_the_bytes_of_a_file_add_up(op: str, option: str, tmp_path: Path) -> Non
         feeds,
         output=tmp_path / "q.onnx",
         target="generic",
-        option=option,
-        allow_slower=True,
-        speed_budget_s=0.0,
+        plan=option,
+        verify=VerifyOptions(allow_slower=True, speed_budget_s=0.0),
     )
     found = portions_of_file(result.path)
     assert found == result.portions

@@ -12,12 +12,13 @@ import pytest
 
 from onnxmpq.api import quantize
 from onnxmpq.artifacts import Option, Plan
-from onnxmpq.lower.calibrated import ROUNDINGS, Calibrated, Numbers
+from onnxmpq.lower.calibrated import Calibrated
 from onnxmpq.methods.uniform import uniform
 from onnxmpq.model.layers import find_layers
 from onnxmpq.numerics import hessians
 from onnxmpq.numerics.hessians import Hessians, count, find_readings
 from onnxmpq.numerics.weights import dequantise, quantise_weight
+from onnxmpq.options import ROUNDINGS, Numbers, VerifyOptions
 from onnxmpq.runtimes import get_runtime
 from onnxmpq.workspace.export import Exporter
 from onnxmpq.workspace.prepare import prepare
@@ -186,9 +187,9 @@ def test_a_layer_without_a_hessian_is_rounded_to_nearest_and_the_caller_is_told(
             feeds_for(model),
             output=tmp_path / f"{rounding}.onnx",
             target="generic",
-            option="w4",
+            plan="w4",
             numbers=Numbers(rounding=rounding),
-            speed_budget_s=0.0,
+            verify=VerifyOptions(speed_budget_s=0.0),
         )
         exports.append(result)
         assert any(why in note for note in result.notes) == (rounding == "gptq")

@@ -7,13 +7,13 @@ import numpy as np
 
 from onnxmpq.api import Result
 from onnxmpq.artifacts import FLOAT, Check, Cost, Layer, Leftover, Option, Plan, Space, Unit, Verdict
+from onnxmpq.metrics.compared import Accuracy
 from onnxmpq.model.portions import Portions
 from onnxmpq.search.decide import Decision
 from onnxmpq.search.front import Front
 from onnxmpq.search.loop import Point
 from onnxmpq.sensitivity.table import Estimate, Table, Variant
 from onnxmpq.solve import Solution
-from onnxmpq.verification.verify import Accuracy
 from tests.graphs import rng
 
 OPTIONS = tuple(map(Option.parse, ("w8a8", "w4a8", "w2a8")))

@@ -7,7 +7,8 @@ import pytest
 
 from onnxmpq.artifacts import FLOAT, Option, Space, Unit
 from onnxmpq.errors import InputError
-from onnxmpq.search.constraints import Constraints, make_menu, matching, uniform_by_hand
+from onnxmpq.options import Constraints
+from onnxmpq.search.constraints import make_menu, matching, uniform_by_hand
 from tests.methods.fakes import unit_of
 
 W8, W4, W2 = Option(8), Option(4), Option(2)

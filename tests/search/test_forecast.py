@@ -10,6 +10,7 @@ import pytest
 from onnxmpq.api import quantize
 from onnxmpq.cli import main
 from onnxmpq.errors import InfeasibleError
+from onnxmpq.options import SearchOptions, VerifyOptions
 from onnxmpq.search.forecast import foresee
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -37,16 +38,14 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("method", ["gram", "clado"])
 def test_a_search_takes_no_more_than_was_told_and_its_file_is_between_the_ends(method: str, tmp_path: Path) -> None:
     options = ["w8a8", "w2a8"]
-    told = foresee(MODEL, images(6), method=method, budget=["size=25%"], options=options)
+    told = foresee(MODEL, images(6), budget=["size=25%"], search=SearchOptions(method=method, options=options))
     result = quantize(
         MODEL,
         images(6),
         output=tmp_path / "q.onnx",
-        method=method,
         budget=["size=25%"],
-        options=options,
-        allow_slower=True,
-        speed_budget_s=0.0,
+        search=SearchOptions(method=method, options=options),
+        verify=VerifyOptions(allow_slower=True, speed_budget_s=0.0),
     )
     assert result.decision is not None
     assert told.full_runs <= result.decision.runs <= 1.05 * told.most_runs

@@ -13,9 +13,10 @@ import onnxmpq
 from onnxmpq.api import quantize
 from onnxmpq.artifacts import Plan
 from onnxmpq.errors import InputError
+from onnxmpq.options import MeasureOptions, SearchOptions, VerifyOptions
 from onnxmpq.search.front import Front, pareto
-from onnxmpq.sensitivity.settings import Settings
 from onnxmpq.sensitivity.store import Store
+from tests.asked import asked
 
 MODELS = Path(__file__).parents[2] / "models"
 MODEL = MODELS / "digits_cnn.onnx"
@@ -37,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def front_of(folder: Path, **more: Any) -> Front:
     """Return a front of the embedded model with few units to decide."""
     given: dict[str, Any] = {"points": 5, "ties": TIED, "store": folder / "p.store"}
-    return pareto(MODEL, samples(), **(given | more))
+    return pareto(MODEL, samples(), **asked(**given | more))
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +80,9 @@ def test_no_uniform_plan_is_below_the_front(front: Front, folder: Path) -> None:
             output=folder / "even.onnx",
             overwrite=True,
             budget=["size=99%"],
-            method="uniform",
-            options=[option],
-            settings=Settings(blends=True),  # as the front's method measures
-            store=folder / "p.store",
-            allow_slower=True,
-            speed_budget_s=0.0,
+            search=SearchOptions(method="uniform", options=[option]),
+            measure=MeasureOptions(blends=True, store=folder / "p.store"),
+            verify=VerifyOptions(allow_slower=True, speed_budget_s=0.0),
         )
         assert even.decision is not None
         within = [point.loss.value for point in front.points if point.file_bytes <= even.file_bytes]
@@ -101,8 +99,7 @@ def test_a_point_becomes_a_file_of_the_size_told(front: Front, folder: Path) -> 
             output=folder / "point.onnx",
             overwrite=True,
             plan=plan,
-            allow_slower=True,
-            speed_budget_s=0.0,
+            verify=VerifyOptions(allow_slower=True, speed_budget_s=0.0),
         )
         assert made.file_bytes == front.points[number - 1].file_bytes
         assert made.plan.choices == plan.choices
@@ -178,7 +175,7 @@ def test_any_method_gives_a_front(tmp_path: Path, method: str) -> None:
     with np.load(MODELS / "digits_calibration.npz") as data:
         samples = {name: data[name][:8] for name in data.files}
     given = {"options": ["w8a8", "w4a8"], "points": 4, "store": tmp_path / "x.store", "effort": "quick"}
-    found = pareto(MODELS / "digits_cnn.onnx", samples, method=method, **given)  # type: ignore[arg-type]
+    found = pareto(MODELS / "digits_cnn.onnx", samples, **asked(method=method, **given))
     sources = {point.source for point in found.points}
     assert method in sources
     assert sources <= {method, "uniform w8a8", "uniform w4a8"}

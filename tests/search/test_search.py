@@ -12,8 +12,8 @@ from onnxmpq.api import Result, inspect, quantize
 from onnxmpq.artifacts import FLOAT, Plan
 from onnxmpq.errors import InfeasibleError, InputError
 from onnxmpq.sensitivity.running import run_jobs
-from onnxmpq.sensitivity.settings import Settings
 from onnxmpq.sensitivity.worker import Job, Results, Worker
+from tests.asked import asked
 
 MODELS = Path(__file__).parents[2] / "models"
 MODEL = MODELS / "digits_cnn.onnx"
@@ -48,7 +48,7 @@ class Desk:
             "allow_slower": True,
             "speed_budget_s": 0.0,
         }
-        return quantize(MODEL, images("calibration", COUNT), **(given | more))
+        return quantize(MODEL, images("calibration", COUNT), **asked(**given | more))
 
     def refused(self, *budget: str, **more: Any) -> str:
         """Search a plan where there is none, and return what is told."""
@@ -249,7 +249,6 @@ def test_a_seed_gives_the_same_file_wherever_it_runs(tmp_path: Path) -> None:
             output=tmp_path / f"{name}.onnx",
             store=tmp_path / f"{name}.store",
             seed=3,
-            settings=Settings(seed=3),
             effort="default",
             keep=FEW,
         )

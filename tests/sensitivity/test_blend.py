@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from onnxmpq.artifacts import Option
 from onnxmpq.data.blends import FEW, FIRST, Blended, blend, may_blend
 from onnxmpq.errors import InputError
+from onnxmpq.options import MeasureOptions
 from onnxmpq.runtimes import get_runtime
 from onnxmpq.sensitivity.engine import Engine
-from onnxmpq.sensitivity.settings import Settings
 from tests.opened import engine_on
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -82,7 +82,7 @@ def engine(store: Path | None = None, samples: int = 8, **settings: Any) -> Abst
     """Open an engine on the embedded network of convolutions."""
     with np.load(MODELS / "digits_evaluation.npz") as data:
         given = {"image": data["image"][:samples], "labels": data["labels"][:samples]}
-    return engine_on(MODELS / "digits_cnn.onnx", given, Settings(**settings), store=store)
+    return engine_on(MODELS / "digits_cnn.onnx", given, MeasureOptions(**settings), store=store)
 
 
 def test_the_engine_measures_blends_as_it_does_samples_that_are_given() -> None:

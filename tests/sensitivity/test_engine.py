@@ -17,13 +17,13 @@ import pytest
 from onnxmpq.api import quantize
 from onnxmpq.artifacts import FLOAT, Option, Plan
 from onnxmpq.errors import InputError
-from onnxmpq.lower.calibrated import ROUNDINGS, Calibrated, Numbers
+from onnxmpq.lower.calibrated import Calibrated
 from onnxmpq.metrics.losses import Loss, log_softmax
+from onnxmpq.options import ROUNDINGS, MeasureOptions, Numbers, VerifyOptions
 from onnxmpq.runtimes import get_runtime
 from onnxmpq.sensitivity.assemble import _relative_error
 from onnxmpq.sensitivity.engine import Engine
 from onnxmpq.sensitivity.executors import open_executor
-from onnxmpq.sensitivity.settings import Settings
 from onnxmpq.sensitivity.table import Table, Variant
 from onnxmpq.sensitivity.worker import SKETCH, CentreJob, ResponseJob, as_choices, sketch
 from onnxmpq.targets.space import make_space
@@ -50,7 +50,7 @@ def digits(count: int) -> list[dict[str, Any]]:
 @contextmanager
 def engine_of(model: str | ir.Model, feeds: Any, *, target: str = "ort-cpu", **more: Any) -> Iterator[Engine]:
     """Open an engine on an embedded model, or on one made here."""
-    settings = Settings(**{key: more.pop(key) for key in Settings.__slots__ if key in more})
+    settings = MeasureOptions(**{key: more.pop(key) for key in MeasureOptions.__slots__ if key in more})
     given = str(MODELS / f"{model}.onnx") if isinstance(model, str) else ir.to_proto(model)
     with engine_on(given, feeds, settings, target=target, **more) as engine:
         yield engine
@@ -210,7 +210,15 @@ def test_losses_with_gptq_are_those_of_the_exported_file(name: str, tmp_path: Pa
             plan = Plan("generic", "", choices)
             path = tmp_path / f"{number}.onnx"
             given = str(MODELS / f"{name}.onnx")
-            quantize(given, feeds, output=path, target="generic", plan=plan, numbers=numbers, speed_budget_s=0.0)
+            quantize(
+                given,
+                feeds,
+                output=path,
+                target="generic",
+                plan=plan,
+                numbers=numbers,
+                verify=VerifyOptions(speed_budget_s=0.0),
+            )
             session = get_runtime("onnxruntime").session(path, mode="literal")
             heads = engine.heads
             outputs = [np.concatenate([h.features(session.run(f)[h.name], 1) for h in heads], axis=1) for f in feeds]
@@ -598,7 +606,7 @@ def test_a_target_is_read_once_wherever_workers_run(tmp_path: Path, monkeypatch:
     with (
         open_executor("processes:1") as pool,
         workspace(prepared, digits(4)) as opened,
-        Engine(opened, executor=pool) as engine,
+        Engine(opened, MeasureOptions(executor=pool)) as engine,
     ):
         table = engine.table(OPTIONS[:1])
     assert table.target == "ort-cpu"

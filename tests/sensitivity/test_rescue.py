@@ -22,6 +22,7 @@ from onnxmpq.sensitivity.worker import Job
 from onnxmpq.verification.verify import verify as verify_file
 from onnxmpq.workspace import export
 from onnxmpq.workspace.export import Exporter
+from tests.asked import asked
 from tests.graphs import feeds_for, layer_chain
 from tests.processes import python
 
@@ -53,7 +54,7 @@ class Desk:
             "allow_slower": True,
             "speed_budget_s": 0.0,
         }
-        return quantize(**(given | changes))
+        return quantize(**asked(**given | changes))
 
     def failed(self, kind: type[BaseException] = VerifyError, **changes: Any) -> tuple[str, list[str]]:
         """Search a plan where something fails; return what is said, and the notes of it."""

@@ -15,12 +15,12 @@ import pytest
 from onnxmpq.api import measure
 from onnxmpq.artifacts import Option
 from onnxmpq.errors import InputError
-from onnxmpq.lower.calibrated import Numbers
+from onnxmpq.options import MeasureOptions, Numbers
 from onnxmpq.sensitivity.executors import open_executor
-from onnxmpq.sensitivity.settings import Settings
 from onnxmpq.sensitivity.store import Store
 from onnxmpq.sensitivity.table import Table
 from onnxmpq.workspace.prepare import Prepared, prepare
+from tests.asked import asked
 from tests.graphs import rng
 from tests.opened import engine_on
 from tests.processes import Running
@@ -139,7 +139,7 @@ def test_an_interrupt_leaves_a_store_and_says_how_to_go_on(samples: Path, tmp_pa
 
 def test_a_dask_worker_that_is_killed_costs_nothing_but_its_job(tmp_path: Path) -> None:
     pytest.importorskip("distributed")
-    with engine_on(MODEL, digits(4), Settings(batch=1)) as engine:
+    with engine_on(MODEL, digits(4), MeasureOptions(batch=1)) as engine:
         want = told_of(engine.table(OPTIONS), tmp_path / "want.json")
     dead: list[int] = []
     reports: list[int] = []
@@ -153,7 +153,7 @@ def test_a_dask_worker_that_is_killed_costs_nothing_but_its_job(tmp_path: Path) 
             os.kill(dead[0], signal.SIGKILL)
 
     with open_executor("dask:local:2") as executor:
-        with engine_on(MODEL, digits(4), Settings(batch=1), executor=executor, progress=kill_one) as engine:
+        with engine_on(MODEL, digits(4), MeasureOptions(batch=1), executor=executor, progress=kill_one) as engine:
             table = engine.table(OPTIONS)
             assert table.cost["jobs_run"] == engine.store.count == table.cost["jobs"]
     assert dead
@@ -171,7 +171,7 @@ def told_of(table: Table, path: Path) -> dict[str, Any]:
 
 def table_from(store: Path, *, model: str = "", data: Mapping[str, Any] | None = None, **more: Any) -> Table:
     """Measure with a store."""
-    return measure(model or small_model(), data or digits(3), options=("w8a8",), store=store, **more)
+    return measure(model or small_model(), data or digits(3), **asked(options=("w8a8",), store=store, **more))
 
 
 def test_nothing_runs_again_where_all_is_there(tmp_path: Path) -> None:
@@ -191,10 +191,10 @@ def test_nothing_runs_again_where_all_is_there(tmp_path: Path) -> None:
         ("other ranges", {"numbers": Numbers(activations="minmax")}),
         ("other ranges", {"numbers": Numbers(rounding="gptq")}),
         ("another target", {"target": "openvino"}),
-        ("another loss", {"settings": Settings(loss="power")}),
-        ("another batch size", {"settings": Settings(batch=2)}),
-        ("another engine|another version of the measuring engine", {"settings": Settings(seed=1)}),
-        ("another runtime", {"settings": Settings(threads=2)}),
+        ("another loss", {"loss": "power"}),
+        ("another batch size", {"batch": 2}),
+        ("another engine|another version of the measuring engine", {"seed": 1}),
+        ("another runtime", {"threads": 2}),
     ],
 )
 def test_a_store_made_for_something_else_is_refused(part: str, more: dict[str, Any], tmp_path: Path) -> None:

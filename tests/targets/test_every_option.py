@@ -7,6 +7,7 @@ import pytest
 
 from onnxmpq.api import quantize
 from onnxmpq.artifacts import Option
+from onnxmpq.options import VerifyOptions
 from onnxmpq.targets import LayerRule, builtin_names
 from onnxmpq.targets import target as find_target
 from tests.graphs import feeds_for, layer_chain
@@ -35,10 +36,8 @@ def test_an_offered_option_loads_and_runs_as_simulated(case: tuple[str, LayerRul
         feeds_for(model),
         output=tmp_path / "q.onnx",
         target=name,
-        option=option,
-        allow_slower=True,
-        as_asked=True,
-        speed_budget_s=0.0,
+        plan=option,
+        verify=VerifyOptions(allow_slower=True, as_asked=True, speed_budget_s=0.0),
     )
     assert option in result.plan.choices.values()
     agreement = result.verdict["simulation"].value

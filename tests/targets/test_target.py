@@ -12,6 +12,7 @@ from onnxmpq.artifacts import Option
 from onnxmpq.cli import cli
 from onnxmpq.cli.show import options
 from onnxmpq.errors import InputError
+from onnxmpq.options import VerifyOptions
 from onnxmpq.targets import builtin_names, opset_of, parse_target
 from onnxmpq.targets import target as find_target
 from tests.graphs import feeds_for, layer_chain
@@ -151,9 +152,8 @@ def test_a_target_of_ones_own_is_used_by_its_path(tmp_path: Path) -> None:
         feeds_for(model),
         output=tmp_path / "q.onnx",
         target=str(path),
-        option="w7a8",
-        allow_slower=True,
-        speed_budget_s=0.0,
+        plan="w7a8",
+        verify=VerifyOptions(allow_slower=True, speed_budget_s=0.0),
     )
     assert result.plan.target == "mine"
     assert set(result.plan.choices.values()) == {Option(7, 8)}

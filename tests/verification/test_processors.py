@@ -18,10 +18,12 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 import onnxmpq
 from onnxmpq.errors import InputError
+from onnxmpq.options import VerifyOptions
 from onnxmpq.runtimes import get_runtime
 from onnxmpq.targets import target
 from onnxmpq.verification.processors import EXACT, examine, find_layers, measure, sums
 from onnxmpq.verification.verify import processors_check
+from tests.asked import asked
 from tests.graphs import from_text, rng
 
 Array = np.ndarray
@@ -73,9 +75,8 @@ def exported(folder: Path, name: str, option: str = "w8a8") -> onnxmpq.Result:
         {"x": samples()},
         output=folder / f"{name.replace('@', '_')}.onnx",
         target=name,
-        option=option,
-        allow_slower=True,
-        speed_budget_s=0.0,
+        plan=option,
+        verify=VerifyOptions(allow_slower=True, speed_budget_s=0.0),
     )
 
 
@@ -135,9 +136,9 @@ def test_a_plan_for_vnni_is_applied_where_vnni_is_asked_for(tmp_path: Path) -> N
     plan = exported(tmp_path, "ort-cpu@vnni").plan_path
     given: dict[str, Any] = {"speed_budget_s": 0.0, "plan": plan}
     with pytest.raises(InputError, match="made for target 'ort-cpu@vnni', not 'ort-cpu': give --isa vnni"):
-        onnxmpq.quantize(ir.to_proto(network()), {"x": samples()}, output=tmp_path / "a.onnx", **given)
+        onnxmpq.quantize(ir.to_proto(network()), {"x": samples()}, **asked(output=tmp_path / "a.onnx", **given))
     found = onnxmpq.quantize(
-        ir.to_proto(network()), {"x": samples()}, output=tmp_path / "b.onnx", target="ort-cpu@vnni", **given
+        ir.to_proto(network()), {"x": samples()}, **asked(output=tmp_path / "b.onnx", target="ort-cpu@vnni", **given)
     )
     assert found.path.read_bytes() == (tmp_path / "ort-cpu_vnni.onnx").read_bytes()
 

@@ -11,11 +11,12 @@ from onnxmpq.artifacts import Check, Plan, Verdict
 from onnxmpq.budgets.limits import Limit
 from onnxmpq.data.samples import open_samples
 from onnxmpq.errors import InputError
-from onnxmpq.lower.calibrated import Numbers
+from onnxmpq.metrics.compared import mean_loss
 from onnxmpq.metrics.losses import Head
 from onnxmpq.model.load import load
+from onnxmpq.options import Numbers, VerifyOptions
 from onnxmpq.runtimes import get_runtime
-from onnxmpq.verification.requirements import KINDS, Finding, Requirement, hold, mean_loss, parse_requirements
+from onnxmpq.verification.requirements import KINDS, Finding, Requirement, hold, parse_requirements
 from tests.opened import engine_on
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -26,7 +27,7 @@ FLOAT, CALIBRATION = MODELS / "digits_cnn.onnx", MODELS / "digits_calibration.np
 def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Quantise the embedded network coarsely."""
     path = tmp_path_factory.mktemp("export") / "q.onnx"
-    quantize(FLOAT, CALIBRATION, output=path, option="w3a8", allow_slower=True, speed_budget_s=0.0)
+    quantize(FLOAT, CALIBRATION, output=path, plan="w3a8", verify=VerifyOptions(allow_slower=True, speed_budget_s=0.0))
     return path
 
 
@@ -70,7 +71,8 @@ def test_loss_is_what_an_engine_measures_of_the_same_plan(export: Path) -> None:
     data = open_samples(CALIBRATION, runtime.session(FLOAT, mode="deployed").inputs)
     with engine_on(FLOAT, data, numbers=Numbers.of(plan.ranges)) as engine:
         measured = engine.losses([plan.choices])[0]
-        found = mean_loss(runtime, runtime, FLOAT, export, data, engine.heads)
+        before, after = (runtime.session(path, mode="deployed") for path in (FLOAT, export))
+        found = mean_loss(before, after, data, engine.heads)
     assert found == pytest.approx((measured.value, measured.error), rel=0.02)
 
 
@@ -96,13 +98,11 @@ def test_drop_is_read_as_the_budget_and_counts_changed_classes_or_lost_accuracy(
 def test_loss_is_kl_by_hand_and_error_power_over_power_for_other_outputs(export: Path) -> None:
     runtime = get_runtime("onnxruntime")
     feeds = np.load(CALIBRATION)["image"][:40]
-    before, after = (
-        next(iter(runtime.session(path, mode="deployed").run({"image": feeds}).values())).astype(float)
-        for path in (FLOAT, export)
-    )
+    float_session, session = (runtime.session(path, mode="deployed") for path in (FLOAT, export))
+    before, after = (next(iter(s.run({"image": feeds}).values())).astype(float) for s in (float_session, session))
     samples = open_samples({"image": feeds}, runtime.session(FLOAT, mode="deployed").inputs)
     heads = (Head("logits", "kl"), Head("logits", "power"))
-    found = [mean_loss(runtime, runtime, FLOAT, export, samples, [head])[0] for head in heads]
+    found = [mean_loss(float_session, session, samples, [head])[0] for head in heads]
     p, q = (np.exp(x) / np.exp(x).sum(1, keepdims=True) for x in (before, after))
     by_hand = [(p * np.log(p / q)).sum(1).mean(), ((before - after) ** 2).sum() / (before**2).sum()]
     assert found == pytest.approx(by_hand, rel=1e-3)

@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from onnxmpq.api import quantize
 from onnxmpq.artifacts import Option, Plan, Verdict
 from onnxmpq.errors import InputError, VerifyError
+from onnxmpq.metrics.compared import accuracy
 from onnxmpq.model.save import save
+from onnxmpq.options import VerifyOptions
 from onnxmpq.runtimes import get_runtime
-from onnxmpq.verification.verify import accuracy, file_bytes, file_tensor_bytes, verify, worst_sqnr
+from onnxmpq.verification.verify import file_bytes, file_tensor_bytes, verify, worst_sqnr
 from tests.graphs import Array, feeds_for, from_text, rng
 
 SAME = "Conv<pads = [1, 1, 1, 1]>"
@@ -39,7 +41,9 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ir.Model, in
     """Make an export whose middle layer stays float; give its path, the float model and its bytes of tensors."""
     model, path = three_layers(), tmp_path_factory.mktemp("export") / "q.onnx"
     plan = Plan("ort-cpu", "test", {"Conv_0": Option(8, 8), "Conv_2": Option(8, 8)})
-    result = quantize(ir.to_proto(model), feeds_for(model), output=path, plan=plan, speed_budget_s=0.0)
+    result = quantize(
+        ir.to_proto(model), feeds_for(model), output=path, plan=plan, verify=VerifyOptions(speed_budget_s=0.0)
+    )
     stored = result.verdict["size"].value
     assert isinstance(stored, int)
     return path, model, stored
@@ -251,7 +255,7 @@ def one_hot(classes: list[int]) -> list[Array]:
 
 def graded(before: list[Array], after: list[Array], labels: Array) -> Any:
     """Measure accuracy with canned answers."""
-    return accuracy(Canned(after), Canned(before), b"", Path(), [{}] * len(before), labels)  # type: ignore[arg-type]
+    return accuracy(Canned(before), Canned(after), [{}] * len(before), labels)
 
 
 def test_the_error_of_an_accuracy_is_that_of_the_paired_difference() -> None:

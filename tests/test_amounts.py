@@ -1,9 +1,9 @@
-"""Settings: amounts of memory as they are typed."""
+"""Amounts of memory as they are typed."""
 
 import pytest
 
 from onnxmpq.errors import InputError
-from onnxmpq.sensitivity.settings import parse_bytes
+from onnxmpq.options import parse_bytes
 
 
 @pytest.mark.parametrize(("text", "amount"), [("4GB", 4 * 10**9), ("1.5 MiB", 3 << 19), ("300k", 300_000), ("7", 7)])
