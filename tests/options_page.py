@@ -1,4 +1,4 @@
-"""The page of options, written from the fields that they are: ``python -m pytest tests/test_options.py --update-golden``."""
+"""The page of options, written from the fields that they are: ``pytest tests/test_options.py --update-golden``."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -18,8 +18,9 @@ KINDS = {
 }
 HEAD = """# Options
 
-What can be asked of a run, beside model, samples, target, budget and output. In Python it is a field of a class, on the command
-line a flag, in a configuration file (`--config`) the flag without its dashes. Which commands take which is in `--help`.
+What can be asked of a run, beside model, samples, target, budget and output. In Python it is a field of a class, on the
+command line a flag, in a configuration file (`--config`) the flag without its dashes. Which commands take which is in
+`--help`.
 """
 
 

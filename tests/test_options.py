@@ -48,5 +48,5 @@ def test_lists_are_held_as_they_cannot_change() -> None:
 
 
 def test_an_effort_that_there_is_not_is_refused() -> None:
-    with pytest.raises(InputError, match="There is no effort 'quik'. Known: quick, default, extensive. Did you mean"):
+    with pytest.raises(InputError, match=r"no effort 'quik'\. Known: quick, default, extensive\. Did you mean"):
         SearchOptions(effort="quik")
