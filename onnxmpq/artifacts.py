@@ -25,15 +25,6 @@ _NUMBER = "[1-9][0-9]{0,5}"
 _OPTION = re.compile(f"(?:w(?P<weight>{_NUMBER})(?:b(?P<block>{_NUMBER}))?)?(?:a(?P<activation>{_NUMBER}))?")
 
 
-def container_bits(bits: int) -> int:
-    """Return the width of the smallest ONNX integer type that holds ``bits``-bit codes.
-
-    >>> [container_bits(bits) for bits in (2, 3, 4, 5, 8, 9)]
-    [2, 4, 4, 8, 8, 16]
-    """
-    return next(width for width in (2, 4, 8, 16) if bits <= width)
-
-
 @dataclass(frozen=True, slots=True, order=True)
 class Option:
     """A numeric format for a unit. Bits of 0 mean float; a block of 0 means one scale per channel.

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxmpq.artifacts import FLOAT, Check, Option, Plan, Verdict, container_bits, parse_options
+from onnxmpq.artifacts import FLOAT, Check, Option, Plan, Verdict, parse_options
 from onnxmpq.errors import InputError
+from onnxmpq.numerics.formats import container_bits
 from onnxmpq.targets import builtin_names, target
 
 BITS = st.integers(2, 16)

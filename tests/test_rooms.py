@@ -24,7 +24,7 @@ MAY_IMPORT = {  # from the bottom up: every room, and every module that stands a
     "data": "disk errors",
     "numerics": "artifacts errors model options",
     "carriers": "artifacts numerics registry",
-    "targets": "artifacts carriers disk errors model registry",
+    "targets": "artifacts carriers disk errors model numerics registry",
     "calibrate": "errors numerics",
     "lower": "artifacts calibrate carriers errors model numerics options targets",
     "metrics": "data errors model options",
@@ -42,7 +42,7 @@ MAY_IMPORT = {  # from the bottom up: every room, and every module that stands a
         "artifacts budgets data disk errors machine methods metrics model numerics options runtimes search "
         "targets verification workspace"
     ),
-    "exchange": "artifacts carriers data disk errors lower methods model options targets workspace",
+    "exchange": "artifacts carriers data disk errors lower methods model numerics options targets workspace",
     "api": (
         "artifacts budgets data disk errors guard machine methods metrics model options runtimes search "
         "sensitivity verification workspace"

@@ -1,4 +1,4 @@
-"""``onnxmpq diagnose``."""
+"""``onnxmpq diagnose``: its function has an argument for every option, or class of options, that it takes."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""``onnxmpq measure``."""
+"""``onnxmpq measure``: its function has an argument for every option, or class of options, that it takes."""
 
 from dataclasses import replace
 from pathlib import Path

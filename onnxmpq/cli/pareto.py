@@ -1,4 +1,4 @@
-"""``onnxmpq pareto``."""
+"""``onnxmpq pareto``: its function has an argument for every option, or class of options, that it takes."""
 
 import math
 import shlex

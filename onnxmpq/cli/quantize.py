@@ -1,4 +1,4 @@
-"""``onnxmpq quantize``."""
+"""``onnxmpq quantize``: its function has an argument for every option, or class of options, that it takes."""
 
 import shlex
 import sys

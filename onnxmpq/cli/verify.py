@@ -1,4 +1,4 @@
-"""``onnxmpq verify``."""
+"""``onnxmpq verify``: its function has an argument for every option, or class of options, that it takes."""
 
 import os
 from collections.abc import Sequence

@@ -39,14 +39,19 @@ from onnxmpq.errors import InputError, InternalError
 from onnxmpq.lower.write import Quantised
 from onnxmpq.methods.uniform import nearest
 from onnxmpq.model.layers import all_nodes, constant, shape_of
+from onnxmpq.numerics.formats import TYPES
 from onnxmpq.targets.placement import Form, Pair
 
 Overrides = dict[str, list[dict[str, Any]]]
 
 OWN = "onnxmpq"
 USUAL = Option(8, 8)
-_BITS = {"QInt4": 4, "QUInt4": 4, "QInt8": 8, "QUInt8": 8, "QInt16": 16, "QUInt16": 16}
-_ACTIVATION = {"uint8": "QUInt8", "int8": "QInt8", "uint16": "QUInt16", "int16": "QInt16"}
+_TYPES = {f"Q{'' if known.signed else 'U'}Int{known.bits}": known for known in TYPES.values() if known.bits > 2}
+
+
+def _called(name: str) -> str:
+    """Return what onnxruntime's quantiser calls a type of codes."""
+    return next(called for called, known in _TYPES.items() if known.name == name)
 
 
 def to_overrides(quantised: Quantised, space: Space) -> Overrides:
@@ -158,7 +163,7 @@ def _activation(pair: Pair, model: ir.Model, nodes: Mapping[str, ir.Node]) -> di
     if len(numbers) != 2 or numbers[0] is None or numbers[1] is None:
         raise InternalError(f"No scale is found behind '{pair.tensor}'.")
     scale, zero_point = (tensor.numpy().reshape(-1)[0] for tensor in numbers if tensor is not None)
-    return {"quant_type": _ACTIVATION[pair.type], "scale": float(scale), "zero_point": int(zero_point)}
+    return {"quant_type": _called(pair.type), "scale": float(scale), "zero_point": int(zero_point)}
 
 
 # ---- reading -------------------------------------------------------------------------------------
@@ -192,7 +197,7 @@ def _bits(data: Overrides, tensor: str, reader: str, default: int) -> int:
     converted = entry.get("convert", {})
     if converted and reader in converted.get("recv_nodes", (reader,)):
         entry = converted
-    return _BITS[str(entry["quant_type"])] if "quant_type" in entry else default
+    return _TYPES[str(entry["quant_type"])].bits if "quant_type" in entry else default
 
 
 def _faults(data: Any, model: ir.Model, space: Space) -> Iterator[str]:
@@ -229,8 +234,8 @@ def _tensor_faults(entries: list[Mapping[str, Any]], tensor: ir.TensorProtocol |
         return
     for entry in (*entries, *converted):
         kind = entry.get("quant_type", "QInt8")
-        if not isinstance(kind, str) or kind not in _BITS:
-            yield f"quant_type {shown(kind)} is not one of {', '.join(_BITS)}"
+        if not isinstance(kind, str) or kind not in _TYPES:
+            yield f"quant_type {shown(kind)} is not one of {', '.join(_TYPES)}"
         if ("scale" in entry) != ("zero_point" in entry):
             yield "'scale' and 'zero_point' go together"
     if len({shown(entry["quant_type"]) for entry in entries if "quant_type" in entry}) > 1:

@@ -11,6 +11,7 @@ from onnxmpq.calibrate.statistics import Statistics
 from onnxmpq.errors import InternalError
 from onnxmpq.lower.write import Quantised, Quantiser, lower, pair_key
 from onnxmpq.model.layers import constant, plain_product, shape_of
+from onnxmpq.numerics.formats import TYPES
 from onnxmpq.numerics.hessians import Reading, find_readings, told
 from onnxmpq.numerics.ranges import Affine, QuantisedType, choose_range, quantiser
 from onnxmpq.numerics.weights import QuantisedWeight
@@ -137,7 +138,7 @@ class Calibrated:
 
     def _chosen(self, pair: Pair) -> Affine:
         widest = max((self.known.tensors[name] for name in pair.group), key=lambda stats: stats.max - stats.min)
-        signed = not pair.type.startswith("u")
+        signed = TYPES[pair.type].signed
         kind = QuantisedType(pair.bits, signed=signed, symmetric=signed)
         return quantiser(choose_range(widest, self.numbers.activations, kind), kind)
 

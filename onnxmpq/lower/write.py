@@ -10,17 +10,17 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from onnxmpq.artifacts import Neighbours, Option, Plan, Space, container_bits
+from onnxmpq.artifacts import Neighbours, Option, Plan, Space
 from onnxmpq.carriers.base import Carried, carrier
 from onnxmpq.errors import InternalError
 from onnxmpq.lower.bias import int32_codes, least_scale, shift
 from onnxmpq.model.layers import all_graphs, all_nodes, constant, values_of
 from onnxmpq.model.mapped import let_go
 from onnxmpq.model.opset import raise_opset
+from onnxmpq.numerics.formats import TYPES, weight_type
 from onnxmpq.numerics.ranges import Affine
 from onnxmpq.numerics.saturation import rule
 from onnxmpq.numerics.weights import QuantisedWeight, code_limits, held, quantise_weight
@@ -28,13 +28,6 @@ from onnxmpq.options import WeightRanges
 from onnxmpq.targets import Target
 from onnxmpq.targets.placement import Form, Island, Pair, Placement, place
 from onnxmpq.targets.sizes import stored_bytes
-
-_CODES = {
-    2: (ir.DataType.INT2, ml_dtypes.int2),
-    4: (ir.DataType.INT4, ml_dtypes.int4),
-    8: (ir.DataType.INT8, np.int8),
-}
-_ACTIVATION = {"uint8": np.uint8, "int8": np.int8, "uint16": np.uint16, "int16": np.int16}
 
 RoundWeight = Callable[[str, np.ndarray, QuantisedWeight], QuantisedWeight]
 """Gives other codes for the weight of that name, on the scales that were chosen for it."""
@@ -283,7 +276,7 @@ class _Writer:
         value, affine = self.values[pair.tensor], self.activations[pair_key(pair)]
         name = pair.tensor
         graph = self.graph_of(value)
-        dtype = np.dtype(_ACTIVATION[pair.type])
+        dtype = TYPES[pair.type].dtype
         scale = self.initializer(value, "scale", np.asarray(affine.scale, np.float32))
         zero = self.initializer(value, "zero_point", np.asarray(affine.zero_point, dtype))
         if pair.public:
@@ -307,7 +300,7 @@ class _Writer:
         """Give a float layer a DQ of its own, with a vector of equal scales."""
         node, name = self.nodes[island.node], f"{island.tensor}_for_{island.node}"
         like = self.values[pair.tensor]
-        dtype = np.dtype(_ACTIVATION[pair.type])
+        dtype = TYPES[pair.type].dtype
         vector = self.initializer(like, "scales", np.full(island.channels, affine.scale, np.float32))
         zeros = self.initializer(like, "zero_points", np.full(island.channels, affine.zero_point, dtype))
         new = self.node(
@@ -389,8 +382,8 @@ def _widened(quantised: QuantisedWeight, weight: np.ndarray, floor: np.ndarray) 
 
 def _stored(codes: np.ndarray, option: Option) -> ir.Tensor[Any] | ir.PackedTensor[Any]:
     """Return codes as they are stored: several to a byte where they are narrow."""
-    dtype, numpy_type = _CODES[container_bits(option.weight_bits)]
-    tensor = ir.Tensor(codes.astype(numpy_type, copy=False), dtype=dtype)
-    if dtype.bitwidth == 8:
+    kind = weight_type(option)
+    tensor = ir.Tensor(codes.astype(kind.dtype, copy=False), dtype=kind.onnx)
+    if kind.bits == 8:
         return tensor
-    return ir.PackedTensor(np.frombuffer(tensor.tobytes(), np.uint8), dtype, shape=tensor.shape)
+    return ir.PackedTensor(np.frombuffer(tensor.tobytes(), np.uint8), kind.onnx, shape=tensor.shape)

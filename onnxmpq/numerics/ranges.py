@@ -177,11 +177,6 @@ class QuantisedType:
         low = -(1 << (self.bits - 1)) if self.signed else 0
         return low, low + (1 << self.bits) - 1
 
-    @property
-    def container_bits(self) -> int:
-        """Width of the ONNX type that stores the codes: 2, 4, 8 or 16."""
-        return next(width for width in (2, 4, 8, 16) if width >= self.bits)
-
 
 @dataclass(frozen=True, slots=True)
 class Range:

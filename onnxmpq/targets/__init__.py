@@ -11,8 +11,6 @@ from onnxmpq.targets.reader import parse_target
 from onnxmpq.targets.schema import (
     ISAS,
     LAYER_OPS,
-    WEIGHT_OPSET,
-    ActivationType,
     CarrierName,
     FollowerRule,
     Isa,
@@ -20,14 +18,11 @@ from onnxmpq.targets.schema import (
     Limits,
     Target,
     TargetVariant,
-    opset_of,
 )
 
 __all__ = [
     "ISAS",
     "LAYER_OPS",
-    "WEIGHT_OPSET",
-    "ActivationType",
     "CarrierName",
     "FollowerRule",
     "Isa",
@@ -37,7 +32,6 @@ __all__ = [
     "TargetVariant",
     "builtin_names",
     "names",
-    "opset_of",
     "parse_target",
     "split_variant",
     "target",

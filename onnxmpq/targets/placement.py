@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from onnxmpq.artifacts import FLOAT, Layer, Neighbours, Option, Space
 from onnxmpq.model.layers import constant, dimensions, is_standard, shape_of, sole_use
-from onnxmpq.targets import ActivationType, CarrierName, FollowerRule, LayerRule, Target
+from onnxmpq.targets import CarrierName, FollowerRule, LayerRule, Target
 
 _ISLAND_AXES = {"Conv": 1, "ConvTranspose": 1, "Gemm": -1, "MatMul": -1}
 _SEVERAL_INPUTS = frozenset({"Add", "Mul", "Concat"})
@@ -30,7 +30,7 @@ class Pair:
     """
 
     tensor: str
-    type: ActivationType
+    type: str
     bits: int
     group: tuple[str, ...]
     readers: tuple[tuple[str, int], ...]
@@ -44,7 +44,7 @@ class Island:
     node: str
     index: int
     tensor: str
-    type: ActivationType
+    type: str
     axis: int
     channels: int
 
@@ -94,26 +94,26 @@ class _Placer:
     def __init__(self, model: ir.Model, target: Target) -> None:
         self.target = target
         self.nodes = {node.name or "": node for node in model.graph}
-        self.demand: dict[tuple[ir.Value, ActivationType, int], dict[tuple[str, int], None]] = {}
+        self.demand: dict[tuple[ir.Value, str, int], dict[tuple[str, int], None]] = {}
         self.group: dict[ir.Value, dict[ir.Value, None]] = {}
-        self.own: dict[tuple[ir.Value, tuple[str, int]], tuple[ActivationType, int]] = {}
+        self.own: dict[tuple[ir.Value, tuple[str, int]], tuple[str, int]] = {}
         self.joined: set[str] = set()
 
     def run(self, forms: tuple[Form, ...]) -> Placement:
         """Spread demands from the layers to the followers, then read off pairs and islands."""
         for form in forms:
             self.ask_for_layer(form)
-        kinds: list[tuple[ActivationType, int]] = list(dict.fromkeys((kind, bits) for _, kind, bits in self.demand))
+        kinds: list[tuple[str, int]] = list(dict.fromkeys((kind, bits) for _, kind, bits in self.demand))
         while any([self.join(node, rule, *kind) for node, rule in self.open_followers() for kind in kinds]):
             pass
         self.settle()
         return Placement(forms, self.pairs(), self.islands(forms))
 
-    def need(self, value: ir.Value, kind: ActivationType, bits: int, readers: Iterable[tuple[str, int]]) -> None:
+    def need(self, value: ir.Value, kind: str, bits: int, readers: Iterable[tuple[str, int]]) -> None:
         """Ask that ``readers`` see ``value`` through Q/DQ."""
         self.demand.setdefault((value, kind, bits), {}).update(dict.fromkeys(readers))
 
-    def need_itself(self, value: ir.Value, kind: ActivationType, bits: int, reader: tuple[str, int]) -> None:
+    def need_itself(self, value: ir.Value, kind: str, bits: int, reader: tuple[str, int]) -> None:
         """Ask that one reader, which computes on these codes, sees ``value`` through Q/DQ."""
         self.need(value, kind, bits, [reader])
         self.own[value, reader] = (kind, bits)
@@ -123,7 +123,7 @@ class _Placer:
 
         A demand that nobody sees goes.
         """
-        kinds: dict[ir.Value, list[tuple[ActivationType, int]]] = {}
+        kinds: dict[ir.Value, list[tuple[str, int]]] = {}
         for value, kind, bits in self.demand:
             kinds.setdefault(value, []).append((kind, bits))
         for value, several in kinds.items():
@@ -170,7 +170,7 @@ class _Placer:
             and (rule := self.target.follower(node.op_type)) is not None
         ]
 
-    def join(self, node: ir.Node, rule: FollowerRule, kind: ActivationType, bits: int) -> bool:
+    def join(self, node: ir.Node, rule: FollowerRule, kind: str, bits: int) -> bool:
         """Let a follower run on codes if its output is asked for and its inputs are, or can be, quantised."""
         end, inputs = end_of(node.outputs[0], rule), data_inputs(node)
         name = node.name or ""
@@ -188,7 +188,7 @@ class _Placer:
         self.joined.add(name)
         return True
 
-    def available(self, value: ir.Value, kind: ActivationType, bits: int) -> bool:
+    def available(self, value: ir.Value, kind: str, bits: int) -> bool:
         """Tell whether ``value`` is quantised, or its producer could give it in codes if it was asked to."""
         if (value, kind, bits) in self.demand:
             return True

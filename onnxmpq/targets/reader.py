@@ -9,8 +9,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from onnxmpq.artifacts import Option, parse_options
 from onnxmpq.disk.reading import FAULTS, brief, parse_toml, refuse, shown, strangers
 from onnxmpq.errors import InputError, InternalError, nearest
+from onnxmpq.numerics.formats import opset_of
 from onnxmpq.registry import CARRIERS, RUNTIMES
-from onnxmpq.targets.schema import LAYER_OPS, CarrierName, LayerRule, Target, opset_of
+from onnxmpq.targets.schema import LAYER_OPS, CarrierName, LayerRule, Target
 
 SCHEMAS = (1, 2)
 _HIGHEST = 999  # of opsets and IR versions

@@ -5,20 +5,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NewType, get_args
 
-from onnxmpq.artifacts import Grouping, Layer, Neighbours, Option, container_bits
+from onnxmpq.artifacts import Grouping, Layer, Neighbours, Option
 from onnxmpq.errors import InputError, nearest
+from onnxmpq.numerics.formats import activation_type, container_bits, opset_of
 
 CarrierName = NewType("CarrierName", str)
 """The name of a carrier: how codes are stored and turned back."""
 Isa = Literal["any", "vnni"]
 ISAS: tuple[Isa, ...] = get_args(Isa)
 """For which processors a file is made: ``any`` is right on all of them, ``vnni`` on x86 with VNNI only."""
-ActivationType = Literal["uint8", "int8", "uint16", "int16"]
 
 LAYER_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "MatMul:product", "Gather", "LSTM", "GRU")
 """What a rule of layers may be for."""
-WEIGHT_OPSET = {8: 13, 4: 21, 2: 25}
-"""Opset that first has a weight type of so many bits, for the main ONNX domain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +61,10 @@ class LayerRule:
     isa: Literal["", "vnni"] = ""
     why: str = ""
 
-    def activation_type(self, option: Option, producer: str = "") -> ActivationType:
+    def activation_type(self, option: Option, producer: str = "") -> str:
         """Return the type that holds the activations of ``option``, given by an operator called ``producer``."""
-        wide = option.activation_bits > 8
-        if (self.softmax if self.softmax and producer == "Softmax" else self.activation) == "unsigned":
-            return "uint16" if wide else "uint8"
-        return "int16" if wide else "int8"
+        sign = self.softmax if self.softmax and producer == "Softmax" else self.activation
+        return activation_type(option, signed=sign == "signed").name
 
     def carrier(self, option: Option) -> CarrierName | None:
         """Return how codes of ``option`` are stored and turned back into values; None for float weights."""
@@ -181,9 +177,3 @@ class Target:
         rule = self.rule(layer)
         need = self.limits.lowest_opset
         return need if rule is None else max(need, opset_of(option))
-
-
-def opset_of(option: Option) -> int:
-    """Return the lowest opset that has the types of ``option``; 0 for float."""
-    weights = WEIGHT_OPSET[container_bits(option.weight_bits)] if option.weight_bits else 0
-    return max(weights, 21 if option.block or option.activation_bits > 8 else 0)

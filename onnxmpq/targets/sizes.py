@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping
 
 import onnx_ir as ir
 
-from onnxmpq.artifacts import Layer, Option, container_bits
+from onnxmpq.artifacts import Layer, Option
 from onnxmpq.carriers.base import carrier
 from onnxmpq.model.layers import all_graphs, all_nodes, shape_of
+from onnxmpq.numerics.formats import TYPES, weight_type
 from onnxmpq.targets import Target
 from onnxmpq.targets.placement import Form, Placement, form_of
 
@@ -31,7 +32,7 @@ def form_bytes(form: Form, values: Mapping[str | None, ir.Value]) -> dict[str, i
     for name in layer.weights if option.weight_bits else ():
         shape = stored_shape(values[name])
         kept = [shape[axis] for axis in layer.channel_axes]
-        container = container_bits(option.weight_bits)
+        container = weight_type(option).bits
         scales = math.prod(kept) * (math.ceil(shape[inner_axis(layer)] / option.block) if option.block else 1)
         stored[f"{name}/codes"] = math.ceil(math.prod(shape) * container / 8)
         held = carrier(form.carrier or "dq")
@@ -61,8 +62,8 @@ def stored_bytes(model: ir.Model, placement: Placement) -> int:
     new: dict[str, int] = {}
     for form in placement.forms:
         new |= form_bytes(form, values)
-    pairs = sum(4 + (2 if pair.type.endswith("16") else 1) for pair in placement.pairs)
-    islands = sum((6 if island.type.endswith("16") else 5) * island.channels for island in placement.islands)
+    pairs = sum(4 + TYPES[pair.type].bits // 8 for pair in placement.pairs)
+    islands = sum((4 + TYPES[island.type].bits // 8) * island.channels for island in placement.islands)
     return kept + sum(new.values()) + pairs + islands
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from onnxmpq.artifacts import Plan, Space, container_bits
+from onnxmpq.artifacts import Plan, Space
 from onnxmpq.calibrate.run import calibrate
 from onnxmpq.calibrate.statistics import Statistics
 from onnxmpq.data.samples import Data, Samples, open_samples
@@ -28,6 +28,7 @@ from onnxmpq.lower.write import Quantised
 from onnxmpq.model.mapped import load_mapped
 from onnxmpq.model.opset import raise_opset
 from onnxmpq.model.save import contained, save
+from onnxmpq.numerics.formats import weight_type
 from onnxmpq.numerics.hessians import TOGETHER_BYTES, Reading, Run, count, passes
 from onnxmpq.numerics.weights import Kept
 from onnxmpq.options import Numbers
@@ -211,6 +212,6 @@ def _covering_plans(space: Space) -> Iterator[Plan]:
             unit.name: option
             for unit in space.units
             for option in unit.options
-            if option.weight_bits and container_bits(option.weight_bits) == bits and not option.activation_bits
+            if option.weight_bits and weight_type(option).bits == bits and not option.activation_bits
         }
         yield Plan(space.target, "", stored)

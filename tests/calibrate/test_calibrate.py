@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from onnxmpq.calibrate.run import calibrate
 from onnxmpq.errors import InputError
+from onnxmpq.numerics.formats import container_bits
 from onnxmpq.numerics.ranges import (
     Affine,
     Histogram,
@@ -260,7 +261,7 @@ def test_unknown_method_is_named() -> None:
 
 
 def test_odd_widths_use_their_own_codes_in_the_next_container() -> None:
-    assert [QuantisedType(bits).container_bits for bits in (2, 3, 4, 5, 8, 9, 16)] == [2, 4, 4, 8, 8, 16, 16]
+    assert [container_bits(bits) for bits in (2, 3, 4, 5, 8, 9, 16)] == [2, 4, 4, 8, 8, 16, 16]
     assert QuantisedType(3).codes == (0, 7)
     assert QuantisedType(5, signed=True).codes == (-16, 15)
 

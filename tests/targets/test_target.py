@@ -12,8 +12,9 @@ from onnxmpq.artifacts import Option
 from onnxmpq.cli import cli
 from onnxmpq.cli.show import options
 from onnxmpq.errors import InputError
+from onnxmpq.numerics.formats import opset_of
 from onnxmpq.options import VerifyOptions
-from onnxmpq.targets import builtin_names, opset_of, parse_target
+from onnxmpq.targets import builtin_names, parse_target
 from onnxmpq.targets import target as find_target
 from tests.graphs import feeds_for, layer_chain
 
