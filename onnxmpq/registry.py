@@ -12,6 +12,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
+from onnxmpq.disk.reading import brief
 from onnxmpq.errors import InputError, InternalError, nearest
 
 
@@ -55,7 +56,7 @@ class Registry:
         homes = self.homes()
         if name not in homes:
             raise InputError(
-                f"There is no {self.kind} '{name}'. Known: {', '.join(self.names())}.{nearest(name, homes)}"
+                f"There is no {self.kind} '{brief(name)}'. Known: {', '.join(homes)}.{nearest(name, homes)}"
             )
         module, _, attribute = homes[name].partition(":")
         found = getattr(import_module(module), attribute, None)
@@ -94,6 +95,8 @@ CARRIERS = Registry(
         "gather": "onnxmpq.carriers.gather:Gather",
     },
 )
+PASSES = Registry("pass", "onnxmpq.passes", {})
+"""Those of other packages; ours are listed by ``onnxmpq_passes``."""
 TARGETS = Registry("target", "onnxmpq.targets", {})
 """Those of other packages, as ``module:file.toml``; ours are files of ``onnxmpq/targets/builtin``."""
 METHODS = Registry(

@@ -139,7 +139,7 @@ FAILURES: dict[str, tuple[Callable[[Desk], dict[str, Any]], str]] = {
         lambda d: {"option": "a8"},
         "No unit of this model takes 'a8' on target 'ort",
     ),
-    "an unknown method": (lambda d: {"method": "magic"}, "There is no method 'magic'. Known: clado, clado-star, gram"),
+    "an unknown method": (lambda d: {"method": "magic"}, "There is no method 'magic'. Known: gram, clado, clado-star"),
     "an unknown target": (lambda d: {"target": "gpu"}, "There is no target 'gpu'"),
     "a model above the target's opset": (
         lambda d: {"target": str(d.write("old.toml", TOML))},

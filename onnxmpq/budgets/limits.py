@@ -7,7 +7,7 @@ from math import isfinite
 
 from onnxmpq.budgets.base import Budget
 from onnxmpq.disk.reading import brief
-from onnxmpq.errors import InputError, nearest
+from onnxmpq.errors import InputError
 from onnxmpq.registry import BUDGETS
 
 _FACTORS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "KI": 2**10, "MI": 2**20, "GI": 2**30}
@@ -58,9 +58,6 @@ class Limit:
 
 def budget(name: str) -> Budget:
     """Return the budget of that name."""
-    homes = BUDGETS.homes()
-    if name not in homes:
-        raise InputError(f"There is no budget '{brief(name)}'. Known: {', '.join(homes)}.{nearest(name, homes)}")
     found: Budget = BUDGETS.load(name)()
     return found
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from onnxmpq.cli import show, words
 from onnxmpq.cli.options import json_option
-from onnxmpq.targets import CarrierName, LayerRule, Target, builtin_names
+from onnxmpq.targets import CarrierName, LayerRule, Target, names
 from onnxmpq.targets import target as find_target
 
 
@@ -29,8 +29,8 @@ def targets_command(name: str | None, as_json: bool) -> None:
 
 
 def listing(as_json: bool) -> None:
-    """Print all built-in targets."""
-    found = [find_target(name) for name in builtin_names()]
+    """Print all targets that are installed."""
+    found = [find_target(name) for name in names()]
     if as_json:
         show.as_json([{"name": t.name, "title": t.title, "runtime": t.runtime} for t in found])
         return

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Iterable
-from importlib.metadata import entry_points
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +10,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from onnxmpq.options import LOSSES, MENU
-from onnxmpq.registry import BUDGETS, METHODS
+from onnxmpq.registry import BUDGETS, METHODS, PASSES, TARGETS
 
 ISAS = ("any", "vnni")
 OVER = ("size", "bits", "bops", "memory")
@@ -23,9 +22,10 @@ _PASS_NAME = re.compile(r'^    name: ClassVar\[str\] = "([^"]+)"', re.MULTILINE)
 
 
 def targets() -> list[str]:
-    """Return the names of the built-in targets."""
-    names = (file.name for file in (files("onnxmpq") / "targets" / "builtin").iterdir())
-    return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
+    """Return the names of the targets that are installed."""
+    found = (file.name for file in (files("onnxmpq") / "targets" / "builtin").iterdir())
+    own = (name.removesuffix(".toml") for name in found if name.endswith(".toml"))
+    return sorted({*own, *TARGETS.homes()})
 
 
 def budgets() -> list[str]:
@@ -40,7 +40,7 @@ def methods() -> list[str]:
 
 def passes() -> list[str]:
     """Return the names of the passes, read from their files; those of other packages by their entry points."""
-    found = {entry.name for entry in entry_points(group="onnxmpq.passes")}
+    found = set(PASSES.homes())
     spec = find_spec("onnxmpq_passes")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         for file in Path(folder).rglob("*.py"):

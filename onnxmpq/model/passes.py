@@ -6,13 +6,11 @@ Passes come from ``onnxmpq_passes`` and from entry points of the group ``onnxmpq
 import tomllib
 from dataclasses import fields
 from functools import cache
-from importlib.metadata import entry_points
 from importlib.resources import files
 
 from onnxmpq.errors import InputError, InternalError, nearest
 from onnxmpq.model.passkit import Pass, Pipeline, check_names
-
-ENTRY_POINTS = "onnxmpq.passes"
+from onnxmpq.registry import PASSES
 
 
 @cache
@@ -21,10 +19,10 @@ def passes() -> dict[str, type[Pass]]:
     import onnxmpq_passes
 
     found = list(onnxmpq_passes.PASSES)
-    for entry in entry_points(group=ENTRY_POINTS):
-        kind = entry.load()
+    for name, home in PASSES.homes().items():
+        kind = PASSES.load(name)
         if not (isinstance(kind, type) and issubclass(kind, Pass)):
-            raise InternalError(f"The entry point '{entry.name}' ({entry.value}) is no onnxmpq.model.passkit.Pass.")
+            raise InternalError(f"The entry point '{name}' ({home}) is no onnxmpq.model.passkit.Pass.")
         found.append(kind)
     return check_names(found)
 

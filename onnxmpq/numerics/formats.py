@@ -5,17 +5,17 @@
     TYPES["uint16"]              what holds the activations of w8a16 where they are never negative
     opset_of(option)             the lowest opset that has all types of an option
 
-Whoever asks for a container, a dtype or an opset asks here.
+Whoever asks for a container, a dtype or an opset asks here. Help and completion do: what is heavy is loaded later.
 """
 
 from dataclasses import dataclass
-
-import ml_dtypes
-import numpy as np
-import numpy.typing as npt
-import onnx_ir as ir
+from typing import TYPE_CHECKING, Any
 
 from onnxmpq.artifacts import Option
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx_ir as ir
 
 BLOCKED_OPSET = 21
 """The opset whose DequantizeLinear takes a scale for each block."""
@@ -28,7 +28,6 @@ class CodeType:
     name: str
     bits: int
     opset: int
-    numpy: npt.DTypeLike
 
     @property
     def signed(self) -> bool:
@@ -36,27 +35,32 @@ class CodeType:
         return not self.name.startswith("u")
 
     @property
-    def dtype(self) -> np.dtype[np.generic]:
+    def dtype(self) -> "np.dtype[Any]":
         """The type of arrays that hold its codes."""
-        return np.dtype(self.numpy)
+        import ml_dtypes
+        import numpy as np
+
+        return np.dtype(getattr(np if self.bits >= 8 else ml_dtypes, self.name))
 
     @property
-    def onnx(self) -> ir.DataType:
+    def onnx(self) -> "ir.DataType":
         """The type as ONNX numbers it."""
+        import onnx_ir as ir
+
         return ir.DataType[self.name.upper()]
 
 
 TYPES = {
     known.name: known
     for known in (
-        CodeType("int2", 2, 25, ml_dtypes.int2),
-        CodeType("uint2", 2, 25, ml_dtypes.uint2),
-        CodeType("int4", 4, 21, ml_dtypes.int4),
-        CodeType("uint4", 4, 21, ml_dtypes.uint4),
-        CodeType("int8", 8, 13, np.int8),
-        CodeType("uint8", 8, 13, np.uint8),
-        CodeType("int16", 16, 21, np.int16),
-        CodeType("uint16", 16, 21, np.uint16),
+        CodeType("int2", 2, 25),
+        CodeType("uint2", 2, 25),
+        CodeType("int4", 4, 21),
+        CodeType("uint4", 4, 21),
+        CodeType("int8", 8, 13),
+        CodeType("uint8", 8, 13),
+        CodeType("int16", 16, 21),
+        CodeType("uint16", 16, 21),
     )
 }
 _WIDTHS = sorted({known.bits for known in TYPES.values()})

@@ -103,6 +103,8 @@ class _Reader:
         limits = data.get("limits")
         if isinstance(limits, dict):
             data = data | {"limits": dataclasses.asdict(parent.limits) | limits}
+        if "name" not in data:
+            self.fault("extends", "", "'name' is missing in the target: it is another than the one that it extends.")
         given = {field.name: getattr(parent, field.name) for field in dataclasses.fields(Target)}
         read: Target | None = self.record(Target, data, "", given)
         if read is None:

@@ -12,7 +12,7 @@ from onnxmpq.budgets.limits import budget
 from onnxmpq.cli import COMMANDS, cli, words
 from onnxmpq.model import passes
 from onnxmpq.registry import BUDGETS, METHODS
-from onnxmpq.targets import builtin_names
+from onnxmpq.targets import names
 from tests.cli.running import ROOT, run
 
 
@@ -52,7 +52,7 @@ def test_a_target_may_be_a_file() -> None:
 
 
 def test_words_are_those_of_the_parts_they_stand_for() -> None:
-    assert words.targets() == list(builtin_names())
+    assert words.targets() == list(names())
     assert words.methods() == sorted(METHODS.homes())
     assert words.passes() == sorted(passes.passes())
     assert words.budgets() == list(BUDGETS.homes())

@@ -9,6 +9,7 @@ import onnx_ir as ir
 import pytest
 
 import onnxmpq_passes
+from onnxmpq import registry
 from onnxmpq.errors import InputError, InternalError
 from onnxmpq.model import passes
 from onnxmpq.model.passkit import Pass
@@ -75,29 +76,27 @@ class Stranger(Clash):
     name = "stranger"
 
 
-def _found(monkeypatch: pytest.MonkeyPatch, kind: object) -> dict[str, type[Pass]]:
-    class Entry(EntryPoint):
-        def load(self) -> object:
-            return kind
-
-    entry = Entry(name="entry", value="somewhere:Thing", group=passes.ENTRY_POINTS)
-    monkeypatch.setattr(passes, "entry_points", lambda group: [entry] if group == passes.ENTRY_POINTS else [])
+def _found(monkeypatch: pytest.MonkeyPatch, home: str) -> dict[str, type[Pass]]:
+    entry = EntryPoint(name="entry", value=home, group=registry.PASSES.group)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [entry] if group == registry.PASSES.group else [])
+    registry.PASSES.forget()
     passes.passes.cache_clear()
     try:
         return passes.passes()
     finally:
+        registry.PASSES.forget()
         passes.passes.cache_clear()
 
 
 def test_passes_of_other_distributions_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _found(monkeypatch, Stranger)["stranger"] is Stranger
+    assert _found(monkeypatch, f"{__name__}:Stranger")["stranger"] is Stranger
 
 
 def test_two_passes_of_one_name_are_an_error_that_names_both(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InternalError, match=r"'remove-identity': onnxmpq_passes.remove_identity and .*test_catalogue"):
-        _found(monkeypatch, Clash)
+        _found(monkeypatch, f"{__name__}:Clash")
 
 
 def test_an_entry_point_that_is_no_pass_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InternalError, match=r"'entry' \(somewhere:Thing\) is no onnxmpq.model.passkit.Pass"):
-        _found(monkeypatch, int)
+    with pytest.raises(InternalError, match=r"'entry' \(builtins:int\) is no onnxmpq.model.passkit.Pass"):
+        _found(monkeypatch, "builtins:int")
