@@ -40,7 +40,8 @@ class CodeType:
         import ml_dtypes
         import numpy as np
 
-        return np.dtype(getattr(np if self.bits >= 8 else ml_dtypes, self.name))
+        found: np.dtype[Any] = np.dtype(getattr(np if self.bits >= 8 else ml_dtypes, self.name))
+        return found
 
     @property
     def onnx(self) -> "ir.DataType":
