@@ -150,7 +150,7 @@ def quantize(
     nearest finer one that it has. ``constraints`` are decisions by hand, for both.
 
     A result that is ruined says so: ``verify`` tells from where on. Units that ruin a uniform plan are kept finer
-    unless it is wanted as asked. Every keyword is what one stage needs to know.
+    unless it is wanted as asked. Every keyword is what one stage needs to know, and all stages stand here in order.
 
     Unless slower files are allowed a plan gives way to the same weights on float kernels where its integer kernels run
     slower than float. No half-written model is left when anything fails: InputError is for what the caller can fix,
@@ -200,7 +200,7 @@ def quantize(
                 Search(exporter, first, search, measuring, constraints) as found,
             ):
                 final, decision = plan_within(found, order.limits, graded, notes)
-            kept.plan = final
+            kept.keep(final)
             del found
             give_back()  # what jobs held makes room for the export
         export, judgement = _exported(exporter, final, path.name, order, constraints, verify, notes)

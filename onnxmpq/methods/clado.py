@@ -37,7 +37,7 @@ class Clado:
         """Measure every variant and every pair, and solve once."""
         alone = study.table()
         table = study.engine.pairs(alone)
-        study.runs += pair_runs(study, table.variants, table.pairs)
+        study.spend(pair_runs(study, table.variants, table.pairs))
         measured = interactions(table)
         used = clipped(measured) if self.psd else measured
         count = sum(map(len, study.menu.options))

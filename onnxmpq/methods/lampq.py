@@ -72,7 +72,7 @@ class Lampq:
         traces = {unit: found.value for unit, found in study.engine.traces(self.draws).items()}
         nothing = study.engine.cost(()).full_runs
         ends = tuple(Variant(unit, FLOAT) for unit in traces)
-        study.runs += 2 * self.draws * (study.engine.cost(ends).full_runs - nothing)
+        study.spend(2 * self.draws * (study.engine.cost(ends).full_runs - nothing))
         probes = self._probes(study, types, traces)
         table = study.table(near=[probes[unit.name] for unit in study.menu.units])
         base = table.centre_loss.value

@@ -224,6 +224,14 @@ class Study:
         last = self.solutions[-1] if self.solutions else None
         return self.menu.choices(last.choices) if last and last.status == "infeasible" and last.choices else None
 
+    def spend(self, runs: float) -> None:
+        """Count runs of the whole model that a method asked for by itself."""
+        self.runs += runs
+
+    def continue_from(self, other: "Study") -> None:
+        """Go on from what another study of the same model has counted and measured first."""
+        self.runs, self.first = other.runs, self.first or other.first
+
     def foreseen_bytes(self, choices: Choices) -> int:
         """Return the bytes of the file that the row of sizes foresees."""
         used = zip(self.usage(choices), self.rows, strict=True)
@@ -268,7 +276,7 @@ def drawn(study: Study, method: Method, budget: str, limits: Sequence[int]) -> l
         except InfeasibleError:
             continue
         finally:
-            study.runs, study.first = closer.runs, study.first or closer.first
+            study.continue_from(closer)
         predicted = (*draft.predicted, *[None] * len(draft.plans))
         found += [(plan, limit, value, None, "proposed") for plan, value in zip(draft.plans, predicted, strict=False)]
     return found

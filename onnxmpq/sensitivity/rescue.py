@@ -2,7 +2,7 @@
 
     with workshop(output) as folder, Rescue(output, given_store, folder) as kept:
         Search(..., store=kept.store)      results go to a store, also where none was asked for
-        kept.plan = plan                   as soon as there is one
+        kept.keep(plan)                    as soon as there is one
 
 On any error, an interrupt too, the store and the plan are moved beside the output, and the error says in a note where
 they are and how to go on from there. Without an error nothing is left.
@@ -29,6 +29,10 @@ class Rescue:
         self.output, self.given = output, given
         self.store = given or folder / "results.store"
         self.plan: Plan | None = None
+
+    def keep(self, plan: Plan) -> None:
+        """Keep a plan, too, from now on."""
+        self.plan = plan
 
     def __enter__(self) -> Self:
         if self.given is None:
