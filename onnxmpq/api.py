@@ -257,10 +257,10 @@ class Order:
         if isinstance(given, Option) and limits:
             raise InputError("An option is what every unit gets: leave it out, or the budget.")
         searches = not isinstance(given, Plan) and (bool(limits) or search.method not in ("", "uniform"))
-        if searches and not limits:
-            raise InputError("A search needs a budget: size=30%, bits=4, bops=25%, memory=40MB or drop=1%.")
         if searches:
             chosen(search)
+        if searches and not limits:
+            raise InputError("A search needs a budget: size=30%, bits=4, bops=25%, memory=40MB or drop=1%.")
         option = given if isinstance(given, Option) else Option.parse("w8a8")
         return cls(tuple(limits), given if isinstance(given, Plan) else None, option, searches, thresholds)
 
