@@ -11,21 +11,22 @@ from onnxmpq.lower.calibrated import Numbers
 from onnxmpq.runtimes import get_runtime
 from onnxmpq.workspace.build import Builder
 from onnxmpq.workspace.prepare import prepare, silent
-
-MODELS = Path(__file__).parents[2] / "models"
+from tests.small import MODELS
 
 
 @pytest.mark.parametrize("target", ["ort-cpu", "openvino", "generic"])
 @pytest.mark.parametrize("model", ["digits_cnn", "digits_vit"])
 def test_a_mixed_plan_does_what_was_predicted(target: str, model: str, tmp_path: Path) -> None:
     prepared = prepare(MODELS / f"{model}.onnx", target)
+    with np.load(MODELS / "digits_calibration.npz") as data:
+        images = data["image"][:24]
     pytest.importorskip(prepared.target.runtime)
     builder = Builder(
         prepared,
         get_runtime(prepared.target.runtime),
         get_runtime("onnxruntime"),
         Path(tempfile.mkdtemp(dir=tmp_path)),
-        MODELS / "digits_calibration.npz",
+        {"image": images},
         Numbers(),
         threads=1,
         speed_budget_s=0.0,
