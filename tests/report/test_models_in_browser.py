@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import zoo
+from onnxmpq.api import quantize
 from onnxmpq.cli import main
 from onnxmpq.runtimes import get_runtime
 from tests.report.pages import BARS, CELLS, PLANS, Seen, opened
@@ -25,7 +27,8 @@ LIGHT, DARK, PHONE = (1200, False), (1200, True), (390, False)
 def reported(
     model: Path, samples: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, size: str, method: str = "gram"
 ) -> Path:
-    """Search a model within a size from the command line, and return the page of the report."""
+    """Search a model within a size from the command line, and return the page of the report; nothing is timed."""
+    monkeypatch.setattr("onnxmpq.api.quantize", partial(quantize, speed_budget_s=0.0))
     told = [
         "-b",
         f"size={size}",
