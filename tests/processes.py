@@ -45,7 +45,7 @@ def _warm() -> "subprocess.Popen[str]":
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=ENVIRONMENT,
+        env=ENVIRONMENT | {"PYTHONUTF8": "1"},
         cwd=ROOT,
     )
     atexit.register(warm.communicate)
@@ -87,7 +87,10 @@ class Running:
         self._told = [Path(self._place.name) / name for name in ("out", "err")]
         for path in self._told:
             path.touch()
+        self._peak = Path(self._place.name) / "peak"
+        self.peak_bytes = 0
         run = {"arguments": arguments, "folder": str(folder or Path.cwd()), "more": dict(more or {})}
+        run["peak"] = str(self._peak)
         self.arguments = arguments
         self.pid = _answer(json.dumps(run | {"told": [str(path) for path in self._told]}))
         self._tracer = _attached(self.pid, traced) if traced else None
@@ -99,11 +102,12 @@ class Running:
         return answers is not None and bool(select.select([answers], [], [], 0)[0])
 
     def wait(self) -> subprocess.CompletedProcess[str]:
-        """Wait for its end."""
+        """Wait for its end; ``peak_bytes`` is the most memory that it had then, where that is told."""
         code = _answer()
         if self._tracer:
             self._tracer.communicate(timeout=60)
-        out, err = (path.read_text("utf-8", errors="replace") for path in self._told)
+        out, err = (path.read_text("utf-8", errors="surrogateescape") for path in self._told)
+        self.peak_bytes = 1024 * int(self._peak.read_text()) if self._peak.exists() else 0
         self._place.cleanup()
         return subprocess.CompletedProcess(self.arguments, code, out, err)
 

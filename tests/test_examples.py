@@ -15,6 +15,7 @@ import pytest
 from onnxmpq.cli import main
 from onnxmpq.verification.verify import verify as verified
 from tests.asked import untimed
+from tests.small import small_model
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES, MODELS = ROOT / "examples", ROOT / "models"
@@ -41,7 +42,7 @@ def test_the_workflow_passes_and_fails_with_a_tighter_limit(
     monkeypatch.setattr("onnxmpq.api.quantize", untimed)
     monkeypatch.setattr("onnxmpq.cli.verify.verify", partial(verified, speed_budget_s=0.0))
     monkeypatch.chdir(tmp_path)
-    shutil.copy(MODELS / "digits_cnn.onnx", "model.onnx")
+    shutil.copy(small_model(), "model.onnx")
     shutil.copy(MODELS / "digits_evaluation.npz", "labelled.npz")
     np.savez("samples.npz", image=np.load(MODELS / "digits_calibration.npz")["image"][:24])
     install, quantize, verify = commands(WORKFLOW.read_text("utf-8"))

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.memory import Peak, peak_of, write_stack
+from tests.small import MODELS, small_model
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what a process takes is read from /proc")
-ROOT = Path(__file__).parents[1]
 MOST = 2.5
 """Times the bytes of the model: the most that quantising takes above what it takes for a tiny one."""
 
@@ -33,8 +33,8 @@ def test_quantising_takes_little_more_than_twice_the_model(tmp_path: Path, optio
 
 
 def searched(folder: Path, ceiling: str) -> Peak:
-    """Search on an embedded model within a ceiling."""
-    model, data = (ROOT / "models" / name for name in ("digits_cnn.onnx", "digits_calibration.npz"))
+    """Search on a part of an embedded model within a ceiling."""
+    model, data = small_model(), MODELS / "digits_calibration.npz"
     command = ["quantize", str(model), "-c", str(data), "-o", str(folder / "small.onnx"), "-b", "size=40%"]
     return peak_of([*command, "--effort", "quick", "--samples", "8", "--allow-slower", "--memory", ceiling])
 

@@ -20,8 +20,7 @@ import pytest
 
 import onnxmpq
 from onnxmpq.options import SearchOptions, VerifyOptions
-
-MODELS = Path(__file__).parents[1] / "models"
+from tests.small import MODELS, small_model
 
 
 class TouchedError(Exception):
@@ -48,7 +47,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_search_and_its_report_touch_no_network(offline: list[str], tmp_path: Path) -> None:
     calibration = {"image": np.load(MODELS / "digits_calibration.npz")["image"][:16]}
     result = onnxmpq.quantize(
-        MODELS / "digits_cnn.onnx",
+        small_model(),
         calibration,
         output=tmp_path / "q.onnx",
         budget=["size=40%"],
@@ -70,7 +69,7 @@ def test_what_is_denied_here_would_be_seen(offline: list[str]) -> None:
 
 SEARCH = [
     "quantize",
-    str(MODELS / "digits_cnn.onnx"),
+    str(small_model()),
     "-c",
     "s.npz",
     "-o",
@@ -81,7 +80,7 @@ SEARCH = [
     "quick",
 ]
 SEARCH += ["--samples", "12", "--store", "q.store", "--report", "q.html", "--executor", "processes:2", "-q"]
-UNIFORM = ["quantize", str(MODELS / "digits_cnn.onnx"), "-c", "s.npz", "-o", "v.onnx", "-t", "openvino", "-q"]
+UNIFORM = ["quantize", str(small_model()), "-c", "s.npz", "-o", "v.onnx", "-t", "openvino", "-q"]
 SEEN = "socket,connect,sendto,openat,open,creat,mkdir,mkdirat,rename,renameat,renameat2"
 
 

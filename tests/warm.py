@@ -5,10 +5,13 @@ At the next line it goes on, and how it ended is printed. What loading takes is 
 timing; all else is as in a process that was started for the command.
 """
 
+import atexit
 import json
 import os
+import re
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 _ANYBODY = 2**64 - 1
@@ -30,6 +33,13 @@ def load() -> None:
     onnxmpq.api.quantize = untimed
 
 
+def tell_peak(file: str) -> None:
+    """Write the most memory that this process had; what getrusage tells may be that of the process before the fork."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        Path(file).write_text(re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())[0])
+
+
 def child(told: dict[str, Any], gate: int) -> None:
     """Become the command: its folder, its environment, its arguments, its outputs."""
     import ctypes
@@ -37,6 +47,7 @@ def child(told: dict[str, Any], gate: int) -> None:
     ctypes.CDLL(None).prctl(_SET_TRACER, ctypes.c_ulong(_ANYBODY), 0, 0, 0)  # where only parents may trace otherwise
     os.chdir(told["folder"])
     os.environ.update(told["more"])
+    atexit.register(tell_peak, told["peak"])
     for number, name in enumerate(told["told"], 1):
         file = os.open(name, os.O_WRONLY | os.O_APPEND)
         os.dup2(file, number)

@@ -32,16 +32,18 @@ class Expected:
 
 
 class Exporter:
-    """Makes the files of plans of one workspace, in its folder."""
+    """Makes the files of plans of one workspace, in its folder; ``runtime`` runs them in place of the target's."""
 
-    def __init__(self, workspace: Workspace, *, threads: int = 1, speed_budget_s: float = 0.0) -> None:
-        self.workspace, self.prepared = workspace, workspace.prepared
+    def __init__(
+        self, workspace: Workspace, *, threads: int = 1, speed_budget_s: float = 0.0, runtime: Runtime | None = None
+    ) -> None:
+        self.workspace, self.prepared, self._given = workspace, workspace.prepared, runtime
         self.threads, self.speed_budget_s = threads, speed_budget_s
 
     @cached_property
     def runtime(self) -> Runtime:
         """What runs the files; it need not be here for their sizes."""
-        return get_runtime(self.prepared.target.runtime)
+        return self._given or get_runtime(self.prepared.target.runtime)
 
     @cached_property
     def _feeds(self) -> list[Mapping[str, np.ndarray]]:

@@ -8,10 +8,12 @@ from click.testing import CliRunner, Result
 
 from onnxmpq.cli import cli, main
 from onnxmpq.errors import OnnxmpqError
+from tests.small import small_model
 
 ROOT = Path(__file__).parents[2]
 MODELS = ROOT / "models"
-MODEL = str(MODELS / "digits_cnn.onnx")
+MODEL = str(small_model())
+"""What most commands are tried on."""
 
 
 def run(*arguments: str) -> Result:

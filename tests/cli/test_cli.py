@@ -2,10 +2,12 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
@@ -15,8 +17,9 @@ from onnxmpq.artifacts import Plan
 from onnxmpq.cli import COMMANDS, cli
 from onnxmpq.cli.demo import BUILDS
 from onnxmpq.targets import builtin_names
-from tests.cli.running import ROOT, run
+from tests.cli.running import MODELS, run
 from tests.graphs import layer_chain
+from tests.small import part, small_model
 
 
 @pytest.fixture
@@ -55,7 +58,7 @@ def test_quiet_prints_nothing_on_standard_error(command: str, desk: Path, monkey
         "apply": ["m.onnx", "q.plan.json", "-c", "s.npz", "-o", "again.onnx"],
         "inspect": ["m.onnx"],
         "verify": ["q.onnx", "--float", "m.onnx", "-c", "s.npz"],
-        "demo": ["--models", str(ROOT / "models")],
+        "demo": ["--models", examples(desk)],
     }
     shown = run(command, *arguments[command], "--quiet")
     assert shown.stderr == ""
@@ -112,12 +115,24 @@ def test_json_of_targets_and_demo_and_verify(desk: Path) -> None:
     quantised()
     checks = strict_json(run("verify", "q.onnx", "--float", "m.onnx", "-c", "s.npz", "--json").stdout)["checks"]
     assert "simulation" in [check["name"] for check in checks]
-    shown = strict_json(run("demo", "--json", "--models", str(ROOT / "models"), "-o", "out").stdout)
+    shown = strict_json(run("demo", "--json", "--models", examples(desk), "-o", "out").stdout)
     assert [Path(item["path"]).name for item in shown] == [
         f"digits_{kind}.{how}.onnx" for kind in ("cnn", "vit") for how in ("w8a8", "small")
     ]
     assert all(item["accuracy"]["after"] > item["accuracy"]["before"] - 0.01 for item in shown)
     assert all(item["file_bytes"] < item["float_file_bytes"] / 2 for item in shown)
+
+
+def examples(desk: Path) -> str:
+    """Make a folder of the examples with fewer samples, and parts of them in their place."""
+    folder = desk / "models"
+    folder.mkdir()
+    shutil.copy(small_model(), folder / "digits_cnn.onnx")
+    shutil.copy(part("digits_attention"), folder / "digits_vit.onnx")
+    for name, count in (("calibration", 24), ("evaluation", 400)):
+        with np.load(MODELS / f"digits_{name}.npz") as data:
+            np.savez(folder / f"digits_{name}.npz", **{key: data[key][:count] for key in data.files})
+    return str(folder)
 
 
 def strict_json(text: str) -> Any:

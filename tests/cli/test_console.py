@@ -1,8 +1,5 @@
 """Names out of files are shown and never obeyed: no escape sequence of theirs reaches a terminal or a pipe."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +7,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from tests.cli.running import ROOT
 from tests.graphs import feeds_for, layer_chain
+from tests.processes import onnxmpq
 
 EVIL = "con\x1b]0;mine\x07v\x1b[2J\x1b[31m\x9b1m\r\x08[bold]"
 
@@ -42,15 +39,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids=lambda arguments: " ".join(arguments[:1]),
 )
 def test_no_control_character_is_printed(arguments: tuple[str, ...], desk: Path) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-m", "onnxmpq", *arguments],
-        cwd=desk,
-        capture_output=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "passes"))), "PYTHONUTF8": "1"},
-        timeout=300,
-        check=False,
-    )
+    ended = onnxmpq(*arguments, folder=desk)
     assert ended.returncode in (0, 2), ended.stderr
-    shown = (ended.stdout + ended.stderr).decode("utf-8")
+    shown = ended.stdout + ended.stderr
     assert ("con" in shown) == ("--keep" not in arguments)
     assert not [character for character in shown if character not in "\n\t" and not character.isprintable()]

@@ -53,7 +53,7 @@ def test_measure_ends_with_a_search_that_measures_nothing_twice(desk: Path, monk
     monkeypatch.setattr(Worker, "__call__", again)
     shown = run(*arguments, "--effort", "quick", "-q").stdout
     assert "plan " in shown
-    assert (desk / "digits_cnn.small.onnx").is_file()
+    assert (desk / "digits_small.small.onnx").is_file()
 
 
 def test_pareto_ends_with_a_command_that_makes_a_file_of_a_point(desk: Path) -> None:

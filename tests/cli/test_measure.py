@@ -4,8 +4,6 @@ import json
 import os
 import re
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +15,12 @@ from onnxmpq.cli import cli
 from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.sensitivity.store import Store
 from onnxmpq.sensitivity.table import Table
-from tests.cli.running import MODEL, ROOT, refused, run
+from tests.cli.running import MODELS, ROOT, refused, run
+from tests.processes import Running
+from tests.small import part
 
 ZOO = Path(os.environ.get("ONNXMPQ_ZOO") or ROOT / ".." / "shared" / "zoo") / "models"
-PEAK = (
-    "import sys\nfrom pathlib import Path\nfrom onnxmpq.cli import main\ntry:\n    main()\n"
-    "finally:\n    print(Path('/proc/self/status').read_text(), file=sys.stderr)"
-)
-"""A run that tells its peak in the end. What getrusage tells may be that of the process that started it."""
+MODEL = str(MODELS / "digits_cnn.onnx")
 needs_proc = pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs Linux")
 
 
@@ -46,14 +42,11 @@ def measured(*more: str) -> Result:
 
 def process(model: str, samples: str, memory: str, *more: str) -> tuple[int, str, str, int]:
     """Measure in a process of its own; return exit code, both outputs and the peak of its memory in bytes."""
-    path = os.pathsep.join((str(ROOT), str(ROOT / "passes")))
-    command = [sys.executable, "-c", PEAK, "measure", model, "-c", samples, "--options", "w4a8,w8a8", "-q", *more]
-    done = subprocess.run(
-        [*command, "--memory", memory], env={**os.environ, "PYTHONPATH": path}, text=True, capture_output=True
-    )
-    peak = re.search(r"VmHWM:\s+(\d+) kB", done.stderr)
-    assert peak
-    return done.returncode, done.stdout, done.stderr, int(peak[1]) * 1024
+    given = ("measure", model, "-c", samples, "--options", "w4a8", "-q", *more, "--memory", memory)
+    run = Running(*given, more={"ONNXMPQ_ONE_PROCESS": "1"})
+    done = run.wait()
+    assert run.peak_bytes > 30e6
+    return done.returncode, done.stdout, done.stderr, run.peak_bytes
 
 
 # ---- measure ---------------------------------------------------------------------------------------------------------
@@ -91,13 +84,13 @@ def test_progress_says_what_runs_and_how_much_of_it_is_done(desk: Path) -> None:
 
 
 def test_a_dry_run_measures_nothing_and_counts_what_a_run_takes(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = ("measure", MODEL, "-c", "many.npz", "--options", "w8a8,w4a8", "--quiet", "--json")
+    arguments = ("measure", str(part("digits_conv")), "-c", "many.npz", "--options", "w8a8,w4a8", "--quiet", "--json")
     told = json.loads(run(*arguments, "--dry-run", "--store", "r.store").stdout)
     assert not (desk / "r.store").exists()
     cost = json.loads(run(*arguments).stdout)["cost"]
     assert told["samples"] == 468
-    assert told["variants"] == 36
-    assert told["jobs"] == -(-468 // told["batch"]) * 37 == cost["jobs"]
+    assert told["variants"] == 20
+    assert told["jobs"] == -(-468 // told["batch"]) * 21 == cost["jobs"]
     assert told["full_run_equivalents"] == pytest.approx(cost["full_runs"], abs=0.1)
     assert told["segments"] > 3
     assert told["seconds"] > 0

@@ -22,7 +22,7 @@ def test_a_table_is_printed_and_json_written(desk: Path) -> None:
     for point in data["points"]:
         assert f"{point['file_bytes']:,}" in shown
     assert re.search(
-        rf"onnxmpq apply {re.escape(MODEL)} front.json -c s.npz --point \d -o digits_cnn.point\d.onnx", shown
+        rf"onnxmpq apply {re.escape(MODEL)} front.json -c s.npz --point \d -o digits_small.point\d.onnx", shown
     )
     assert len(re.findall(r"\d%", shown)) >= len(data["points"])
 

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from onnxmpq.cli.progress import Stages, progress
-from tests.cli.running import MODEL, ROOT, run
+from tests.cli.running import MODEL, MODELS, ROOT, run
 
 pty = pytest.importorskip("pty", reason="needs pseudo-terminals")
 
@@ -148,7 +148,7 @@ def on_a_terminal(*arguments: str, **environment: str) -> tuple[int, list[tuple[
 
 def test_the_bar_never_stands_still_in_a_search(desk: Path) -> None:
     arguments = ("-b", "size=30%", "--effort", "default", "-o", "v.onnx", "--tie", "stage.*", "--samples", "12")
-    code, written = on_a_terminal("quantize", MODEL, "-c", "s.npz", *arguments)
+    code, written = on_a_terminal("quantize", str(MODELS / "digits_cnn.onnx"), "-c", "s.npz", *arguments)
     text = b"".join(data for _, data in written).decode()
     assert code == 0, text
     moments = [moment for moment, _ in written]

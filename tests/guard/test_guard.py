@@ -1,5 +1,6 @@
 """What 8 bits ruin is found for a tenth of what measuring takes, kept finer and told in two lines; in any file."""
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -43,13 +44,30 @@ def quantised(name: str, folder: Path, **more: Any) -> Result:
     return quantize(model, samples, **asked(allow_slower=True, **given | more))
 
 
+@pytest.fixture(scope="module")
+def ruined(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Result]:
+    """Quantise each network once as it comes."""
+
+    @cache
+    def found(name: str) -> Result:
+        return quantised(name, tmp_path_factory.mktemp(name), speed_budget_s=0.02)
+
+    return found
+
+
+@pytest.fixture(scope="module")
+def as_asked(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """Quantise the detector as it was asked for."""
+    return quantised("detector", tmp_path_factory.mktemp("asked"), as_asked=True)
+
+
 # ---- found, kept finer, told -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_ruins_a_network_is_kept_finer(name: str, tmp_path: Path) -> None:
+def test_what_ruins_a_network_is_kept_finer(name: str, ruined: Callable[[str], Result]) -> None:
     blamed, figures = CASES[name]
-    result = quantised(name, tmp_path)
+    result = ruined(name)
     judged = result.judgement
     assert judged is not None
     assert judged.as_asked is not None
@@ -66,8 +84,8 @@ def test_what_ruins_a_network_is_kept_finer(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_it_takes_at_most_a_tenth_of_measuring_every_unit(name: str, tmp_path: Path) -> None:
-    judged = quantised(name, tmp_path).judgement
+def test_it_takes_at_most_a_tenth_of_measuring_every_unit(name: str, ruined: Callable[[str], Result]) -> None:
+    judged = ruined(name).judgement
     assert judged is not None
     assert judged.finding is not None
     model, samples = case(name)
@@ -79,8 +97,8 @@ def test_it_takes_at_most_a_tenth_of_measuring_every_unit(name: str, tmp_path: P
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_it_is_told_in_two_lines_with_the_price(name: str, tmp_path: Path) -> None:
-    first, second = quantised(name, tmp_path, speed_budget_s=0.02).notes[:2]
+def test_it_is_told_in_two_lines_with_the_price(name: str, ruined: Callable[[str], Result]) -> None:
+    first, second = ruined(name).notes[:2]
     assert first.startswith("At the option that was asked for the outputs would be damaged: ")
     assert all(unit in first for unit in CASES[name][0])
     assert "of measuring every unit" in first
@@ -89,8 +107,8 @@ def test_it_is_told_in_two_lines_with_the_price(name: str, tmp_path: Path) -> No
     assert "times float. --as-asked leaves the file as it was asked for." in second
 
 
-def test_as_asked_leaves_it_and_says_so(tmp_path: Path) -> None:
-    result = quantised("detector", tmp_path, as_asked=True)
+def test_as_asked_leaves_it_and_says_so(as_asked: Result) -> None:
+    result = as_asked
     assert set(result.plan.choices.values()) == {W8A8}
     assert result.judgement is not None
     assert result.judgement.broken == ("sqnr",)
@@ -106,8 +124,8 @@ def test_the_advice_does_what_it_says(tmp_path: Path) -> None:
     assert result.notes == ()
 
 
-def test_a_plan_of_ones_own_is_judged_and_not_changed(tmp_path: Path) -> None:
-    plan = quantised("detector", tmp_path, as_asked=True).plan
+def test_a_plan_of_ones_own_is_judged_and_not_changed(as_asked: Result, tmp_path: Path) -> None:
+    plan = as_asked.plan
     result = quantised("detector", tmp_path, plan=plan)
     assert result.plan.choices == plan.choices
     assert result.notes[0].startswith("The outputs are damaged: ")
@@ -156,8 +174,8 @@ def test_a_network_that_is_well_has_no_note(tmp_path: Path) -> None:
     assert result.notes == ()
 
 
-def test_json_has_the_judgement(tmp_path: Path) -> None:
-    data = quantised("detector", tmp_path).to_json()["guard"]
+def test_json_has_the_judgement(ruined: Callable[[str], Result]) -> None:
+    data = ruined("detector").to_json()["guard"]
     assert data["broken"] == []
     assert data["as_asked"]["sqnr"] < 0 < data["damage"]["sqnr"]
     assert data["thresholds"] == {"classes": 0.8, "loss": 0.1, "sqnr": 10.0}

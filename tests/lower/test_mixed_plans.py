@@ -10,16 +10,17 @@ from onnxmpq.options import Numbers
 from onnxmpq.workspace.export import Exporter
 from onnxmpq.workspace.prepare import prepare
 from onnxmpq.workspace.workspace import Workspace
-
-MODELS = Path(__file__).parents[2] / "models"
+from tests.small import MODELS
 
 
 @pytest.mark.parametrize("target", ["ort-cpu", "openvino", "generic"])
 @pytest.mark.parametrize("model", ["digits_cnn", "digits_vit"])
 def test_a_mixed_plan_does_what_was_predicted(target: str, model: str, tmp_path: Path) -> None:
     prepared = prepare(MODELS / f"{model}.onnx", target)
+    with np.load(MODELS / "digits_calibration.npz") as data:
+        images = data["image"][:24]
     pytest.importorskip(prepared.target.runtime)
-    exporter = Exporter(Workspace(prepared, MODELS / "digits_calibration.npz", Numbers(), tmp_path))
+    exporter = Exporter(Workspace(prepared, {"image": images}, Numbers(), tmp_path))
     generator = np.random.default_rng(0)
     for number in range(4):
         choices = {unit.name: unit.options[generator.integers(len(unit.options))] for unit in prepared.space.units}

@@ -14,8 +14,7 @@ from onnxmpq.methods.study import Choices, Study
 from onnxmpq.options import Constraints, Effort, SearchOptions, VerifyOptions
 from onnxmpq.search.decide import decide
 from tests.methods.fakes import W2, W4, W8, FakeEngine, drawn, study_of
-
-MODELS = Path(__file__).parents[2] / "models"
+from tests.small import MODELS, small_model
 
 
 def opened(engine: FakeEngine, effort: Effort = "default", share: float = 0.15) -> Study:
@@ -85,12 +84,14 @@ def test_what_is_decided_is_never_behind_a_uniform_plan(seed: int) -> None:
 def test_corrupted_calibration_is_not_behind_uniform_and_is_told(kind: str, tmp_path: Path) -> None:
     with np.load(MODELS / "digits_evaluation.npz") as data:
         images, labels = data["image"], data["labels"]
+    model = small_model()
     if kind == "noise":
+        model = MODELS / "digits_cnn.onnx"
         images = np.random.default_rng(0).normal(size=(24, *images.shape[1:])).astype(np.float32)
     else:
         images = images[labels == 3][:24]
     result = quantize(
-        MODELS / "digits_cnn.onnx",
+        model,
         {"image": images},
         output=tmp_path / "q.onnx",
         budget=["size=26%"],

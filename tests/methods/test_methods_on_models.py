@@ -1,8 +1,7 @@
-"""Every method on both embedded models, and methods by name."""
+"""Every method on parts of both embedded models, and methods by name."""
 
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,17 +20,17 @@ from onnxmpq.registry import METHODS
 from onnxmpq.sensitivity.engine import Engine
 from tests.methods.fakes import Given
 from tests.opened import engine_on
+from tests.small import MODELS, part
 
-MODELS = Path(__file__).parents[2] / "models"
 OPTIONS = (Option(8, 8), Option(2, 8))
 
 
-@pytest.fixture(scope="module", params=["digits_cnn", "digits_vit"])
+@pytest.fixture(scope="module", params=["digits_conv", "digits_attention"])
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    """Open an engine on an embedded model with eight images."""
+    """Open an engine on a part of an embedded model with eight images."""
     with np.load(MODELS / "digits_calibration.npz") as data:
         feeds: list[dict[str, Any]] = [{"image": data["image"][i : i + 1]} for i in range(8)]
-    with engine_on(str(MODELS / f"{request.param}.onnx"), feeds, MeasureOptions(batch=8)) as opened:
+    with engine_on(part(request.param), feeds, MeasureOptions(batch=8)) as opened:
         yield opened
 
 

@@ -11,13 +11,14 @@ import pytest
 from benchmarks import zoo
 from onnxmpq.cli import main
 from onnxmpq.runtimes import get_runtime
+from tests.asked import untimed
 from tests.report.pages import BARS, CELLS, PLANS, Seen, opened
+from tests.small import MODELS, part
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 pytestmark = pytest.mark.browser
-MODELS = Path(__file__).parents[2] / "models"
 MOST_BYTES = 3_000_000
 LIGHT, DARK, PHONE = (1200, False), (1200, True), (390, False)
 
@@ -25,14 +26,15 @@ LIGHT, DARK, PHONE = (1200, False), (1200, True), (390, False)
 def reported(
     model: Path, samples: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, size: str, method: str = "gram"
 ) -> Path:
-    """Search a model within a size from the command line, and return the page of the report."""
+    """Search a model within a size from the command line, and return the page of the report; nothing is timed."""
+    monkeypatch.setattr("onnxmpq.api.quantize", untimed)
     told = [
         "-b",
         f"size={size}",
         "--method",
         method,
         "--samples",
-        "32",
+        "8",
         "--effort",
         "quick",
         "--allow-slower",
@@ -66,11 +68,11 @@ def check(browser: "Browser", page: Path, seen: Seen, *readers: tuple[int, bool]
     assert not seen.faults
 
 
-@pytest.mark.parametrize("name", ["digits_cnn", "digits_vit"])
-def test_embedded_models(
+@pytest.mark.parametrize("name", ["digits_conv", "digits_attention"])
+def test_parts_of_embedded_models(
     name: str, browser: "Browser", seen: Seen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = reported(MODELS / f"{name}.onnx", MODELS / "digits_calibration.npz", tmp_path, monkeypatch, "25%")
+    page = reported(part(name), MODELS / "digits_calibration.npz", tmp_path, monkeypatch, "40%")
     check(browser, page, seen, LIGHT, DARK, PHONE)
 
 

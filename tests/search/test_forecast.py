@@ -12,9 +12,9 @@ from onnxmpq.cli import main
 from onnxmpq.errors import InfeasibleError
 from onnxmpq.options import SearchOptions, VerifyOptions
 from onnxmpq.search.forecast import foresee
+from tests.small import MODELS, small_model
 
-MODELS = Path(__file__).parents[2] / "models"
-MODEL = MODELS / "digits_cnn.onnx"
+MODEL = small_model()
 FILES = ["-c", str(MODELS / "digits_calibration.npz")]
 
 

@@ -17,9 +17,9 @@ from onnxmpq.options import MeasureOptions, SearchOptions, VerifyOptions
 from onnxmpq.search.front import Front, pareto
 from onnxmpq.sensitivity.store import Store
 from tests.asked import asked
+from tests.small import MODELS, small_model
 
-MODELS = Path(__file__).parents[2] / "models"
-MODEL = MODELS / "digits_cnn.onnx"
+MODEL = small_model()
 TIED = ("stage1.*", "stage2.*")
 
 
@@ -175,7 +175,7 @@ def test_any_method_gives_a_front(tmp_path: Path, method: str) -> None:
     with np.load(MODELS / "digits_calibration.npz") as data:
         samples = {name: data[name][:8] for name in data.files}
     given = {"options": ["w8a8", "w4a8"], "points": 4, "store": tmp_path / "x.store", "effort": "quick"}
-    found = pareto(MODELS / "digits_cnn.onnx", samples, **asked(method=method, **given))
+    found = pareto(MODEL, samples, **asked(method=method, **given))
     sources = {point.source for point in found.points}
     assert method in sources
     assert sources <= {method, "uniform w8a8", "uniform w4a8"}

@@ -31,9 +31,10 @@ from onnxmpq.workspace.prepare import prepare
 from onnxmpq.workspace.workspace import workspace
 from tests.graphs import feeds_for, from_text, layer_chain, rng
 from tests.opened import engine_on
+from tests.small import MODELS, part
 
-MODELS = Path(__file__).parents[2] / "models"
-EMBEDDED = ("digits_cnn", "digits_vit")
+PARTS = ("digits_conv", "digits_attention")
+WHOLE = ("digits_cnn", "digits_vit")
 OPTIONS = tuple(Option.parse(text) for text in ("w8a8", "w4a8", "w2a8", "w4"))
 Array = npt.NDArray[np.float64]
 Choices = Mapping[str, Option]
@@ -47,11 +48,16 @@ def digits(count: int) -> list[dict[str, Any]]:
     return [{"image": images[i : i + 1]} for i in range(count)]
 
 
+def file_of(name: str) -> Path:
+    """Return the file of an embedded model, or of a part of one."""
+    return MODELS / f"{name}.onnx" if name in WHOLE else part(name)
+
+
 @contextmanager
 def engine_of(model: str | ir.Model, feeds: Any, *, target: str = "ort-cpu", **more: Any) -> Iterator[Engine]:
-    """Open an engine on an embedded model, or on one made here."""
+    """Open an engine on an embedded model or a part of one, or on a model made here."""
     settings = MeasureOptions(**{key: more.pop(key) for key in MeasureOptions.__slots__ if key in more})
-    given = str(MODELS / f"{model}.onnx") if isinstance(model, str) else ir.to_proto(model)
+    given = file_of(model) if isinstance(model, str) else ir.to_proto(model)
     with engine_on(given, feeds, settings, target=target, **more) as engine:
         yield engine
 
@@ -111,7 +117,7 @@ def plan_of(engine: Engine, seed: int, options: Sequence[Option] = OPTIONS) -> d
 
 
 @pytest.mark.parametrize(
-    ("name", "target"), [("digits_cnn", "ort-cpu"), ("digits_vit", "ort-cpu"), ("digits_vit", "openvino")]
+    ("name", "target"), [("digits_conv", "ort-cpu"), ("digits_attention", "ort-cpu"), ("digits_attention", "openvino")]
 )
 def test_responses_are_those_of_whole_models(name: str, target: str) -> None:
     with engine_of(name, digits(3), target=target) as engine:
@@ -124,7 +130,7 @@ def test_responses_are_those_of_whole_models(name: str, target: str) -> None:
             assert table.loss[row] == pytest.approx(whole.loss.values(outputs).mean(), rel=1e-3, abs=1e-7), variant
 
 
-@pytest.mark.parametrize("name", EMBEDDED)
+@pytest.mark.parametrize("name", PARTS)
 def test_responses_around_a_quantised_centre_are_those_of_whole_models(name: str) -> None:
     with engine_of(name, digits(3)) as engine:
         whole = Whole(engine)
@@ -146,7 +152,7 @@ def test_responses_around_a_quantised_centre_are_those_of_whole_models(name: str
 # ---- pairs and plans -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", EMBEDDED)
+@pytest.mark.parametrize("name", PARTS)
 def test_pairs_are_those_of_whole_models(name: str) -> None:
     with engine_of(name, digits(3)) as engine:
         whole = Whole(engine)
@@ -185,7 +191,7 @@ def test_pairs_between_which_a_follower_joins_are_those_of_whole_models() -> Non
             assert pair.value == pytest.approx(want, rel=1e-4), (a, b)
 
 
-@pytest.mark.parametrize("name", EMBEDDED)
+@pytest.mark.parametrize("name", PARTS)
 def test_losses_of_plans_are_those_of_whole_models(name: str) -> None:
     with engine_of(name, digits(3)) as engine:
         whole = Whole(engine)
@@ -199,7 +205,7 @@ def test_losses_of_plans_are_those_of_whole_models(name: str) -> None:
 # ---- weights rounded to the data ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", EMBEDDED)
+@pytest.mark.parametrize("name", ["digits_conv", "digits_vit"])
 def test_losses_with_gptq_are_those_of_the_exported_file(name: str, tmp_path: Path) -> None:
     feeds, numbers = digits(6), Numbers(rounding="gptq")
     with engine_of(name, feeds, target="generic", numbers=numbers, batch=4) as engine:
@@ -209,9 +215,8 @@ def test_losses_with_gptq_are_those_of_the_exported_file(name: str, tmp_path: Pa
         for number, (choices, found) in enumerate(zip(plans, engine.losses(plans), strict=True)):
             plan = Plan("generic", "", choices)
             path = tmp_path / f"{number}.onnx"
-            given = str(MODELS / f"{name}.onnx")
             quantize(
-                given,
+                file_of(name),
                 feeds,
                 output=path,
                 target="generic",
@@ -230,7 +235,7 @@ def test_gptq_is_measured_and_nearest_costs_more() -> None:
     losses = []
     for rounding in ROUNDINGS:
         numbers = Numbers(rounding=rounding)
-        with engine_of("digits_cnn", digits(32), target="generic", numbers=numbers) as engine:
+        with engine_of("digits_conv", digits(32), target="generic", numbers=numbers) as engine:
             assert engine.notes == ()
             losses.append(engine.table((Option(3, 8),)).loss)
     assert losses[1].sum() < 0.7 * losses[0].sum()
@@ -244,7 +249,7 @@ def test_executors_round_alike_and_what_is_stored_is_not_counted_again(tmp_path:
         with (
             open_executor(spec) as executor,
             engine_of(
-                "digits_cnn",
+                "digits_conv",
                 digits(6),
                 batch=3,
                 executor=executor,
@@ -261,7 +266,7 @@ def test_executors_round_alike_and_what_is_stored_is_not_counted_again(tmp_path:
 # ---- the quadratic part ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", EMBEDDED)
+@pytest.mark.parametrize("name", WHOLE)
 def test_gram_is_positive_semidefinite_and_tells_pairs_and_plans(name: str) -> None:
     with engine_of(name, digits(48)) as engine:
         table = engine.table((Option(4, 8), Option(8, 8)))
@@ -294,7 +299,7 @@ def test_gram_is_positive_semidefinite_and_tells_pairs_and_plans(name: str) -> N
 
 def test_gram_around_a_quantised_centre_is_the_second_derivative() -> None:
     """The predicted loss is exact to second order: halving a response leaves an eighth of the error."""
-    with engine_of("digits_cnn", digits(8)) as engine:
+    with engine_of("digits_conv", digits(8)) as engine:
         centre = {unit.name: Option(8, 8) for unit in engine.space.units if Option(8, 8) in unit.options}
         table = engine.table((Option(4, 8),), centre)
         outputs = engine.result(CentreJob(as_choices(centre), 0))
@@ -318,7 +323,7 @@ def columns(table: Table) -> dict[str, Array]:
     return {name: getattr(table, name) for name in names}
 
 
-@pytest.mark.parametrize("name", EMBEDDED)
+@pytest.mark.parametrize("name", PARTS)
 def test_the_size_of_batches_changes_nothing_but_rounding(name: str) -> None:
     tables = []
     for batch in (1, 7, 9):
@@ -355,7 +360,7 @@ def test_large_outputs_are_sketched_and_the_table_says_so() -> None:
         plan = {table.variants[0].unit: table.variants[0].option}
         with pytest.raises(InputError, match="too large"):
             engine.superposed(table, plan)
-    with engine_of("digits_cnn", digits(2)) as engine:
+    with engine_of("digits_conv", digits(2)) as engine:
         assert not engine.table((Option(8, 8),)).sketched
 
 
@@ -373,7 +378,7 @@ def test_labels_give_cross_entropy() -> None:
     images = np.concatenate([feed["image"] for feed in digits(9)])
     labels = np.arange(9) % 10
     for batch in (0, 4):
-        with engine_of("digits_cnn", {"image": images, "labels": labels}, loss="ce", batch=batch) as engine:
+        with engine_of("digits_conv", {"image": images, "labels": labels}, loss="ce", batch=batch) as engine:
             whole = Whole(engine)
             table = engine.table((Option(4, 8),))
             want = -np.take_along_axis(log_softmax(whole.reference), labels[:, None], 1).mean()
@@ -382,11 +387,11 @@ def test_labels_give_cross_entropy() -> None:
             variant = table.variants[3]
             changed = log_softmax(whole.outputs({variant.unit: variant.option}))
             assert table.loss[3] == pytest.approx(-np.take_along_axis(changed, labels[:, None], 1).mean(), rel=1e-4)
-    with pytest.raises(InputError, match="needs labels"), engine_of("digits_cnn", digits(3), loss="ce") as engine:
+    with pytest.raises(InputError, match="needs labels"), engine_of("digits_conv", digits(3), loss="ce") as engine:
         engine.table(OPTIONS)
     with (
         pytest.raises(InputError, match=r"go from 3 to 11; the output has the classes 0 to 9"),
-        engine_of("digits_cnn", {"image": images, "labels": np.arange(9) + 3}, loss="ce") as engine,
+        engine_of("digits_conv", {"image": images, "labels": np.arange(9) + 3}, loss="ce") as engine,
     ):
         engine.table(OPTIONS)
 
@@ -407,7 +412,7 @@ def test_the_error_of_a_ratio_is_what_resampling_says() -> None:
 
 
 def test_a_loss_of_ones_own_is_what_is_measured() -> None:
-    with engine_of("digits_cnn", digits(6), function=worst_logit) as engine:
+    with engine_of("digits_conv", digits(6), function=worst_logit) as engine:
         whole = Whole(engine)
         table = engine.table((Option(4, 8),))
         variant = table.variants[5]
@@ -419,7 +424,7 @@ def test_a_loss_of_ones_own_is_what_is_measured() -> None:
         assert np.linalg.eigvalsh(table.gram)[0] > -1e-9
     with (
         pytest.raises(InputError, match="one finite number for each"),
-        engine_of("digits_cnn", digits(3), function=lambda outputs, _: outputs["logits"]) as engine,
+        engine_of("digits_conv", digits(3), function=lambda outputs, _: outputs["logits"]) as engine,
     ):
         engine.table(OPTIONS)
 
@@ -527,7 +532,7 @@ def test_fisher_traces_are_those_of_a_softmax_regression() -> None:
 
 
 def test_fisher_traces_of_an_embedded_model_are_positive() -> None:
-    with engine_of("digits_cnn", digits(8)) as engine:
+    with engine_of("digits_conv", digits(8)) as engine:
         traces = engine.traces(draws=1)
         assert set(traces) == {unit.name for unit in engine.space.units}
         assert all(trace.value > 0 and np.isfinite(trace.error) for trace in traces.values())
@@ -551,7 +556,7 @@ def same(a: tuple[Table, list[Any]], b: tuple[Table, list[Any]]) -> bool:
 @pytest.fixture(scope="module")
 def inline() -> tuple[Table, list[Any]]:
     """Return what the executor inline gives."""
-    with engine_of("digits_cnn", digits(6), batch=3) as engine:
+    with engine_of("digits_conv", digits(6), batch=3) as engine:
         return everything(engine)
 
 
@@ -561,7 +566,7 @@ def test_executors_give_the_same_bits(spec: str, inline: tuple[Table, list[Any]]
         pytest.importorskip("distributed")
     with (
         open_executor(spec) as executor,
-        engine_of("digits_cnn", digits(6), batch=3, executor=executor, ahead=4) as engine,
+        engine_of("digits_conv", digits(6), batch=3, executor=executor, ahead=4) as engine,
     ):
         assert same(everything(engine), inline)
 
@@ -573,7 +578,7 @@ def test_the_order_of_jobs_changes_nothing(inline: tuple[Table, list[Any]], monk
         run(self, [jobs[int(i)] for i in rng(12).permutation(len(jobs))], what)
 
     monkeypatch.setattr(Engine, "run", backwards)
-    with engine_of("digits_cnn", digits(6), batch=3) as engine:
+    with engine_of("digits_conv", digits(6), batch=3) as engine:
         assert same(everything(engine), inline)
 
 

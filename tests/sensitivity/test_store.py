@@ -216,7 +216,7 @@ def test_a_store_in_use_is_told_after_a_while(tmp_path: Path, monkeypatch: pytes
 
 def test_damaged_bytes_are_never_believed(tmp_path: Path) -> None:
     """Flip bytes in 200 copies: in the header of the file, in those of its pages, and anywhere."""
-    results = fill(tmp_path / "store.db", 25)
+    results = fill(tmp_path / "store.db", 10)
     whole = (tmp_path / "store.db").read_bytes()
     path = tmp_path / "damaged.db"
     seen = {"right": 0, "absent": 0, "refused": 0}
