@@ -29,7 +29,7 @@ def following(shown: str) -> list[str]:
 def test_quantize_ends_with_a_command_that_verifies_the_file(desk: Path) -> None:
     shown = run("quantize", MODEL, "-c", "s.npz", "-o", "a b.onnx", "--threads", "2", "-t", "generic", "-q").stdout
     arguments = following(shown)
-    assert arguments == ["verify", "a b.onnx", "--float", MODEL, "-t", "generic", "-c", "s.npz", "--threads", "2"]
+    assert arguments == ["verify", "a b.onnx", "--float", MODEL, "--threads", "2", "-t", "generic", "-c", "s.npz"]
     assert "simulation" in run(*arguments).stdout
 
 

@@ -90,7 +90,7 @@ def test_an_impossible_budget_ends_with_3_and_the_least(desk: Path) -> None:
         (("-b", "size=3%", "-b", "size=4%"), "The budget 'size' is given twice."),
         (
             ("-b", "size=30%", "--method", "clad"),
-            "lampq, local, sqnr, uniform. Did you mean 'clado'?",
+            "sqnr, lampq, local, uniform. Did you mean 'clado'?",
         ),
         (
             ("-b", "size=30%", "--method", "clado", "-m", "psdd=no"),
