@@ -107,7 +107,7 @@ def test_several_budgets_hold_at_once(desk: Desk) -> None:
 
 
 def test_slow_integer_kernels_do_not_break_a_budget(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxmpq.api.SLOWER_THAN_FLOAT", 99.0)
+    monkeypatch.setattr("onnxmpq.guard.kernels.SLOWER_THAN_FLOAT", 99.0)
     result = desk.search("bops=7%", allow_slower=False, keep=FEW)
     units, choices = result.space.units, result.plan.choices
     bops = sum(unit.cost(choices.get(unit.name, FLOAT)).bops for unit in units)
