@@ -11,7 +11,7 @@ import click
 from onnxmpq.artifacts import Plan
 from onnxmpq.cli import words
 from onnxmpq.cli.fields import Decorator, flagged, option, taking
-from onnxmpq.disk.files import page_of, refuse_foreign
+from onnxmpq.disk.files import free_place, page_of, refuse_foreign
 from onnxmpq.errors import InputError
 from onnxmpq.options import GraphOptions, Numbers
 
@@ -120,11 +120,8 @@ report_option = click.option(
 
 def checked_output(path: Path | None, overwrite: bool, what: str = "output") -> None:
     """Refuse a file that could not be written, before any work."""
-    if path is None:
-        return
-    from onnxmpq.verification.publish import free_place
-
-    free_place(path, overwrite, what)
+    if path is not None:
+        free_place(path, overwrite, what)
 
 
 def checked_report(path: Path | None) -> None:

@@ -95,7 +95,7 @@ def pareto_command(
     if output is not None:
         front.write(output, overwrite=overwrite)
     if report is not None:
-        from onnxmpq.report import write_report
+        from onnxmpq.report.write import write_report
 
         command = shlex.join(["onnxmpq", *sys.argv[1:]])
         made = write_report(

@@ -106,7 +106,8 @@ def quantize_command(
             **rest,
         )
     if report is not None:
-        from onnxmpq.report import Measured, write_report  # the page is loaded only for it
+        from onnxmpq.report.plans import Measured
+        from onnxmpq.report.write import write_report
 
         decision = result.decision
         report = write_report(

@@ -129,6 +129,20 @@ def refuse_shared(reads: Mapping[str, Path | None], writes: Mapping[str, Path | 
         raise InputError(f"{' '.join(faults)} Give each a name of its own.")
 
 
+def free_place(path: Path, overwrite: bool, what: str = "output") -> None:
+    """Refuse a file that could not be written."""
+    folder = path.absolute().parent
+    if not os.path.isdir(folder):
+        raise InputError(f"The folder '{path.parent}' of the {what} '{path}' does not exist. Make it first.")
+    check_length(path, what)
+    if path.is_dir():
+        raise InputError(f"The {what} '{path}' is a folder. Give the name of a file.")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"The folder '{path.parent}' of the {what} '{path}' cannot be written to.")
+    if path.exists() and not overwrite:
+        raise taken(path, what)
+
+
 def check_length(path: Path, what: str) -> None:
     """Refuse a name that is longer than the file system takes, before any work."""
     try:

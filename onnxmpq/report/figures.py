@@ -12,9 +12,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from onnxmpq.artifacts import Check, plain
-from onnxmpq.metrics.compared import Accuracy
-from onnxmpq.sensitivity.table import Estimate
+from onnxmpq.artifacts import Accuracy, Check, Estimate, plain
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,8 @@ from html import escape
 from importlib.resources import files
 from string import Template
 
-from onnxmpq.artifacts import Check
+from onnxmpq.artifacts import Check, Estimate
 from onnxmpq.report.figures import Alone, Pair, PlanFigures, Proof, Summary, Unquantised, View
-from onnxmpq.sensitivity.table import Estimate
 
 LIBRARY = ("d3.min.js", "plot.umd.min.js")
 CHOICES = 60_000  # options of plans in a page, of some 8 bytes each: of 2,000 units those of 30 plans

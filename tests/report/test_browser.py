@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from onnxmpq.report import write_report
+from onnxmpq.report.write import write_report
 from tests.report import made
 from tests.report.pages import BARS, CELLS, PLANS, Seen, opened
 
