@@ -107,6 +107,16 @@ def page_of(report: Path) -> Path:
     return report / "report.html" if os.path.isdir(report) else report
 
 
+def checked_page(report: Path) -> Path:
+    """Return the page of a report, or refuse one that could not be written."""
+    page = page_of(report)
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"The report '{page}' is a page: call it .html, or give a folder that exists.")
+    if not os.path.isdir(page.absolute().parent):
+        raise InputError(f"The folder '{page.parent}' of the report '{page}' does not exist. Make it first.")
+    return page
+
+
 def refuse_shared(reads: Mapping[str, Path | None], writes: Mapping[str, Path | None]) -> None:
     """Refuse a run in which one file has two roles, of which one is to be written; all faults are told at once.
 

@@ -5,7 +5,8 @@
           ├─ alone, maps, pairs, guesses                  what was measured of units, and of pairs
           └─ verified, checks, proof                      what is known of the file and of the plan
 
-They are made in the modules beside this one, drawn by ``onnxmpq.report.page``, and written as they are to report.json.
+They are made in the modules beside this one, drawn by ``onnxmpq.report.page``, and written as they are to a record,
+which is read by the fields of these classes.
 """
 
 import json
@@ -143,7 +144,7 @@ class Proof:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What was given, and what came out; a front has no file of its own."""
+    """What was given, and what came out; a front has no file, and what was only measured no method."""
 
     target: str
     runtime: str
