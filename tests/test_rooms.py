@@ -111,6 +111,11 @@ def test_no_room_imports_one_that_stands_above_it() -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["report.figures", "report.record", "report.page"])
+def test_a_page_is_made_of_a_record_without_any_stage(name: str) -> None:
+    assert imported_rooms(modules()[name]) - {""} <= {"artifacts", "disk", "errors", "report"}
+
+
 def test_runtimes_are_imported_in_their_folder_only() -> None:
     found = {
         name.split(".")[0]
