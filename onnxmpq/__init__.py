@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from onnxmpq.guard.diagnosis import Diagnosis, diagnose
     from onnxmpq.methods.named import method
     from onnxmpq.options import Constraints, GraphOptions, MeasureOptions, Numbers, SearchOptions, VerifyOptions
-    from onnxmpq.report import Measured, write_report
+    from onnxmpq.report.plans import Measured
+    from onnxmpq.report.write import write_report
     from onnxmpq.search.forecast import Forecast, foresee
     from onnxmpq.search.front import Front, pareto
     from onnxmpq.targets import Target, target
@@ -41,7 +42,8 @@ _HOMES = {
     "guard.diagnosis": ("Diagnosis", "diagnose"),
     "data.images": ("Images",),
     "methods.named": ("method",),
-    "report": ("Measured", "write_report"),
+    "report.plans": ("Measured",),
+    "report.write": ("write_report",),
     "targets": ("Target", "target"),
 }
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from onnxmpq.artifacts import Export, Option, Plan, Space, Verdict
+from onnxmpq.artifacts import Accuracy, Export, Option, Plan, Space, Verdict
 from onnxmpq.budgets.limits import Limit, parse_limits
 from onnxmpq.data.samples import Data, Samples, checked_labels
 from onnxmpq.disk.files import plan_of, refuse_shared
@@ -17,7 +17,7 @@ from onnxmpq.guard.judge import Judgement, guarded, judge_export, judged_heads
 from onnxmpq.guard.kernels import no_slower
 from onnxmpq.machine import give_back
 from onnxmpq.methods.named import chosen
-from onnxmpq.metrics.compared import Accuracy, accuracy
+from onnxmpq.metrics.compared import accuracy
 from onnxmpq.model.portions import Portions, portions_of, portions_of_file
 from onnxmpq.options import MENU, Constraints, GraphOptions, MeasureOptions, Numbers, SearchOptions, VerifyOptions
 from onnxmpq.runtimes import get_runtime

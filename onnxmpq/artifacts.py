@@ -5,6 +5,8 @@ Layer     a compute node whose weight (or operands) can be stored in few bits
 Unit      layers that take one decision, and what each option costs
 Space     all units of a model for one target, and what stays float
 Plan      one option per unit
+Estimate  a mean over samples and its error
+Accuracy  before and after
 Verdict   what an export really does, check by check
 """
 
@@ -258,6 +260,24 @@ def _point(data: Any, point: int | None, path: Path) -> Any:
         )
     chosen = points[point - 1]
     return chosen.get("plan") if isinstance(chosen, dict) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean over samples and its standard error."""
+
+    value: float
+    error: float
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Share of samples whose first output points at the label, and what quantising changed, sample by sample."""
+
+    before: float
+    after: float
+    difference_error: float
+    samples: int
 
 
 @dataclass(frozen=True, slots=True)

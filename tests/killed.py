@@ -79,8 +79,11 @@ COMMANDS = (
         {"q.onnx": _model, "q.plan.json": _json, "r.html": _page, "r.json": _json, "c.toml": _some},
     ),
     Command(
-        ("measure", "m.onnx", *_DATA, "-o", "t.json", "--store", "x.store", "--options", "w8a8"),
-        {"t.json": _json, "x.store": _store},
+        (
+            *("measure", "m.onnx", *_DATA, "-o", "t.json", "--record", "k.json", "--store", "x.store"),
+            *("--options", "w8a8"),
+        ),
+        {"t.json": _json, "k.json": _json, "x.store": _store},
     ),
     Command(
         ("pareto", "m.onnx", *_DATA, "-o", "f.json", "--report", "p.html", "--options", "w8a8"),
@@ -88,6 +91,7 @@ COMMANDS = (
     ),
     Command(("apply", "m.onnx", "a.plan.json", *_DATA, "-o", "b.onnx"), {"b.onnx": _model, "b.plan.json": _json}),
     Command(("overrides", "m.onnx", "a.plan.json", *_DATA, "-o", "o.json"), {"o.json": _json}),
+    Command(("report", "w.json", "--overwrite"), {"w.html": _page}),
     Command(("store", "compact", "y.store"), {"y.store": _store}),
 )
 
@@ -98,7 +102,7 @@ def prepare(folder: Path) -> None:
     onnx.save(ir.to_proto(model), str(folder / "m.onnx"))
     np.savez(folder / "s.npz", x=np.concatenate([feed["x"] for feed in feeds_for(model)]))
     run(folder, ("quantize", "m.onnx", *_DATA, "-o", "a.onnx", "--allow-slower"))
-    run(folder, ("measure", "m.onnx", *_DATA, "--store", "y.store", "--options", "w8a8"))
+    run(folder, ("measure", "m.onnx", *_DATA, "--store", "y.store", "--record", "w.json", "--options", "w8a8"))
 
 
 def run(folder: Path, arguments: tuple[str, ...], traced: tuple[str, ...] = ()) -> int:

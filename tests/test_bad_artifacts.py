@@ -24,11 +24,15 @@ from onnxmpq.disk.reading import JSON_BYTES, TOML_BYTES, brief, read_json
 from onnxmpq.errors import InputError
 from onnxmpq.exchange.overrides import from_overrides
 from onnxmpq.exchange.plans import import_overrides
+from onnxmpq.report.page import make_page
+from onnxmpq.report.record import read_record, record_of
+from onnxmpq.report.view import make_view
 from onnxmpq.sensitivity.table import Table
 from onnxmpq.targets import builtin_names, parse_target
 from onnxmpq.targets import target as find_target
 from tests.exchange.test_overrides import written
 from tests.graphs import layer_chain, normal
+from tests.report import made
 from tests.sensitivity.test_table import table
 
 MODEL = str(Path(__file__).parents[1] / "models" / "digits_cnn.onnx")
@@ -50,6 +54,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "plan": ("p.json", Plan.read),
     "front": ("f.json", lambda path: Plan.read(path, 1)),
     "table": ("t.json", Table.read),
+    "record": ("r.json", read_record),
     "overrides": ("o.json", lambda path: import_overrides(MODEL, path)),
     "configuration": ("c.toml", configuration),
     "description": (SPEC, description),
@@ -189,6 +194,10 @@ OVERRIDES, SPACE, PLAN = written(CHAIN, "w4a8")
 PLAN_JSON = PLAN.to_json() | {"ranges": {"weights": "mse"}, "passes": ["equalise-layers"]}
 FRONT_JSON = {"schema": 1, "over": "size", "notes": [], "points": [{"file_bytes": 1, "plan": PLAN_JSON}] * 2}
 TABLE_JSON = json.loads(json.dumps(table().to_json()))
+UNITS = made.space(4)
+RECORD_JSON = json.loads(
+    make_view(made.result(UNITS), front=made.front(UNITS, 2), table=made.table(UNITS, pairs=True)).to_text()
+)
 SCALARS = (
     st.sampled_from([None, True, False, 0, 1, -1, 10**400, 0.5, math.nan, math.inf, "", "w8a8", "float", "nan", "\0"])
     | st.integers()
@@ -276,6 +285,14 @@ def test_a_front_is_read_or_refused(folder: Path, data: Any, point: int | None) 
     plan = read_or_refused(lambda: Plan.read(folder / "f.json", point))
     if plan is not None:
         assert Plan.from_json(json.loads(plan.to_text())) == plan
+
+
+@given(mutated(RECORD_JSON) | ANYTHING)
+def test_a_record_is_read_or_refused(data: Any) -> None:
+    view = read_or_refused(lambda: record_of(data))
+    if view is not None:
+        assert record_of(json.loads(view.to_text())).to_text() == view.to_text()
+        make_page(view)
 
 
 @given(mutated(OVERRIDES) | ANYTHING)

@@ -27,7 +27,7 @@ MAY_IMPORT = {  # from the bottom up: every room, and every module that stands a
     "targets": "artifacts carriers disk errors model numerics registry",
     "calibrate": "errors numerics",
     "lower": "artifacts calibrate carriers errors model numerics options targets",
-    "metrics": "data errors model options",
+    "metrics": "artifacts data errors model options",
     "runtimes": "data disk errors machine registry",
     "budgets": "artifacts disk errors registry",
     "verification": "artifacts budgets data disk errors metrics model numerics runtimes targets",
@@ -47,7 +47,7 @@ MAY_IMPORT = {  # from the bottom up: every room, and every module that stands a
         "artifacts budgets data disk errors guard machine methods metrics model options runtimes search "
         "sensitivity verification workspace"
     ),
-    "report": "api artifacts disk errors metrics search sensitivity version",
+    "report": "api artifacts disk errors search sensitivity version",
     "doctor": "api disk errors machine options runtimes version",
     "": "api artifacts data errors guard methods options report search targets version",
     "cli": (
@@ -109,6 +109,11 @@ def test_no_room_imports_one_that_stands_above_it() -> None:
         for other in others.split()
         if places[other] >= places[name]
     ]
+
+
+@pytest.mark.parametrize("name", ["report.figures", "report.record", "report.page"])
+def test_a_page_is_made_of_a_record_without_any_stage(name: str) -> None:
+    assert imported_rooms(modules()[name]) - {""} <= {"artifacts", "disk", "errors", "report"}
 
 
 def test_runtimes_are_imported_in_their_folder_only() -> None:

@@ -24,6 +24,7 @@ COMMANDS = {
     "inspect": "Show the units of MODEL, their options and costs, and what stays float.",
     "measure": "Measure what every unit of MODEL costs at each option.",
     "verify": "Show what a file does in its runtime, beside its float model.",
+    "report": "Make the page of a report from RECORD, without running anything.",
     "diagnose": "Say what quantising does to MODEL, and which layers are to blame.",
     "overrides": "Write PLAN as onnxruntime's TensorQuantOverrides, or read such a file.",
     "store": "Look at a store of measurements, check it, or make it smaller.",

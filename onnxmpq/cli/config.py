@@ -68,6 +68,7 @@ def _paths(context: click.Context) -> tuple[dict[str, Path | None], dict[str, Pa
     }
     output, page = given.get("output"), given.get("report")
     writes = {"output": output, "store": given.get("store"), "configuration to be saved": given.get("save_config")}
+    writes["record"] = given.get("record")
     if (store := given.get("store")) is not None:
         writes |= {"journal of the store": journal_of(store)}
     if output is not None and context.command.name in ("quantize", "apply"):

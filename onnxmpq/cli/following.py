@@ -9,7 +9,7 @@ from rich.markup import escape
 from onnxmpq.cli import show
 from onnxmpq.cli.config import keys, told
 
-_OWN = ("output", "budget", "option", "store", "plan", "report", "evaluation", "rounding")
+_OWN = ("output", "budget", "option", "store", "plan", "report", "record", "evaluation", "rounding")
 """Options that belong to one run, or that a plan holds: the next command is not given them again."""
 
 

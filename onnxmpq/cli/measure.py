@@ -22,9 +22,11 @@ from onnxmpq.cli.options import (
     numbers_options,
     overwrite_option,
     quiet_option,
+    record_option,
     target_option,
     verbose_option,
 )
+from onnxmpq.cli.recording import leave, running, tell
 from onnxmpq.options import GraphOptions, MeasureOptions, Numbers, SearchOptions
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ _SHOWN = 12
 @calibration_option
 @taking(search=SearchOptions, only=("options",))
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Write the table as JSON.")
+@record_option
 @click.option("--pairs", is_flag=True, help="Measure every pair exactly, too.")
 @taking(measure=MeasureOptions)
 @click.option("--dry-run", is_flag=True, help="Say what it would take, and stop.")
@@ -55,6 +58,7 @@ def measure_command(
     calibration: Path,
     search: SearchOptions,
     output: Path | None,
+    record: Path | None,
     pairs: bool,
     measure: MeasureOptions,
     dry_run: bool,
@@ -78,6 +82,7 @@ def measure_command(
 
     wanted = parsed(search.options)
     checked_output(output, overwrite)
+    checked_output(record, overwrite, "record")
     if dry_run:
         measure = replace(measure, store=None)
     table: Table | None = None
@@ -96,10 +101,16 @@ def measure_command(
         return
     if output is not None:
         table.write(output, overwrite=overwrite)
+    if record is not None:
+        from onnxmpq.report.view import make_view
+
+        view = make_view(table=table, space=prepared.space, notes=notes, title=model.name, command=running())
+        leave(view, None, record, overwrite)
     if as_json:
         show.as_json(table.to_json())
     else:
         _shown(table, output, notes)
+        tell(None, record)
         if measure.store is not None:
             within = ["-b", "size=30%", "-o", f"{model.stem}.small.onnx", "--store", str(measure.store)]
             rounding = ["--rounding", numbers.rounding]

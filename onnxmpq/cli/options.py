@@ -1,7 +1,6 @@
 """Options that several commands share."""
 
 import functools
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,7 @@ import click
 from onnxmpq.artifacts import Plan
 from onnxmpq.cli import words
 from onnxmpq.cli.fields import Decorator, flagged, option, taking
-from onnxmpq.disk.files import page_of, refuse_foreign
-from onnxmpq.errors import InputError
+from onnxmpq.disk.files import checked_page, free_place, refuse_foreign
 from onnxmpq.options import GraphOptions, Numbers
 
 model_argument = click.argument("model", type=click.Path(path_type=Path))
@@ -116,27 +114,23 @@ def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
 report_option = click.option(
     "--report", type=click.Path(path_type=Path), help="Write report.html and report.json: a folder, or a .html file."
 )
+record_option = click.option(
+    "--record",
+    type=click.Path(path_type=Path),
+    help="Write what came out as JSON, from which `onnxmpq report` makes the page.",
+)
 
 
 def checked_output(path: Path | None, overwrite: bool, what: str = "output") -> None:
     """Refuse a file that could not be written, before any work."""
-    if path is None:
-        return
-    from onnxmpq.verification.publish import free_place
-
-    free_place(path, overwrite, what)
+    if path is not None:
+        free_place(path, overwrite, what)
 
 
 def checked_report(path: Path | None) -> None:
     """Refuse a report that could not be written, before any work; one that is there is written anew."""
-    if path is None:
-        return
-    path = page_of(path)
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise InputError(f"The report '{path}' is a page: call it .html, or give a folder that exists.")
-    if not os.path.isdir(path.absolute().parent):
-        raise InputError(f"The folder '{path.parent}' of the report '{path}' does not exist. Make it first.")
-    refuse_foreign(path)
+    if path is not None:
+        refuse_foreign(checked_page(path))
 
 
 def decorated(command: Callable[..., Any], decorators: list[Decorator]) -> Callable[..., Any]:

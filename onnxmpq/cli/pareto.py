@@ -1,8 +1,6 @@
 """``onnxmpq pareto``: its function has an argument for every option, or class of options, that it takes."""
 
 import math
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,10 +24,12 @@ from onnxmpq.cli.options import (
     numbers_options,
     overwrite_option,
     quiet_option,
+    record_option,
     report_option,
     target_option,
     verbose_option,
 )
+from onnxmpq.cli.recording import leave, running, tell
 from onnxmpq.options import Constraints, GraphOptions, MeasureOptions, SearchOptions
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ if TYPE_CHECKING:
 @taking(graph=GraphOptions)
 @overwrite_option
 @report_option
+@record_option
 @numbers_options
 @json_option
 @quiet_option
@@ -75,6 +76,7 @@ def pareto_command(
     measure: MeasureOptions,
     overwrite: bool,
     report: Path | None,
+    record: Path | None,
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -90,23 +92,22 @@ def pareto_command(
 
     checked_report(report)
     checked_output(output, overwrite)
+    checked_output(record, overwrite, "record")
     with measuring(measure.store, quiet, verbose) as told:
         front = pareto(model, calibration, measure=measure, progress=told, **rest)
     if output is not None:
         front.write(output, overwrite=overwrite)
-    if report is not None:
-        from onnxmpq.report import write_report
+    if report is not None or record is not None:
+        from onnxmpq.report.view import make_view
 
-        command = shlex.join(["onnxmpq", *sys.argv[1:]])
-        made = write_report(
-            path=report, front=front, space=front.space, table=front.table, title=model.name, command=command
-        )
-        report = made.page
+        view = make_view(front=front, space=front.space, table=front.table, title=model.name, command=running())
+        leave(view, report, record, overwrite)
     if as_json:
         show.as_json(front.to_json())
     else:
         _shown(front)
-        _ending(front, model, output, report)
+        tell(report, record)
+        _ending(front, model, output)
 
 
 def _shown(front: "Front") -> None:
@@ -132,10 +133,8 @@ def _shown(front: "Front") -> None:
     show.notes(front.notes)
 
 
-def _ending(front: "Front", model: Path, output: Path | None, report: Path | None) -> None:
-    """Say where everything is, and how to make a file of the point where the front bends."""
-    if report is not None:
-        show.out.print(f"report    {escape(str(report))}", soft_wrap=True)
+def _ending(front: "Front", model: Path, output: Path | None) -> None:
+    """Say where the front is, and how to make a file of the point where it bends."""
     if output is None:
         show.out.print("Keep the front with -o front.json; `onnxmpq apply` makes a file of a point.")
         return

@@ -1,14 +1,11 @@
 """``onnxmpq quantize``: its function has an argument for every option, or class of options, that it takes."""
 
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
-from rich.markup import escape
 
 from onnxmpq.artifacts import Option, Plan
 from onnxmpq.cli import show, words
@@ -16,7 +13,16 @@ from onnxmpq.cli.config import config_options
 from onnxmpq.cli.fields import taking
 from onnxmpq.cli.following import comes_next, next_command
 from onnxmpq.cli.measuring import measuring
-from onnxmpq.cli.options import build_options, checked_report, model_argument, point_option, report_option
+from onnxmpq.cli.options import (
+    build_options,
+    checked_output,
+    checked_report,
+    model_argument,
+    point_option,
+    record_option,
+    report_option,
+)
+from onnxmpq.cli.recording import leave, running, tell
 from onnxmpq.errors import InputError
 from onnxmpq.options import Constraints, MeasureOptions, SearchOptions, VerifyOptions
 
@@ -55,6 +61,7 @@ _SEARCH_ONLY = (
 @click.option("--plan", type=click.Path(path_type=Path), help="Use this plan.json instead of a method.")
 @point_option
 @report_option
+@record_option
 @build_options
 @config_options
 @click.pass_context
@@ -69,6 +76,8 @@ def quantize_command(
     measure: MeasureOptions,
     verify: VerifyOptions,
     report: Path | None,
+    record: Path | None,
+    overwrite: bool,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
@@ -85,6 +94,7 @@ def quantize_command(
     from onnxmpq.api import quantize
 
     checked_report(report)
+    checked_output(record, overwrite, "record")
     if budget and option is not None:
         raise InputError("--option is what every unit gets; with a budget --options names what units may take.")
     if plan is not None and option is not None:
@@ -102,27 +112,28 @@ def quantize_command(
             search=search,
             measure=measure,
             verify=verify,
+            overwrite=overwrite,
             progress=told,
             **rest,
         )
-    if report is not None:
-        from onnxmpq.report import Measured, write_report  # the page is loaded only for it
+    if report is not None or record is not None:
+        from onnxmpq.report.plans import Measured
+        from onnxmpq.report.view import make_view
 
         decision = result.decision
-        report = write_report(
+        view = make_view(
             result,
-            report,
             table=decision.table if decision else None,
             others=[Measured("tried", loss, choices=plan) for plan, loss in decision.tried] if decision else (),
             title=model.name,
-            command=shlex.join(["onnxmpq", *sys.argv[1:]]),
-        ).page
+            command=running(),
+        )
+        leave(view, report, record, overwrite)
     if as_json:
         show.as_json(result.to_json())
     else:
         show.result(result)
-        if report is not None:
-            show.out.print(f"report    {escape(str(report))}", soft_wrap=True)
+        tell(report, record)
         comes_next(next_command("verify", str(result.path), "--float", str(model)), "on the machine that will run it")
 
 

@@ -107,6 +107,16 @@ def page_of(report: Path) -> Path:
     return report / "report.html" if os.path.isdir(report) else report
 
 
+def checked_page(report: Path) -> Path:
+    """Return the page of a report, or refuse one that could not be written."""
+    page = page_of(report)
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"The report '{page}' is a page: call it .html, or give a folder that exists.")
+    if not os.path.isdir(page.absolute().parent):
+        raise InputError(f"The folder '{page.parent}' of the report '{page}' does not exist. Make it first.")
+    return page
+
+
 def refuse_shared(reads: Mapping[str, Path | None], writes: Mapping[str, Path | None]) -> None:
     """Refuse a run in which one file has two roles, of which one is to be written; all faults are told at once.
 
@@ -127,6 +137,20 @@ def refuse_shared(reads: Mapping[str, Path | None], writes: Mapping[str, Path | 
         known[what] = _real(path)
     if faults:
         raise InputError(f"{' '.join(faults)} Give each a name of its own.")
+
+
+def free_place(path: Path, overwrite: bool, what: str = "output") -> None:
+    """Refuse a file that could not be written."""
+    folder = path.absolute().parent
+    if not os.path.isdir(folder):
+        raise InputError(f"The folder '{path.parent}' of the {what} '{path}' does not exist. Make it first.")
+    check_length(path, what)
+    if path.is_dir():
+        raise InputError(f"The {what} '{path}' is a folder. Give the name of a file.")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"The folder '{path.parent}' of the {what} '{path}' cannot be written to.")
+    if path.exists() and not overwrite:
+        raise taken(path, what)
 
 
 def check_length(path: Path, what: str) -> None:

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxmpq.artifacts import Option, Space
+from onnxmpq.artifacts import Estimate, Option, Space
 from onnxmpq.metrics.losses import Head, Loss
-from onnxmpq.sensitivity.table import Cost, Estimate, Table, Variant
+from onnxmpq.sensitivity.table import Cost, Table, Variant
 
 Array = npt.NDArray[np.float64]
 

@@ -7,14 +7,14 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from onnxmpq.artifacts import FLOAT, Option, Space, Unit
+from onnxmpq.artifacts import FLOAT, Estimate, Option, Space, Unit
 from onnxmpq.budgets.base import Facts
 from onnxmpq.budgets.limits import Limit
 from onnxmpq.budgets.rows import Row
 from onnxmpq.errors import InfeasibleError
 from onnxmpq.methods.agreement import Agreement, agreement
 from onnxmpq.methods.protocol import Measurer
-from onnxmpq.sensitivity.table import Estimate, Table, Variant
+from onnxmpq.sensitivity.table import Table, Variant
 from onnxmpq.solve import Budget, Problem, Shortfall, Solution, solve
 
 Choices = Mapping[str, Option]

@@ -4,11 +4,12 @@ A model is anything that runs a feed, as sessions of runtimes do; errors are tho
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 
+from onnxmpq.artifacts import Accuracy
 from onnxmpq.data.samples import Samples, checked_labels
 from onnxmpq.errors import InputError
 from onnxmpq.metrics.losses import Head, Loss, mean_and_error
@@ -22,16 +23,6 @@ class Model(Protocol):
     def run(self, feed: Feed) -> Mapping[str, np.ndarray]:
         """Return the outputs, in their order."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Accuracy:
-    """Share of samples whose first output points at the label, and what quantising changed, sample by sample."""
-
-    before: float
-    after: float
-    difference_error: float
-    samples: int
 
 
 def accuracy(before: Model, after: Model, feeds: Iterable[Feed], labels: np.ndarray) -> Accuracy:

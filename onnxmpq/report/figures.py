@@ -5,16 +5,15 @@
           ├─ alone, maps, pairs, guesses                  what was measured of units, and of pairs
           └─ verified, checks, proof                      what is known of the file and of the plan
 
-They are made in the modules beside this one, drawn by ``onnxmpq.report.page``, and written as they are to report.json.
+They are made in the modules beside this one, drawn by ``onnxmpq.report.page``, and written as they are to a record,
+which is read by the fields of these classes.
 """
 
 import json
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from onnxmpq.artifacts import Check, plain
-from onnxmpq.metrics.compared import Accuracy
-from onnxmpq.sensitivity.table import Estimate
+from onnxmpq.artifacts import Accuracy, Check, Estimate, plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +144,7 @@ class Proof:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What was given, and what came out; a front has no file of its own."""
+    """What was given, and what came out; a front has no file, and what was only measured no method."""
 
     target: str
     runtime: str

@@ -12,9 +12,9 @@ import numpy as np
 from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
 from scipy.spatial.distance import squareform
 
-from onnxmpq.artifacts import Option
+from onnxmpq.artifacts import Estimate, Option
 from onnxmpq.report.figures import Map, Pair
-from onnxmpq.sensitivity.table import Array, Estimate, Table, Variant
+from onnxmpq.sensitivity.table import Array, Table, Variant
 
 STRONGEST = 20  # pairs that are named
 # What a page can hold: a map of 300 units has 44,850 cells of some 4 bytes.

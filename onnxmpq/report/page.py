@@ -12,9 +12,8 @@ from html import escape
 from importlib.resources import files
 from string import Template
 
-from onnxmpq.artifacts import Check
+from onnxmpq.artifacts import Check, Estimate
 from onnxmpq.report.figures import Alone, Pair, PlanFigures, Proof, Summary, Unquantised, View
-from onnxmpq.sensitivity.table import Estimate
 
 LIBRARY = ("d3.min.js", "plot.umd.min.js")
 CHOICES = 60_000  # options of plans in a page, of some 8 bytes each: of 2,000 units those of 30 plans
@@ -86,7 +85,7 @@ def _rounded(value: float) -> float:
 
 def _sections(view: View) -> Iterator[str]:
     """Yield the sections that the numbers allow."""
-    yield _section("summary", "What came out", "", '<div class="tiles">', *_tiles(view.summary), "</div>")
+    yield _section("summary", "What came out", "", '<div class="tiles">', *_tiles(view), "</div>")
     if view.notes:
         yield _section("notes", "Notes", "", "<ul>", *(f"<li>{escape(note)}</li>" for note in view.notes), "</ul>")
     yield from _of_plans(view)
@@ -126,6 +125,7 @@ def _of_units(view: View) -> Iterator[str]:
             f"The loss {view.summary.loss_name} with one unit at one option and all others as they were, with its "
             "standard error.",
             *(_controls(_select("order", "alone-order")), _figure("alone")),
+            *([] if view.plans else [_details("the largest losses as a table", _alone(view.alone))]),
         )
     if view.maps:
         yield _section(
@@ -233,17 +233,10 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], name: str = "
 # ---- the summary -----------------------------------------------------------------------------------------------------
 
 
-def _tiles(summary: Summary) -> Iterator[str]:
+def _tiles(view: View) -> Iterator[str]:
     """Yield what matters most: value, label and what is to be said of it."""
-    before, after = summary.float_file_bytes, summary.file_bytes
-    if after is not None and before:
-        yield _tile(byte_text(after), "file", f"{after / before:.1%} of {byte_text(before)}")
-    elif before:
-        yield _tile(byte_text(before), "the float file")
-    if summary.loss is not None:
-        against = f", {summary.predicted:.4g} predicted" if summary.predicted is not None else ""
-        told = f"± {summary.loss.error:.2g} measured{against}"
-        yield _tile(f"{summary.loss.value:.4g}", f"loss {summary.loss_name}".strip(), told)
+    summary = view.summary
+    yield from _of_sizes_and_loss(summary)
     if summary.accuracy is not None:
         a = summary.accuracy
         yield _tile(
@@ -256,11 +249,37 @@ def _tiles(summary: Summary) -> Iterator[str]:
             yield _tile(f"{speed.value:.2f}×", f"speed, {speed.expected}", speed.detail)
     if summary.method:
         yield _tile(summary.method, "method", f"target {summary.target}")
+    elif view.alone:
+        yield from _of_units_alone(view)
     if summary.full_runs is not None and summary.seconds is not None:
         samples = f" on {summary.samples:,} samples" if summary.samples else ""
+        goal = "search" if summary.method else "measure"
         yield _tile(
-            f"{summary.full_runs:.1f} runs", "of the whole model to search", f"{summary.seconds:.1f} s{samples}"
+            f"{summary.full_runs:.1f} runs", f"of the whole model to {goal}", f"{summary.seconds:.1f} s{samples}"
         )
+
+
+def _of_units_alone(view: View) -> Iterator[str]:
+    """Yield what was measured where no plan was made of it."""
+    units, options = ({getattr(one, name) for one in view.alone} for name in ("unit", "option"))
+    told = ", ".join(option.name for option in view.options if option.name in options)
+    yield _tile(f"{len(units):,} units", "measured", f"at {told}, target {view.summary.target}")
+    worst = max(view.alone, key=lambda one: one.loss.value)
+    label = f"largest loss {view.summary.loss_name} of a unit alone"
+    yield _tile(_spread(worst.loss), label, f"{worst.unit} at {worst.option}")
+
+
+def _of_sizes_and_loss(summary: Summary) -> Iterator[str]:
+    """Yield what the file takes, and what it loses."""
+    before, after = summary.float_file_bytes, summary.file_bytes
+    if after is not None and before:
+        yield _tile(byte_text(after), "file", f"{after / before:.1%} of {byte_text(before)}")
+    elif before:
+        yield _tile(byte_text(before), "the float file")
+    if summary.loss is not None:
+        against = f", {summary.predicted:.4g} predicted" if summary.predicted is not None else ""
+        told = f"± {summary.loss.error:.2g} measured{against}"
+        yield _tile(f"{summary.loss.value:.4g}", f"loss {summary.loss_name}".strip(), told)
 
 
 def _tile(value: str, label: str, detail: str = "") -> str:
@@ -293,6 +312,21 @@ def _unit_table() -> str:
     """Return the table of units without rows: they follow the plan that is picked."""
     headings = ("", "unit", "operator", "parameters", "option", "bytes", "loss alone", "what it may not take, and why")
     return _table(headings, (), "unit-rows", numeric=(0, 3, 5, 6))
+
+
+def _alone(alone: Sequence[Alone]) -> str:
+    """Return the variants that lose most, the worst first."""
+    worst = sorted(alone, key=lambda one: -one.loss.value)[:ROWS]
+    rows = [
+        (one.unit, one.option, _spread(one.loss), f"{one.predicted:.4g}", f"{one.local:.2g}", _decibel(one.sqnr_db))
+        for one in worst
+    ]
+    headings = ("unit", "option", "loss alone", "predicted", "error of its own output", "SQNR in dB")
+    return _table(headings, rows, numeric=(2, 3, 4, 5))
+
+
+def _decibel(value: float) -> str:
+    return "no difference" if value == float("inf") else f"{value:.1f}"
 
 
 def _pairs(pairs: Sequence[Pair]) -> str:

@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnxmpq.api import Result
-from onnxmpq.artifacts import FLOAT, Option
+from onnxmpq.artifacts import FLOAT, Estimate, Option
 from onnxmpq.errors import InputError
 from onnxmpq.report.figures import PlanFigures, UnitFigures
 from onnxmpq.report.units import Choices, options_of
 from onnxmpq.search.decide import Decision
 from onnxmpq.search.front import Front
-from onnxmpq.sensitivity.table import Estimate
 
 
 @dataclass(frozen=True, slots=True)

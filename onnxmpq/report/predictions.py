@@ -9,8 +9,9 @@ Where both agree, the model of the loss can be believed.
 
 from collections.abc import Sequence
 
+from onnxmpq.artifacts import Estimate
 from onnxmpq.report.figures import Alone, Guess, PlanFigures
-from onnxmpq.sensitivity.table import Array, Estimate, Table, Variant
+from onnxmpq.sensitivity.table import Array, Table, Variant
 
 PAIRS = 1000  # that a page can hold: all pairs of 100 units are 4,950
 

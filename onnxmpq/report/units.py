@@ -66,8 +66,9 @@ def unquantised(space: Space | None, result: Result | None) -> tuple[Unquantised
         return ()
     found = [Unquantised(left.node, left.op, left.stored_bytes, left.reason) for left in space.leftovers]
     for unit in space.units:
-        if result is not None and result.plan.choices.get(unit.name, FLOAT) == FLOAT:
-            reason = unit.reason if len(unit.costs) == 1 else "the plan keeps it float"
+        alone = len(unit.costs) == 1  # whatever the plan
+        if alone or (result is not None and result.plan.choices.get(unit.name, FLOAT) == FLOAT):
+            reason = unit.reason if alone else "the plan keeps it float"
             found.append(Unquantised(unit.name, _op(unit), unit.cost(FLOAT).stored_bytes, reason))
     return tuple(sorted(found, key=lambda left: -left.stored_bytes))
 

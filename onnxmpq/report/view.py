@@ -3,7 +3,8 @@
     units ─▶ plans ─┬▶ interactions ─┐
                     └▶ predictions ──┴▶ make_view ─▶ View
 
-Everything but the subject may be absent: a uniform build has no table, a front has no verdict.
+Everything but the subject may be absent: a uniform build has no table, a front has no verdict, and a table alone no
+plan.
 """
 
 from collections.abc import Sequence
@@ -30,13 +31,14 @@ def make_view(
     table: Table | None = None,
     space: Space | None = None,
     others: Sequence[Measured] = (),
+    notes: Sequence[str] = (),
     title: str = "",
     command: str = "",
 ) -> View:
-    """Gather what a report shows of a build, of a front, or of both.
+    """Gather what a report shows of a build, of a front, of both, or of a table alone.
 
-    ``table`` is what was measured for them, ``space`` the units of a front without a build, ``others`` plans to
-    compare with, ``command`` what reproduces it all.
+    ``table`` is what was measured for them, ``space`` the units where there is no build, ``others`` plans to compare
+    with, ``notes`` what else was noticed, ``command`` what reproduces it all.
     """
     space = result.space if result else space
     decision = result.decision if result else None
@@ -49,7 +51,7 @@ def make_view(
     own = np.array(np.diag(table.gram)) if table else np.zeros(0)
     named = {unit.name: unit.op for unit in units}
     return View(
-        title=title or (result.path.name if result else f"Front over {front.over}" if front else "Report"),
+        title=title or _title(result, front, table),
         version=__version__,
         command=command,
         summary=_summary(result, front, table),
@@ -66,8 +68,14 @@ def make_view(
         verified=result.verdict.ok if result else None,
         checks=result.verdict.checks if result else (),
         proof=_proof(decision),
-        notes=_notes(result, front, space, table),
+        notes=_notes(result, front, space, table, notes),
     )
+
+
+def _title(result: Result | None, front: Front | None, table: Table | None) -> str:
+    if result is not None:
+        return result.path.name
+    return f"Front over {front.over}" if front else "What was measured" if table else "Report"
 
 
 def _portions(result: Result | None) -> tuple[PortionFigures, ...]:
@@ -81,6 +89,7 @@ def _summary(result: Result | None, front: Front | None, table: Table | None) ->
     decision = result.decision if result and is_as_searched(result) else None
     plan = result.plan if result else front.plans[0] if front and front.plans else None
     method = result.decision.chosen if result and result.decision else plan.method if plan else ""
+    full_runs, seconds = _taken(result, front, table)
     return Summary(
         target=plan.target if plan else table.target if table else "",
         runtime=result.verdict.runtime if result else "",
@@ -93,14 +102,25 @@ def _summary(result: Result | None, front: Front | None, table: Table | None) ->
         samples=table.samples if table else None,
         accuracy=result.accuracy if result else None,
         speeds=tuple(c for c in result.verdict.checks if c.name.startswith("speed")) if result else (),
-        full_runs=result.decision.runs if result and result.decision else None,
-        seconds=result.decision.seconds if result and result.decision else None,
+        full_runs=full_runs,
+        seconds=seconds,
     )
 
 
-def _notes(result: Result | None, front: Front | None, space: Space | None, table: Table | None) -> tuple[str, ...]:
+def _taken(result: Result | None, front: Front | None, table: Table | None) -> tuple[float | None, float | None]:
+    """Return what searching took, or measuring where nothing was searched: runs of the whole model, and seconds."""
+    if result is not None and result.decision is not None:
+        return result.decision.runs, result.decision.seconds
+    if result is None and front is None and table is not None:
+        return table.cost.get("full_runs"), table.cost.get("seconds")
+    return None, None
+
+
+def _notes(
+    result: Result | None, front: Front | None, space: Space | None, table: Table | None, more: Sequence[str]
+) -> tuple[str, ...]:
     """Return what was noticed on the way, then what is always so on this target."""
-    found = [*(result.notes if result else ()), *(front.notes if front else ())]
+    found = [*(result.notes if result else ()), *(front.notes if front else ()), *more]
     if result is not None and result.decision is not None and not is_as_searched(result):
         found.append(
             "The losses are those of the plan as it was searched; the file computes the same weights in float."

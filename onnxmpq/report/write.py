@@ -1,4 +1,4 @@
-"""``write_report``: report.html and report.json of a build, of a front, or of both."""
+"""``write_report``: report.html and report.json of a build, of a front, of both, or of what was measured."""
 
 import os
 from collections.abc import Sequence
@@ -7,10 +7,12 @@ from pathlib import Path
 
 from onnxmpq.api import Result
 from onnxmpq.artifacts import Space
-from onnxmpq.disk.files import page_of, refuse_foreign, refuse_shared, write_whole
+from onnxmpq.disk.files import checked_page, refuse_foreign, refuse_shared, write_whole
 from onnxmpq.errors import InputError
+from onnxmpq.report.figures import View
 from onnxmpq.report.page import make_page
 from onnxmpq.report.plans import Measured
+from onnxmpq.report.record import write_record
 from onnxmpq.report.view import make_view
 from onnxmpq.search.front import Front
 from onnxmpq.sensitivity.table import Table
@@ -32,6 +34,7 @@ def write_report(
     table: Table | None = None,
     space: Space | None = None,
     others: Sequence[Measured] = (),
+    notes: Sequence[str] = (),
     title: str = "",
     command: str = "",
 ) -> Written:
@@ -39,20 +42,25 @@ def write_report(
 
     Existing files of these names are replaced. See ``make_view`` for the rest.
     """
-    if result is None and front is None:
-        raise InputError("A report shows a result or a front: give one of them.")
-    page = page_of(Path(path))
-    if page.suffix.lower() not in (".html", ".htm"):
-        raise InputError(f"The report '{page}' is a page: call it .html, or give a folder that exists.")
-    if not page.parent.is_dir():
-        raise InputError(f"The folder '{page.parent}' of the report does not exist. Make it first.")
-    view = make_view(result, front=front, table=table, space=space, others=others, title=title, command=command)
-    numbers = page.with_suffix(".json")
-    refuse_foreign(page)
+    if result is None and front is None and table is None:
+        raise InputError("A report shows a result, a front or a table: give one of them.")
+    page = checked_page(Path(path))
     if result is not None:
         refuse_shared(
-            {"output": result.path, "plan": result.plan_path}, {"report": page, "file of its numbers": numbers}
+            {"output": result.path, "plan": result.plan_path},
+            {"report": page, "file of its numbers": page.with_suffix(".json")},
         )
-    write_whole(numbers, view.to_text(), "report")
+    view = make_view(
+        result, front=front, table=table, space=space, others=others, notes=notes, title=title, command=command
+    )
+    return write_view(view, page)
+
+
+def write_view(view: View, path: Path) -> Written:
+    """Write a page of numbers that were gathered, and the numbers beside it."""
+    page = checked_page(path)
+    numbers = page.with_suffix(".json")
+    refuse_foreign(page)
+    write_record(view, numbers)
     write_whole(page, make_page(view), "report")
     return Written(page, numbers)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-from onnxmpq.artifacts import FLOAT
+from onnxmpq.artifacts import FLOAT, Estimate
 from onnxmpq.methods.agreement import Agreement
 from onnxmpq.methods.study import Choices, Method, Study
 from onnxmpq.methods.uniform import uniform_choices
-from onnxmpq.sensitivity.table import Estimate, Table
+from onnxmpq.sensitivity.table import Table
 from onnxmpq.solve import Solution
 
 

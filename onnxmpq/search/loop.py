@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from onnxmpq.artifacts import FLOAT, Option, Plan, Space
+from onnxmpq.artifacts import FLOAT, Estimate, Option, Plan, Space
 from onnxmpq.budgets.limits import Limit, budget
 from onnxmpq.budgets.size import Size
 from onnxmpq.errors import InfeasibleError, InputError
@@ -29,7 +29,7 @@ from onnxmpq.options import EFFORTS, Constraints, MeasureOptions, SearchOptions
 from onnxmpq.search.constraints import make_menu
 from onnxmpq.search.decide import Decision, decide
 from onnxmpq.sensitivity.engine import Engine
-from onnxmpq.sensitivity.table import Estimate, Table
+from onnxmpq.sensitivity.table import Table
 from onnxmpq.solve import relative_gap
 from onnxmpq.workspace.export import Exporter
 from onnxmpq.workspace.prepare import parsed

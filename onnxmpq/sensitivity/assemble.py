@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxmpq.artifacts import FLOAT, Option
+from onnxmpq.artifacts import FLOAT, Estimate, Option
 from onnxmpq.errors import InputError
 from onnxmpq.metrics.losses import Head, Loss, LossFunction, mean_and_error
 from onnxmpq.sensitivity.batches import read_labels
-from onnxmpq.sensitivity.table import Estimate, Table, Variant
+from onnxmpq.sensitivity.table import Table, Variant
 from onnxmpq.sensitivity.worker import CentreJob, Choice, Job, ResponseJob, Results, as_choices
 
 Array = npt.NDArray[np.float64]

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxmpq.artifacts import FLOAT, Option, Plan, Space
+from onnxmpq.artifacts import FLOAT, Estimate, Option, Plan, Space
 from onnxmpq.errors import InputError
 from onnxmpq.lower.calibrated import Calibrated
 from onnxmpq.metrics.heads import find_heads
@@ -39,7 +39,7 @@ from onnxmpq.sensitivity.keys import job_json, key
 from onnxmpq.sensitivity.running import run_jobs
 from onnxmpq.sensitivity.segments import Cuts
 from onnxmpq.sensitivity.store import Store
-from onnxmpq.sensitivity.table import Cost, Estimate, Table, Variant
+from onnxmpq.sensitivity.table import Cost, Table, Variant
 from onnxmpq.sensitivity.worker import (
     CentreJob,
     Job,

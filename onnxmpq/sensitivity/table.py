@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from onnxmpq.artifacts import Option, options_of, plain
+from onnxmpq.artifacts import Estimate, Option, options_of, plain
 from onnxmpq.disk.files import write_whole
 from onnxmpq.disk.reading import COUNT, FIGURE, FLAG, OBJECTS, TEXT, TEXTS, Fields, Kind, read_json, refuse
 from onnxmpq.errors import InputError
@@ -55,14 +55,6 @@ class Variant:
     def __str__(self) -> str:
         """Write it as ``unit@option``."""
         return f"{self.unit}@{self.option}"
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A mean over samples and its standard error."""
-
-    value: float
-    error: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import onnx
 from onnx import serialization
 
 from onnxmpq.artifacts import Export
-from onnxmpq.disk.files import check_length, data_of, kept_of, place, plan_of, reason, spare_of, taken
+from onnxmpq.disk.files import check_length, data_of, free_place, kept_of, place, plan_of, reason, spare_of, taken
 from onnxmpq.disk.leftovers import temporary_folder
 from onnxmpq.errors import InputError
 from onnxmpq.model.protos import locations
@@ -32,20 +32,6 @@ def checked_output(path: Path, overwrite: bool) -> Path:
         if there.exists() and not overwrite:
             raise taken(there)
     return path
-
-
-def free_place(path: Path, overwrite: bool, what: str = "output") -> None:
-    """Refuse a file that could not be written."""
-    folder = path.absolute().parent
-    if not os.path.isdir(folder):
-        raise InputError(f"The folder '{path.parent}' of the {what} '{path}' does not exist. Make it first.")
-    check_length(path, what)
-    if path.is_dir():
-        raise InputError(f"The {what} '{path}' is a folder. Give the name of a file.")
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"The folder '{path.parent}' of the {what} '{path}' cannot be written to.")
-    if path.exists() and not overwrite:
-        raise taken(path, what)
 
 
 @contextmanager

@@ -12,9 +12,9 @@ from click.testing import CliRunner
 from benchmarks.__main__ import main
 from benchmarks.instances import BITS, Kind, generated, limit_at, of_table
 from benchmarks.solve import PLAIN, Line, Row, compared, parse_suites, summarised
-from onnxmpq.artifacts import FLOAT, Cost, Option, Space, Unit
+from onnxmpq.artifacts import FLOAT, Cost, Estimate, Option, Space, Unit
 from onnxmpq.errors import InputError
-from onnxmpq.sensitivity.table import Estimate, Table, Variant
+from onnxmpq.sensitivity.table import Table, Variant
 from onnxmpq.solve import Problem, solve
 
 

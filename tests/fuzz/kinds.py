@@ -124,6 +124,9 @@ def preload() -> None:
         "cli.quantize",
         "cli.measure",
         "cli.apply",
+        "cli.report",
+        "report.page",
+        "report.record",
         "api",
         "search.front",
         "exchange.overrides",
@@ -223,12 +226,14 @@ def _texts() -> dict[str, bytes]:
         for arguments in (
             ("quantize", "m.onnx", "-c", "s.npz", "-o", "q.onnx", "-q", "--allow-slower"),
             ("measure", "m.onnx", "-c", "s.npz", "-o", "t.json", "--store", "x.store", "-q"),
-            ("pareto", "m.onnx", "-c", "s.npz", "-o", "f.json", "-q"),
+            ("pareto", "m.onnx", "-c", "s.npz", "-o", "f.json", "--record", "r.json", "-q"),
             ("overrides", "m.onnx", "q.plan.json", "-c", "s.npz", "-o", "o.json", "-q"),
         ):
             ended = run(functools.partial(command, *arguments), folder, keep=frozenset())
             assert not ended.code, ended.told
-        found = {file: (folder / file).read_bytes() for file in ("q.plan.json", "f.json", "o.json", "x.store")}
+        found = {
+            file: (folder / file).read_bytes() for file in ("q.plan.json", "f.json", "r.json", "o.json", "x.store")
+        }
     found["c.toml"] = b'calibration = "s.npz"\noption = "w4a8"\nseed = 3\nallow-slower = true\nkeep = ["Conv_0=w8a8"]\n'
     return found | {"t.toml": (Path(onnxmpq.targets.__file__).parent / "builtin" / "ort-cpu.toml").read_bytes()}
 
@@ -281,6 +286,7 @@ KINDS: dict[str, Kind] = {
             _write_text,
             (("apply", "m.onnx", "f.json", "--point", "1", "-c", "s.npz", "-o", "new.onnx", "-q"),),
         ),
+        Made("records", _of("r.json"), _write_text, (("report", "r.json"), ("report", "r.json", "-o", "."))),
         Made("overrides", _of("o.json"), _write_text, (("overrides", "m.onnx", "o.json", "--read", "-o", "p.json"),)),
         Made(
             "configurations",

@@ -8,13 +8,13 @@ from typing import Any, cast
 import numpy as np
 import onnx_ir as ir
 
-from onnxmpq.artifacts import FLOAT, Cost, Layer, Option, Space, Unit
+from onnxmpq.artifacts import FLOAT, Cost, Estimate, Layer, Option, Space, Unit
 from onnxmpq.budgets.limits import Limit, budget
 from onnxmpq.budgets.rows import Row, weights_of
 from onnxmpq.methods.protocol import Measurer
 from onnxmpq.methods.study import Choices, Menu, Study
 from onnxmpq.sensitivity.table import Cost as RunCost
-from onnxmpq.sensitivity.table import Estimate, Table, Variant
+from onnxmpq.sensitivity.table import Table, Variant
 
 W8, W4, W2 = Option(8), Option(4), Option(2)
 

@@ -7,8 +7,9 @@ import tracemalloc
 from pathlib import Path
 from time import perf_counter
 
-from onnxmpq.report import Measured, Written, write_report
-from onnxmpq.sensitivity.table import Estimate
+from onnxmpq.artifacts import Estimate
+from onnxmpq.report.plans import Measured
+from onnxmpq.report.write import Written, write_report
 from tests.report import made
 
 UNITS = 2000

@@ -6,13 +6,25 @@ from pathlib import Path
 import numpy as np
 
 from onnxmpq.api import Result
-from onnxmpq.artifacts import FLOAT, Check, Cost, Layer, Leftover, Option, Plan, Space, Unit, Verdict
-from onnxmpq.metrics.compared import Accuracy
+from onnxmpq.artifacts import (
+    FLOAT,
+    Accuracy,
+    Check,
+    Cost,
+    Estimate,
+    Layer,
+    Leftover,
+    Option,
+    Plan,
+    Space,
+    Unit,
+    Verdict,
+)
 from onnxmpq.model.portions import Portions
 from onnxmpq.search.decide import Decision
 from onnxmpq.search.front import Front
 from onnxmpq.search.loop import Point
-from onnxmpq.sensitivity.table import Estimate, Table, Variant
+from onnxmpq.sensitivity.table import Table, Variant
 from onnxmpq.solve import Solution
 from tests.graphs import rng
 

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from onnxmpq.report import write_report
+from onnxmpq.report.page import make_page
+from onnxmpq.report.record import read_record, write_record
+from onnxmpq.report.view import make_view
+from onnxmpq.report.write import write_report
 from tests.report import made
 from tests.report.pages import BARS, CELLS, PLANS, Seen, opened
 
@@ -50,6 +53,23 @@ def test_every_figure_is_drawn(page: "Page", report: Path) -> None:
     image = page.locator(CELLS)
     assert (image.get_attribute("href") or image.get_attribute("xlink:href") or "").startswith("data:image/png")
     assert page.title() == "out.onnx"
+
+
+def test_what_was_only_measured_is_drawn(browser: "Browser", seen: Seen, tmp_path: Path) -> None:
+    space = made.space(20)
+    write_record(make_view(table=made.table(space, pairs=True), space=space), tmp_path / "r.json")
+    (tmp_path / "r.html").write_text(make_page(read_record(tmp_path / "r.json")), "utf-8")
+    numbers = json.loads((tmp_path / "r.json").read_text("utf-8"))
+    page = opened(browser, tmp_path / "r.html", seen)
+    assert page.locator("#figure-alone .alone > *").count() == len(numbers["alone"])
+    assert page.locator("#figure-guesses .guess > *").count() == len(numbers["alone"]) + 1
+    assert page.locator(CELLS).count() == 1
+    page.locator("#op").select_option("MatMul")
+    assert 0 < page.locator("#figure-alone .alone > *").count() < len(numbers["alone"])
+    page.locator("summary", has_text="the largest losses as a table").click()
+    assert page.locator("#alone td").first.is_visible()
+    page.close()
+    assert not seen.faults
 
 
 def test_no_mark_is_nowhere(page: "Page") -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from onnxmpq.errors import InputError
-from onnxmpq.report import make_view, write_report
 from onnxmpq.report.page import ROWS, byte_text, make_page
+from onnxmpq.report.view import make_view
+from onnxmpq.report.write import write_report
 from tests.report import made
 
 SPACE = made.space(12)

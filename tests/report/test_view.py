@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from onnxmpq.artifacts import FLOAT, Option
+from onnxmpq.artifacts import FLOAT, Estimate, Option
 from onnxmpq.errors import InputError
 from onnxmpq.report.plans import Measured
 from onnxmpq.report.predictions import PAIRS
 from onnxmpq.report.view import make_view
-from onnxmpq.sensitivity.table import Estimate, Variant
+from onnxmpq.sensitivity.table import Variant
 from tests.report import made
 
 SPACE = made.space(12)

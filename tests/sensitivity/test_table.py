@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxmpq.artifacts import FLOAT, Option
+from onnxmpq.artifacts import FLOAT, Estimate, Option
 from onnxmpq.errors import InputError
-from onnxmpq.sensitivity.table import Estimate, Table, Variant
+from onnxmpq.sensitivity.table import Table, Variant
 from tests.graphs import rng
 
 A4, A8, B4 = Variant("a", Option(4, 8)), Variant("a", Option(8, 8)), Variant("b", Option(4, 8))
