@@ -52,7 +52,7 @@ MAY_IMPORT = {  # from the bottom up: every room, and every module that stands a
     "": "api artifacts data errors guard methods options report search targets version",
     "cli": (
         " api artifacts data disk doctor errors exchange guard model options registry report runtimes search "
-        "sensitivity targets verification version workspace"
+        "sensitivity solve targets verification version workspace"
     ),
     "__main__": "cli",
 }

@@ -186,13 +186,13 @@ def _notes(study: Study, table: Table, choices: Choices) -> Iterator[str]:
     open_units = [unit.name for unit in study.menu.units if len(unit.options) > 1]
     left = [name for name in open_units if name not in changed]
     if left:
-        named = ", ".join(left[:_SHOWN]) + (" and others" if len(left) > _SHOWN else "")
-        yield f"{len(left)} units stay as they were, since none of their options was measured: {named}."
+        named = ", ".join(left[:_SHOWN]) + (f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else "")
+        yield f"No option was measured of these units, which stay as they were: {named}."
     floats = sum(choices.get(name, FLOAT) == FLOAT for name in open_units)
     if floats and choices and any(row.limit.budget.of_file for row in study.rows):
         yield (
-            f"{floats} units stay float among quantised ones, which takes bytes that are not foreseen. `onnxmpq apply` "
-            "says how large the file is."
+            f"Units that stay float among quantised ones: {floats}. What stands around them in the file is not "
+            "foreseen; `onnxmpq apply` says how large it is."
         )
 
 

@@ -124,8 +124,10 @@ def preload() -> None:
         "cli.quantize",
         "cli.measure",
         "cli.apply",
+        "cli.solve",
         "api",
         "search.front",
+        "search.planned",
         "exchange.overrides",
         "sensitivity.engine",
     )
@@ -228,7 +230,8 @@ def _texts() -> dict[str, bytes]:
         ):
             ended = run(functools.partial(command, *arguments), folder, keep=frozenset())
             assert not ended.code, ended.told
-        found = {file: (folder / file).read_bytes() for file in ("q.plan.json", "f.json", "o.json", "x.store")}
+        names = ("q.plan.json", "f.json", "t.json", "o.json", "x.store")
+        found = {file: (folder / file).read_bytes() for file in names}
     found["c.toml"] = b'calibration = "s.npz"\noption = "w4a8"\nseed = 3\nallow-slower = true\nkeep = ["Conv_0=w8a8"]\n'
     return found | {"t.toml": (Path(onnxmpq.targets.__file__).parent / "builtin" / "ort-cpu.toml").read_bytes()}
 
@@ -280,6 +283,27 @@ KINDS: dict[str, Kind] = {
             _of("f.json"),
             _write_text,
             (("apply", "m.onnx", "f.json", "--point", "1", "-c", "s.npz", "-o", "new.onnx", "-q"),),
+        ),
+        Made(
+            "tables",
+            _of("t.json"),
+            _write_text,
+            (
+                ("solve", "t.json", "-b", "size=60%", "-o", "p.json", "-q"),
+                (
+                    "solve",
+                    "t.json",
+                    "-b",
+                    "bits=5",
+                    "-b",
+                    "bops=20%",
+                    "-b",
+                    "memory=90%",
+                    "--keep",
+                    "op:Conv=w4a8",
+                    "-q",
+                ),
+            ),
         ),
         Made("overrides", _of("o.json"), _write_text, (("overrides", "m.onnx", "o.json", "--read", "-o", "p.json"),)),
         Made(
