@@ -1,5 +1,6 @@
 """``onnxmpq measure``: its function has an argument for every option, or class of options, that it takes."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,7 +114,7 @@ def measure_command(
             )
         elif output is not None:
             within = ["-b", "size=30%", "-o", f"{output.stem}.plan.json"]
-            comes_next(next_command("solve", str(output), more=within), "a plan from the table alone")
+            comes_next(shlex.join(["onnxmpq", "solve", str(output), *within]), "a plan from the table alone")
 
 
 def _forecast(cost: "Cost", samples: int, batch: int, segments: int, *, as_json: bool) -> None:
