@@ -5,7 +5,7 @@
 'w4a8'
 
 ``quantize`` goes the whole way from a model and samples to a verified file, ``pareto`` to a front of plans over one
-budget; ``inspect`` shows what could be quantised, ``measure`` what it costs.
+budget; ``inspect`` shows what could be quantised, ``measure`` what it costs, ``plan_from`` makes plans of that alone.
 Names are loaded when they are first used, so that the import is fast.
 """
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from onnxmpq.report.write import write_report
     from onnxmpq.search.forecast import Forecast, foresee
     from onnxmpq.search.front import Front, pareto
+    from onnxmpq.search.planned import Planned, plan_from
     from onnxmpq.targets import Target, target
 
 # onnxruntime reports its use from its import on; who wants that sets the variable to 0.
@@ -39,6 +40,7 @@ _HOMES = {
     "errors": ("InfeasibleError", "InputError", "InternalError", "OnnxmpqError", "VerifyError"),
     "search.forecast": ("Forecast", "foresee"),
     "search.front": ("Front", "pareto"),
+    "search.planned": ("Planned", "plan_from"),
     "guard.diagnosis": ("Diagnosis", "diagnose"),
     "data.images": ("Images",),
     "methods.named": ("method",),
@@ -63,6 +65,7 @@ __all__ = [
     "OnnxmpqError",
     "Option",
     "Plan",
+    "Planned",
     "Result",
     "SearchOptions",
     "Space",
@@ -77,6 +80,7 @@ __all__ = [
     "measure",
     "method",
     "pareto",
+    "plan_from",
     "quantize",
     "target",
     "write_report",

@@ -25,6 +25,7 @@ from onnxmpq.search.constraints import uniform_by_hand
 from onnxmpq.search.decide import Decision
 from onnxmpq.search.decide import to_json as decision_json
 from onnxmpq.search.loop import Search
+from onnxmpq.search.sizing import with_facts
 from onnxmpq.search.within import plan_within
 from onnxmpq.sensitivity.executors import opened
 from onnxmpq.sensitivity.rescue import Rescue
@@ -107,7 +108,8 @@ def measure(
     """Measure what every unit costs at each of ``options``, alone and together, around ``centre`` (float by default).
 
     ``pairs`` adds the exact loss of every pair. With a store every finished job is kept: a run that was killed goes on
-    where it was. Results do not depend on the executor. Every keyword is what one stage needs to know.
+    where it was. Results do not depend on the executor. The table has what budgets are counted from, so that
+    ``plan_from`` makes plans of it. Every keyword is what one stage needs to know.
     """
     from onnxmpq.sensitivity.engine import Engine
 
@@ -120,7 +122,8 @@ def measure(
         Engine(place, measuring) as engine,
     ):
         table = engine.table(parsed(options), choices)
-        return engine.pairs(table) if pairs else table
+        table = engine.pairs(table) if pairs else table
+        return with_facts(table, engine, keep_metadata=graph.keep_metadata)
 
 
 def quantize(

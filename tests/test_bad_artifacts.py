@@ -21,12 +21,13 @@ from onnxmpq.cli import cli
 from onnxmpq.cli.config import read as read_configuration
 from onnxmpq.data.images import SPEC, Images
 from onnxmpq.disk.reading import JSON_BYTES, TOML_BYTES, brief, read_json
-from onnxmpq.errors import InputError
+from onnxmpq.errors import InfeasibleError, InputError
 from onnxmpq.exchange.overrides import from_overrides
 from onnxmpq.exchange.plans import import_overrides
 from onnxmpq.report.page import make_page
 from onnxmpq.report.record import read_record, record_of
 from onnxmpq.report.view import make_view
+from onnxmpq.search.planned import plan_from
 from onnxmpq.sensitivity.table import Table
 from onnxmpq.targets import builtin_names, parse_target
 from onnxmpq.targets import target as find_target
@@ -250,7 +251,7 @@ def read_or_refused(read: Callable[[], Any]) -> Any:
     """Return what is read, or None where it is refused in few words."""
     try:
         return read()
-    except InputError as error:
+    except (InputError, InfeasibleError) as error:
         text = str(error)
     assert len(text) < 5000
     assert "\n" not in text
@@ -277,6 +278,29 @@ def test_a_table_is_read_or_refused(data: Any) -> None:
         assert found.gram.shape == (len(found.variants), len(found.variants))
         again = json.loads(json.dumps(found.to_json(), allow_nan=False))
         assert Table.from_json(again).to_json() == found.to_json()
+
+
+FIGURES = st.sampled_from([0, 1, -1, 7, 2**40, 2**55, 2**59, 1e308, -1e308, 5e-324, 1e-9, "inf", "nan"]) | st.floats(
+    -9, 9
+)
+
+
+@st.composite
+def renumbered(draw: st.DrawFn, document: Any) -> Any:
+    """Draw a document in which some numbers are others."""
+    made = copy.deepcopy(document)
+    found = [(holder, key) for holder, key in places(made) if type(holder[key]) in (int, float) and key != "schema"]
+    for holder, key in draw(st.lists(st.sampled_from(found), min_size=1, max_size=3)):
+        holder[key] = draw(FIGURES)
+    return made
+
+
+@given(renumbered(TABLE_JSON), st.sampled_from([("size=90%",), ("bits=6", "bops=1G"), ("memory=3kB", "size=70%")]))
+def test_a_table_is_solved_or_refused(data: Any, budget: tuple[str, ...]) -> None:
+    found = read_or_refused(lambda: Table.from_json(data))
+    if found is not None:
+        planned = read_or_refused(lambda: plan_from(found, budget=budget))
+        assert planned is None or planned.predicted >= planned.proof.bound
 
 
 @given(data=mutated(FRONT_JSON, deep=False), point=st.sampled_from([None, 1, 2, 3]))

@@ -23,6 +23,7 @@ COMMANDS = {
     "apply": "Write MODEL as PLAN says, exactly, and prove what the file does.",
     "inspect": "Show the units of MODEL, their options and costs, and what stays float.",
     "measure": "Measure what every unit of MODEL costs at each option.",
+    "solve": "Make a plan from TABLE alone: predicted and proved, not measured.",
     "verify": "Show what a file does in its runtime, beside its float model.",
     "report": "Make the page of a report from RECORD, without running anything.",
     "diagnose": "Say what quantising does to MODEL, and which layers are to blame.",

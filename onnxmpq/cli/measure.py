@@ -1,5 +1,6 @@
 """``onnxmpq measure``: its function has an argument for every option, or class of options, that it takes."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,7 +75,9 @@ def measure_command(
     \b
     onnxmpq measure model.onnx -c samples.npz --store model.store -o table.json
     onnxmpq measure model.onnx -c samples.npz --options w8a8,w4a8 --executor processes:4
+    onnxmpq solve table.json -b size=30% -o plan.json
     """
+    from onnxmpq.search.sizing import with_facts
     from onnxmpq.sensitivity.engine import Engine
     from onnxmpq.sensitivity.executors import opened
     from onnxmpq.workspace.prepare import parsed, prepare
@@ -95,6 +98,7 @@ def measure_command(
             if not dry_run:
                 table = engine.table(wanted)
                 table = engine.pairs(table) if pairs else table
+                table = with_facts(table, engine) if output is not None or as_json else table
     if forecast is not None:
         _forecast(forecast, *kept, as_json=as_json)
     if table is None:
@@ -119,6 +123,9 @@ def measure_command(
                 next_command("quantize", str(model), more=[*within, *rounding, *blends]),
                 "searches; nothing is measured twice",
             )
+        elif output is not None:
+            within = ["-b", "size=30%", "-o", f"{output.stem}.plan.json"]
+            comes_next(shlex.join(["onnxmpq", "solve", str(output), *within]), "a plan from the table alone")
 
 
 def _forecast(cost: "Cost", samples: int, batch: int, segments: int, *, as_json: bool) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -16,8 +16,22 @@ if TYPE_CHECKING:
     from onnxmpq.api import Result
     from onnxmpq.model.portions import Portions
     from onnxmpq.search.decide import Decision
+    from onnxmpq.solve import Solution
 
-__all__ = ["as_json", "decibel", "notes", "options", "out", "portions", "progress", "result", "size", "verdict_table"]
+__all__ = [
+    "as_json",
+    "counts",
+    "decibel",
+    "notes",
+    "options",
+    "out",
+    "portions",
+    "progress",
+    "proof",
+    "result",
+    "size",
+    "verdict_table",
+]
 
 out = SafeConsole(highlight=False)
 WORTH_A_WORD = 0.01  # of the bytes of a file: text that was left out is told from here on
@@ -99,18 +113,29 @@ def notes(found: Sequence[str]) -> None:
 def _searched(found: "Result", decision: "Decision") -> Iterator[tuple[str, str]]:
     """Yield what a search found: the plan, its loss, the proof behind it and what it took."""
     chosen = Counter(found.plan.choices.get(unit.name, FLOAT) for unit in found.space.units)
-    counts = ", ".join(f"{count} at {option}" for option, count in sorted(chosen.items(), key=_finest_first))
-    yield "plan", f"{counts}  (by {decision.chosen})"
+    yield "plan", f"{counts(chosen)}  (by {decision.chosen})"
     loss = decision.loss
     yield "loss", f"[bold]{loss.value:.4g}[/] ± {loss.error:.2g} measured" + _against(loss.value, decision)
-    proof = decision.proof
-    if proof is not None:
-        yield (
-            "proof",
-            f"{proof.status}: objective {proof.objective:.4g}, none below {proof.bound:.4g} in the model of the loss, "
-            f"gap {proof.gap:.2%}",
-        )
+    if decision.proof is not None:
+        yield "proof", proof(decision.proof)
     yield "search", f"{decision.runs:.1f} runs of the whole model on the samples, {decision.seconds:.1f} s"
+
+
+def counts(chosen: Mapping[Option, int]) -> str:
+    """Write how many units take each option, the finest first.
+
+    >>> counts({Option(4, 8): 3, Option(8, 8): 1})
+    '1 at w8a8, 3 at w4a8'
+    """
+    return ", ".join(f"{count} at {option}" for option, count in sorted(chosen.items(), key=_finest_first))
+
+
+def proof(found: "Solution") -> str:
+    """Write what was proved of a plan."""
+    return (
+        f"{found.status}: objective {found.objective:.4g}, none below {found.bound:.4g} in the model of the loss, "
+        f"gap {found.gap:.2%}"
+    )
 
 
 def _against(measured: float, decision: "Decision") -> str:

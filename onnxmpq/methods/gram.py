@@ -58,13 +58,16 @@ class Models:
     superposition: Superposition | None
 
     @classmethod
-    def of(cls, study: Study, table: Table, near: tuple[tuple[Option, ...], ...]) -> Self:
-        """Read the responses of a table; ``near`` are the options that may be proposed."""
+    def of(cls, study: Study, table: Table, near: tuple[tuple[Option, ...], ...], *, superposed: bool = True) -> Self:
+        """Make the models of a table; ``near`` are the options that may be proposed.
+
+        Superposition needs the responses themselves, the other models the table alone.
+        """
         places = study.places(table)
         there = places >= 0
         gram = np.where(there[:, None] & there, table.gram[np.ix_(places, places)], 0.0)
         superposition: Superposition | None = None
-        if not table.sketched:
+        if superposed and not table.sketched:
             owner = np.repeat(np.arange(len(study.menu.units)), [len(options) for options in study.menu.options])
             parts = (Part(*part) for part in study.engine.responses(table))
             superposition = Superposition(parts, places, owner)
@@ -134,6 +137,12 @@ class Gram:
         )
 
 
+def foretold(study: Study, table: Table) -> Candidate:
+    """Return the best plan of the quadratic model of a table, which a search measures first; here nothing is."""
+    models = Models.of(study, table, _worthwhile(study), superposed=False)
+    return _quadratic(study, models, models.linear, EXACTLY)
+
+
 def front_plans(study: Study, budget: str, limits: Sequence[int]) -> list[Drawn]:
     """Return plans over the limits of one budget: choices, limit, predicted loss, bound of the model and status.
 
@@ -158,14 +167,16 @@ def _solved(study: Study, models: Models, gap: float, extra: Sequence[Budget] = 
 
     The second leaves the Gram matrix for interactions.
     """
-    found = []
-    for linear in (models.linear, models.alone - models.own):
-        problem = study.problem(
-            linear, models.quadratic, constant=models.table.centre_loss.value, near=models.near, extra=extra
-        )
-        solution = study.solve(problem, models.table.centre, gap=gap)
-        found.append(Candidate(study.menu.choices(solution.choices), solution.objective, solution))
-    return found
+    return [_quadratic(study, models, linear, gap, extra) for linear in (models.linear, models.alone - models.own)]
+
+
+def _quadratic(study: Study, models: Models, linear: np.ndarray, gap: float, extra: Sequence[Budget] = ()) -> Candidate:
+    """Return the best plan of the quadratic model with some linear part."""
+    problem = study.problem(
+        linear, models.quadratic, constant=models.table.centre_loss.value, near=models.near, extra=extra
+    )
+    solution = study.solve(problem, models.table.centre, gap=gap)
+    return Candidate(study.menu.choices(solution.choices), solution.objective, solution)
 
 
 def _alone(study: Study, models: Models) -> Candidate:

@@ -38,6 +38,11 @@ class Menu:
             if option != FLOAT
         )
 
+    @property
+    def offered(self) -> tuple[Option, ...]:
+        """Return all options of the menu, each once."""
+        return tuple(dict.fromkeys(option for options in self.options for option in options))
+
     def index(self, choices: Choices) -> tuple[int, ...]:
         """Return the positions of choices in the menu."""
         return tuple(
@@ -297,6 +302,15 @@ def blending(method: Method) -> bool:
     return bool(getattr(method, "blends", False))
 
 
-def make_rows(limits: Sequence[Limit], menu: Menu, facts: Facts) -> tuple[Row, ...]:
-    """Return the rows of those budgets that are sums over units."""
-    return tuple(Row.of(limit, facts, menu.units, menu.options) for limit in limits if limit.budget.rows)
+def make_rows(
+    limits: Sequence[Limit], menu: Menu, facts: Facts, beside: Mapping[Option, int] | None = None
+) -> tuple[Row, ...]:
+    """Return the rows of those budgets that are sums over units.
+
+    ``beside`` is what an option adds to a file besides what a unit stores: rows of files count it, too.
+    """
+    rows = (Row.of(limit, facts, menu.units, menu.options) for limit in limits if limit.budget.rows)
+    if beside is None:
+        return tuple(rows)
+    added = np.array([beside[option] for options in menu.options for option in options], dtype=np.int64)
+    return tuple(replace(row, weights=row.weights + added) if row.limit.budget.of_file else row for row in rows)

@@ -96,20 +96,23 @@ def to_json(decision: Decision) -> dict[str, Any]:
         "loss_error": decision.loss.error,
         "predicted": decision.predicted,
         "measured_to_predicted": decision.loss.value / decision.predicted if decision.predicted else None,
-        "proof": None
-        if proof is None
-        else {
-            "objective": proof.objective,
-            "bound": proof.bound,
-            "gap": proof.gap,
-            "status": proof.status,
-            "seed": proof.seed,
-            "seconds": proof.seconds,
-            "solver": proof.solver,
-        },
+        "proof": proof_json(proof) if proof else None,
         "proposed_loss": decision.proposed_loss.value,
         "uniforms": {name: measured.value for name, (_, measured) in decision.uniforms.items()},
         "agreement": decision.agreement.to_json() if decision.agreement else None,
         "full_runs": decision.runs,
         "seconds": decision.seconds,
+    }
+
+
+def proof_json(proof: Solution) -> dict[str, Any]:
+    """Return what was proved as plain JSON data."""
+    return {
+        "objective": proof.objective,
+        "bound": proof.bound,
+        "gap": proof.gap,
+        "status": proof.status,
+        "seed": proof.seed,
+        "seconds": proof.seconds,
+        "solver": proof.solver,
     }

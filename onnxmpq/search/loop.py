@@ -11,7 +11,6 @@ serialising it, so that a plan is within its size to the byte before it is expor
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
@@ -28,6 +27,7 @@ from onnxmpq.methods.uniform import uniform_choices
 from onnxmpq.options import EFFORTS, Constraints, MeasureOptions, SearchOptions
 from onnxmpq.search.constraints import make_menu
 from onnxmpq.search.decide import Decision, decide
+from onnxmpq.search.sizing import Sizing
 from onnxmpq.sensitivity.engine import Engine
 from onnxmpq.sensitivity.table import Table
 from onnxmpq.solve import relative_gap
@@ -90,8 +90,8 @@ class Search:
         if measure.blends is None:
             measure = replace(measure, blends=blending(self.method))
         self.engine = Engine(self.workspace, measure, calibrated=measured)
+        self.sizing = Sizing(exporter, empty, self.menu)
         self._overhead: int | None = None
-        self._added: dict[Option, int] = {FLOAT: 0}
 
     def __enter__(self) -> Self:
         return self
@@ -107,15 +107,13 @@ class Search:
 
     def size(self, choices: Choices) -> int:
         """Return the bytes of the file that choices lead to."""
-        return self.exporter.size(self.plan(choices))
+        return self.sizing.size(choices)
 
     def study(self, limits: Sequence[Limit], menu: Menu | None = None, effort: str | None = None) -> Study:
         """Return the study of some budgets; rows of sizes count what each option adds to the graph, too."""
         menu = menu or self.menu
-        rows = tuple(
-            replace(known, weights=known.weights + self._beside(menu)) if known.limit.budget.of_file else known
-            for known in make_rows(limits, menu, self)
-        )
+        sized = any(limit.budget.of_file for limit in limits)
+        rows = make_rows(limits, menu, self, self.sizing.beside(menu.offered) if sized else None)
         effort = effort or self.effort
         return Study(self.engine, menu, rows, effort=effort, seed=self.seed, progress=self.workspace.progress)
 
@@ -241,26 +239,8 @@ class Search:
     def overhead(self) -> int:
         """Return the bytes of a file that belong to no unit."""
         if self._overhead is None:
-            self._overhead = self._bare
+            self._overhead = self.sizing.bare
         return self._overhead
-
-    @cached_property
-    def _bare(self) -> int:
-        return self._rest({})
-
-    def _rest(self, choices: Choices) -> int:
-        """Return the bytes of a file that its units do not store."""
-        units = sum(_SIZE.weight(unit, choices.get(unit.name, FLOAT)) for unit in self.menu.units)
-        return self.size(choices) - units
-
-    def _beside(self, menu: Menu) -> np.ndarray:
-        """Return the bytes of nodes and names that every option of every unit adds, as a uniform plan of it shows."""
-        for option in dict.fromkeys(option for options in menu.options for option in options):
-            if option not in self._added:
-                found = uniform_choices(self.menu.units, self.menu.options, option)
-                same = {unit: taken for unit, taken in found.items() if taken == option}
-                self._added[option] = round((self._rest(same) - self._bare) / len(same)) if same else 0
-        return np.array([self._added[option] for options in menu.options for option in options], dtype=np.int64)
 
     @property
     def space(self) -> Space:
@@ -275,7 +255,7 @@ class Search:
     @property
     def live_bytes(self) -> int:
         """The bytes of the largest activations that are there at once."""
-        return max((segment.live_bytes for segment in self.engine.cuts.segments), default=0)
+        return self.engine.live_bytes
 
     def _bytes(self, limit: Limit) -> int:
         return int(limit.amount * self.workspace.prepared.source.size_bytes if limit.share else limit.amount)

@@ -146,6 +146,11 @@ class Engine:
         return self.layout.repeats
 
     @property
+    def live_bytes(self) -> int:
+        """The bytes of the largest activations that are there at once."""
+        return max((segment.live_bytes for segment in self.cuts.segments), default=0)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the results should know: weights that are not rounded as they should be."""
         widest = {unit.name: max(unit.options) for unit in self.space.units}

@@ -6,6 +6,7 @@ gram[a, b]    second-order part, mean y_aᵀ y_b
 sqnr_db[a]    signal-to-noise ratio of every output
 local[a]      error of the unit's own output on float inputs, relative to its power
 pairs         loss with two units changed, for those that were asked for
+facts         what budgets are counted from, where it is known: with it `onnxmpq solve` needs nothing else
 """
 
 import json
@@ -19,8 +20,9 @@ import numpy.typing as npt
 
 from onnxmpq.artifacts import Estimate, Option, options_of, plain
 from onnxmpq.disk.files import write_whole
-from onnxmpq.disk.reading import COUNT, FIGURE, FLAG, OBJECTS, TEXT, TEXTS, Fields, Kind, read_json, refuse
+from onnxmpq.disk.reading import COUNT, FIGURE, FLAG, OBJECT, OBJECTS, TEXT, TEXTS, Fields, Kind, read_json, refuse
 from onnxmpq.errors import InputError
+from onnxmpq.sensitivity.facts import Facts
 
 Array = npt.NDArray[np.float64]
 
@@ -30,7 +32,7 @@ _COLUMNS = ("loss", "loss_error", "linear", "linear_error", "local", "local_erro
 _BY_OUTPUT = ("sqnr_db", "sqnr_error_db")
 _FIELDS = (
     *("schema", "target", "loss", "samples", "sketched", "outputs", "centre", "centre_loss", "centre_loss_error"),
-    *("variants", "gram", "gram_error", "pairs", "cost"),
+    *("variants", "gram", "gram_error", "pairs", "cost", "facts"),
 )
 
 
@@ -82,6 +84,7 @@ class Table:
     sketched: bool
     pairs: Mapping[tuple[Variant, Variant], Estimate] = field(default_factory=dict)
     cost: Mapping[str, float] = field(default_factory=dict)
+    facts: Facts | None = None
 
     def index(self, variant: Variant) -> int:
         """Return the row of a variant."""
@@ -143,6 +146,8 @@ class Table:
             "pairs": pairs,
             "cost": dict(self.cost),
         }
+        if self.facts is not None:
+            data["facts"] = self.facts.to_json()
         return {name: plain(value) for name, value in data.items()}
 
     def write(self, path: Path, *, overwrite: bool = True) -> None:
@@ -172,9 +177,10 @@ class Table:
             )
             for name in _BY_OUTPUT
         }
-        square = _square(len(rows))
+        square, target = _square(len(rows)), fields.take("target", TEXT)
+        facts = Facts.from_json(fields.take("facts", OBJECT), target, fields.faults) if "facts" in data else None
         read = cls(
-            target=fields.take("target", TEXT),
+            target=target,
             loss_name=fields.take("loss", TEXT),
             centre=options_of(fields, "centre", "unit"),
             variants=tuple(Variant(row.take("unit", TEXT), row.take("option", OPTION)) for row in rows),
@@ -186,6 +192,7 @@ class Table:
             sketched=fields.take("sketched", FLAG),
             pairs=dict(_estimated(fields, index, pair) for index, pair in enumerate(fields.take("pairs", OBJECTS))),
             cost=fields.take("cost", FIGURES),
+            facts=facts,
             **columns,
             **by_output,
         )
@@ -194,6 +201,8 @@ class Table:
             fields.faults.append("'variants' has one of them twice.")
         if not known.issuperset(variant for pair in read.pairs for variant in pair):
             fields.faults.append("'pairs' has what is not in 'variants'.")
+        if facts is not None:
+            fields.faults += facts.missing([*((v.unit, v.option) for v in read.variants), *read.centre.items()])
         refuse(fields.faults, f"The table '{where}' is damaged.", " Measure again.")
         return read
 

@@ -24,6 +24,7 @@ COMMANDS: dict[str, Sequence[str]] = {
     "dry run": ("quantize", "m.onnx", "-c", "s.npz", "-o", "dry.onnx", *SEARCH, "--dry-run"),
     "pareto": ("pareto", "m.onnx", "-c", "s.npz", "--points", "3"),
     "measure": ("measure", "m.onnx", "-c", "s.npz", "--options", "w4a8", "-o", "table.json"),
+    "solve": ("solve", "t.json", "-b", "size=60%", "-o", "plan.json"),
     "diagnose": ("diagnose", "m.onnx", "-c", "s.npz", "--option", "w2a8"),
     "apply": ("apply", "m.onnx", "q.plan.json", "-c", "s.npz", "-o", "again.onnx"),
     "verify": ("verify", "q.onnx", "--float", "m.onnx", "-c", "s.npz"),
@@ -38,6 +39,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     onnx.save(ir.to_proto(model), str(folder / "m.onnx"))
     np.savez(folder / "s.npz", x=np.concatenate([feed["x"] for feed in feeds_for(model)]))
     assert onnxmpq("quantize", "m.onnx", "-c", "s.npz", "-o", "q.onnx", "--allow-slower", folder=folder).returncode == 0
+    assert onnxmpq("measure", "m.onnx", "-c", "s.npz", "-o", "t.json", folder=folder).returncode == 0
     return folder
 
 

@@ -127,8 +127,10 @@ def preload() -> None:
         "cli.report",
         "report.page",
         "report.record",
+        "cli.solve",
         "api",
         "search.front",
+        "search.planned",
         "exchange.overrides",
         "sensitivity.engine",
     )
@@ -231,9 +233,8 @@ def _texts() -> dict[str, bytes]:
         ):
             ended = run(functools.partial(command, *arguments), folder, keep=frozenset())
             assert not ended.code, ended.told
-        found = {
-            file: (folder / file).read_bytes() for file in ("q.plan.json", "f.json", "r.json", "o.json", "x.store")
-        }
+        names = ("q.plan.json", "f.json", "r.json", "t.json", "o.json", "x.store")
+        found = {file: (folder / file).read_bytes() for file in names}
     found["c.toml"] = b'calibration = "s.npz"\noption = "w4a8"\nseed = 3\nallow-slower = true\nkeep = ["Conv_0=w8a8"]\n'
     return found | {"t.toml": (Path(onnxmpq.targets.__file__).parent / "builtin" / "ort-cpu.toml").read_bytes()}
 
@@ -287,6 +288,27 @@ KINDS: dict[str, Kind] = {
             (("apply", "m.onnx", "f.json", "--point", "1", "-c", "s.npz", "-o", "new.onnx", "-q"),),
         ),
         Made("records", _of("r.json"), _write_text, (("report", "r.json"), ("report", "r.json", "-o", "."))),
+        Made(
+            "tables",
+            _of("t.json"),
+            _write_text,
+            (
+                ("solve", "t.json", "-b", "size=60%", "-o", "p.json", "-q"),
+                (
+                    "solve",
+                    "t.json",
+                    "-b",
+                    "bits=5",
+                    "-b",
+                    "bops=20%",
+                    "-b",
+                    "memory=90%",
+                    "--keep",
+                    "op:Conv=w4a8",
+                    "-q",
+                ),
+            ),
+        ),
         Made("overrides", _of("o.json"), _write_text, (("overrides", "m.onnx", "o.json", "--read", "-o", "p.json"),)),
         Made(
             "configurations",
