@@ -150,9 +150,9 @@ def hold(model: str, samples: str, ceilings: tuple[int, ...]) -> None:
     code, _, error, _ = process(model, samples, f"{least - 1}MB")
     assert (code, f"Give --memory {least}MB" in error) == (2, True)
     for ceiling in (least, *(least + more for more in ceilings)):
-        code, out, error, peak = process(model, samples, f"{ceiling}MB", "--json", "--samples", "60")
+        code, out, error, peak = process(model, samples, f"{ceiling}MB", "--json", "--samples", "30")
         assert code == 0, error
-        assert json.loads(out)["samples"] == 60
+        assert json.loads(out)["samples"] == 30
         assert peak < ceiling * 1e6, ceiling
 
 

@@ -12,7 +12,7 @@ from onnxmpq.sensitivity.table import Estimate
 from tests.report import made
 
 UNITS = 2000
-TRACED = (250, 1000)  # tracing takes many times as long
+TRACED = (150, 600)  # tracing takes many times as long
 TRIED = 40
 
 
