@@ -11,6 +11,7 @@ from onnxmpq.lower.calibrated import Numbers
 from onnxmpq.runtimes import get_runtime
 from onnxmpq.workspace.build import Builder
 from onnxmpq.workspace.prepare import prepare, silent
+from tests.kept import Kept
 from tests.small import MODELS
 
 
@@ -23,7 +24,7 @@ def test_a_mixed_plan_does_what_was_predicted(target: str, model: str, tmp_path:
     pytest.importorskip(prepared.target.runtime)
     builder = Builder(
         prepared,
-        get_runtime(prepared.target.runtime),
+        Kept(get_runtime(prepared.target.runtime)),
         get_runtime("onnxruntime"),
         Path(tempfile.mkdtemp(dir=tmp_path)),
         {"image": images},

@@ -22,6 +22,7 @@ from onnxmpq.runtimes import get_runtime
 from onnxmpq.workspace.build import Builder
 from onnxmpq.workspace.prepare import prepare, silent
 from tests.graphs import Array, feeds_for, from_text, layer_chain, normal, rng
+from tests.kept import Kept
 
 MODELS = Path(__file__).parents[2] / "models"
 
@@ -127,7 +128,7 @@ def builder_of(model: Any, data: Any, folder: Path, target: str = "generic", **m
     prepared = prepare(model, target)
     return Builder(
         prepared,
-        get_runtime(prepared.target.runtime),
+        Kept(get_runtime(prepared.target.runtime)),
         get_runtime("onnxruntime"),
         Path(tempfile.mkdtemp(dir=folder)),
         data,
