@@ -33,8 +33,7 @@ MAY_IMPORT = {  # from the bottom up: every room, and every module that stands a
     "verification": "artifacts budgets data disk errors metrics model numerics runtimes targets",
     "workspace": "artifacts calibrate data disk errors lower model numerics options runtimes targets verification",
     "sensitivity": (
-        "artifacts data disk errors lower machine metrics model numerics options runtimes targets version "
-        "workspace"
+        "artifacts data disk errors lower machine metrics model numerics options runtimes targets version workspace"
     ),
     "solve": "errors",
     "methods": "artifacts budgets errors metrics model options registry sensitivity solve",

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import Field, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import click
 
@@ -52,20 +52,22 @@ def read(wanted: list[Field[Any]], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of fields from those of options; what is not given stays out."""
     values = {}
     for found in wanted:
-        value, facts = given[found.name], found.metadata
+        value: Any = given[found.name]
+        facts = found.metadata
         if value is None and found.default is not None:
             continue
         if facts.get("parse") == "bytes":
-            value = parse_bytes(value)
+            value = parse_bytes(str(value))
         elif facts.get("listed"):
-            value = tuple(part.strip() for part in value.split(",") if part.strip())
+            value = tuple(part.strip() for part in str(value).split(",") if part.strip())
         values[found.name] = value
     return values
 
 
 def option(found: Field[Any], *, unset: bool = False) -> Decorator:
     """Return the option of a field; ``unset`` leaves None where it is not given."""
-    facts, default = found.metadata, cast(Any, found.default)
+    facts = found.metadata
+    default: Any = found.default
     flags: str = facts["flag"]
     names = [flags] if "/--no-" in flags else flags.split("/")
     more: dict[str, Any] = {"help": facts["help"].format(methods=", ".join(METHODS.own))}
@@ -75,7 +77,7 @@ def option(found: Field[Any], *, unset: bool = False) -> Decorator:
         return click.option(*names, found.name, is_flag=True, **more)
     more["default"] = None if unset or default in (None, "") else facts.get("typed", default)
     if facts.get("listed"):
-        more |= {"default": ",".join(map(str, default)), "show_default": bool(default)}
+        more |= {"default": ",".join(map(str, default or ())), "show_default": bool(default)}
     elif isinstance(default, tuple):
         more |= {"multiple": True, "default": (), "metavar": facts["metavar"]}
     elif "metavar" in facts:

@@ -150,18 +150,19 @@ def hold(model: str, samples: str, ceilings: tuple[int, ...]) -> None:
     code, _, error, _ = process(model, samples, f"{least - 1}MB")
     assert (code, f"Give --memory {least}MB" in error) == (2, True)
     for ceiling in (least, *(least + more for more in ceilings)):
-        code, out, error, peak = process(model, samples, f"{ceiling}MB", "--json", "--samples", "60")
+        code, out, error, peak = process(model, samples, f"{ceiling}MB", "--json", "--samples", "16")
         assert code == 0, error
-        assert json.loads(out)["samples"] == 60
+        assert json.loads(out)["samples"] == 16
         assert peak < ceiling * 1e6, ceiling
 
 
 @needs_proc
 def test_memory_stays_under_its_ceiling(desk: Path) -> None:
     hold(MODEL, "many.npz", (5,))
-    code, _, error, peak = process(MODEL, "many.npz", "4GB")
+    code, _, error, peak = process(MODEL, "many.npz", "4GB", "--samples", "200")
     assert code == 0, error
-    forecast = json.loads(run("measure", MODEL, "-c", "many.npz", "--dry-run", "--json", "-q").stdout)
+    given = ("measure", MODEL, "-c", "many.npz", "--samples", "200", "--dry-run", "--json", "-q")
+    forecast = json.loads(run(*given).stdout)
     assert peak < forecast["memory_bytes"] < 4e9
 
 

@@ -7,9 +7,11 @@ import pytest
 
 from onnxmpq.artifacts import Plan
 from onnxmpq.options import Numbers
+from onnxmpq.runtimes import get_runtime
 from onnxmpq.workspace.export import Exporter
 from onnxmpq.workspace.prepare import prepare
 from onnxmpq.workspace.workspace import Workspace
+from tests.kept import Kept
 from tests.small import MODELS
 
 
@@ -20,7 +22,8 @@ def test_a_mixed_plan_does_what_was_predicted(target: str, model: str, tmp_path:
     with np.load(MODELS / "digits_calibration.npz") as data:
         images = data["image"][:24]
     pytest.importorskip(prepared.target.runtime)
-    exporter = Exporter(Workspace(prepared, {"image": images}, Numbers(), tmp_path))
+    workspace = Workspace(prepared, {"image": images}, Numbers(), tmp_path)
+    exporter = Exporter(workspace, runtime=Kept(get_runtime(prepared.target.runtime)))
     generator = np.random.default_rng(0)
     for number in range(4):
         choices = {unit.name: unit.options[generator.integers(len(unit.options))] for unit in prepared.space.units}

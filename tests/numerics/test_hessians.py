@@ -24,6 +24,7 @@ from onnxmpq.workspace.export import Exporter
 from onnxmpq.workspace.prepare import prepare
 from onnxmpq.workspace.workspace import Workspace
 from tests.graphs import Array, feeds_for, from_text, layer_chain, normal, rng
+from tests.kept import Kept
 
 MODELS = Path(__file__).parents[2] / "models"
 
@@ -280,9 +281,10 @@ def test_exports_hold_and_take_the_bytes_predicted(name: str, target: str, tmp_p
     with np.load(MODELS / "digits_calibration.npz") as data:
         images = data["image"][:24]
     workspace = workspace_of(MODELS / f"{name}.onnx", {"image": images}, tmp_path, target)
+    exporter = Exporter(workspace, runtime=Kept(get_runtime(workspace.prepared.target.runtime)))
     for option in ("w4a8", "w4b32", "w8"):
         plan = uniform(workspace.prepared.space, Option.parse(option))
-        verdict = Exporter(workspace).build(plan, f"{option}.onnx").verdict
+        verdict = exporter.build(plan, f"{option}.onnx").verdict
         assert verdict.ok, verdict
         assert verdict["size"].ok
         assert workspace.calibrated.notes(plan) == ()

@@ -13,7 +13,7 @@ from onnxmpq.report.write import Written, write_report
 from tests.report import made
 
 UNITS = 2000
-TRACED = (250, 1000)  # tracing takes many times as long
+TRACED = (150, 600)  # tracing takes many times as long
 TRIED = 40
 
 

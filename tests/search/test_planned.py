@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from onnxmpq.api import measure, quantize
-from onnxmpq.artifacts import FLOAT, Option, Plan
+from onnxmpq.artifacts import FLOAT, Estimate, Option, Plan
 from onnxmpq.budgets.limits import parse_limits
 from onnxmpq.errors import InfeasibleError, InputError
 from onnxmpq.methods.gram import EXACTLY, Models, _solved, _worthwhile

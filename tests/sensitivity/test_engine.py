@@ -556,7 +556,7 @@ def same(a: tuple[Table, list[Any]], b: tuple[Table, list[Any]]) -> bool:
 @pytest.fixture(scope="module")
 def inline() -> tuple[Table, list[Any]]:
     """Return what the executor inline gives."""
-    with engine_of("digits_conv", digits(6), batch=3) as engine:
+    with engine_of("digits_small", digits(6), batch=3) as engine:
         return everything(engine)
 
 
@@ -566,7 +566,7 @@ def test_executors_give_the_same_bits(spec: str, inline: tuple[Table, list[Any]]
         pytest.importorskip("distributed")
     with (
         open_executor(spec) as executor,
-        engine_of("digits_conv", digits(6), batch=3, executor=executor, ahead=4) as engine,
+        engine_of("digits_small", digits(6), batch=3, executor=executor, ahead=4) as engine,
     ):
         assert same(everything(engine), inline)
 
@@ -578,7 +578,7 @@ def test_the_order_of_jobs_changes_nothing(inline: tuple[Table, list[Any]], monk
         run(self, [jobs[int(i)] for i in rng(12).permutation(len(jobs))], what)
 
     monkeypatch.setattr(Engine, "run", backwards)
-    with engine_of("digits_conv", digits(6), batch=3) as engine:
+    with engine_of("digits_small", digits(6), batch=3) as engine:
         assert same(everything(engine), inline)
 
 

@@ -1,6 +1,6 @@
 """Every option of every target, on every kind of layer: it loads, and its runtime does what the simulation says."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -11,14 +11,14 @@ from onnxmpq.api import quantize
 from onnxmpq.artifacts import Option
 from onnxmpq.methods.uniform import uniform
 from onnxmpq.options import Numbers, VerifyOptions
-from onnxmpq.runtimes import KernelReport, Runtime, Session, get_runtime
-from onnxmpq.runtimes.base import Mode
+from onnxmpq.runtimes import get_runtime
 from onnxmpq.targets import LayerRule, builtin_names
 from onnxmpq.targets import target as find_target
 from onnxmpq.workspace.export import Exporter
 from onnxmpq.workspace.prepare import prepare
 from onnxmpq.workspace.workspace import Workspace
 from tests.graphs import feeds_for, layer_chain
+from tests.kept import Kept
 
 
 def cases() -> list[tuple[str, LayerRule, Option]]:
@@ -30,31 +30,6 @@ def label(case: tuple[str, LayerRule, Option]) -> str:
     """Name a case."""
     name, rule, option = case
     return f"{name}-{rule.op}{'-'.join(('', *rule.groupings))}-{option}"
-
-
-class Kept:
-    """A runtime that loads every model once for a mode: half of what verifying takes is loading the same again."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self.runtime = runtime
-        self.name, self.version = runtime.name, runtime.version
-        self.abilities, self.float_type = runtime.abilities, runtime.float_type
-        self.sessions: dict[tuple[bytes, Mode, int], Session] = {}
-
-    def session(
-        self, model: bytes | Path, *, mode: Mode, threads: int = 1, outputs: Sequence[str] | None = None
-    ) -> Session:
-        """Give the session that there is, or load the model."""
-        if outputs is not None:
-            return self.runtime.session(model, mode=mode, threads=threads, outputs=outputs)
-        key = (model if isinstance(model, bytes) else model.read_bytes(), mode, threads)
-        if key not in self.sessions:
-            self.sessions[key] = self.runtime.session(model, mode=mode, threads=threads)
-        return self.sessions[key]
-
-    def kernels(self, model: bytes | Path) -> KernelReport:
-        """Read the kernels."""
-        return self.runtime.kernels(model)
 
 
 @pytest.fixture(scope="module")

@@ -238,7 +238,7 @@ class Canned:
     def __init__(self, answers: list[Array]) -> None:
         self.rest = iter(answers)
 
-    def run(self, _: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         """Give the next answer, and an output that does not count."""
         return {"logits": next(self.rest), "more": np.zeros(1)}
 
