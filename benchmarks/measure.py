@@ -28,8 +28,8 @@ from onnxmpq.options import MeasureOptions
 from onnxmpq.runtimes import Mode, get_runtime
 from onnxmpq.sensitivity.batches import read_batch
 from onnxmpq.sensitivity.engine import Engine
-from onnxmpq.sensitivity.executors import open_executor
 from onnxmpq.sensitivity.table import Table, Variant
+from onnxmpq.sensitivity.workers.executors import open_executor
 from onnxmpq.workspace.prepare import prepare
 from onnxmpq.workspace.workspace import workspace
 

@@ -31,7 +31,7 @@ from rich.table import Table
 from benchmarks.instances import BITS, BUDGETS, Kind, generated, limit_at, measured
 from onnxmpq.errors import OnnxmpqError
 from onnxmpq.runtimes.base import one_line
-from onnxmpq.sensitivity.executors import InlineExecutor, open_executor
+from onnxmpq.sensitivity.workers.executors import InlineExecutor, open_executor
 from onnxmpq.solve import Problem, relative_gap, solve_front, verify
 from onnxmpq.solve import solve as solve_problem
 from onnxmpq.solve.exact import linearised

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from onnxmpq.report.plans import Measured
     from onnxmpq.report.write import write_report
     from onnxmpq.search.forecast import Forecast, foresee
+    from onnxmpq.search.from_table import Planned, plan_from
     from onnxmpq.search.front import Front, pareto
-    from onnxmpq.search.planned import Planned, plan_from
     from onnxmpq.targets import Target, target
 
 # onnxruntime reports its use from its import on; who wants that sets the variable to 0.
@@ -40,7 +40,7 @@ _HOMES = {
     "errors": ("InfeasibleError", "InputError", "InternalError", "OnnxmpqError", "VerifyError"),
     "search.forecast": ("Forecast", "foresee"),
     "search.front": ("Front", "pareto"),
-    "search.planned": ("Planned", "plan_from"),
+    "search.from_table": ("Planned", "plan_from"),
     "guard.diagnosis": ("Diagnosis", "diagnose"),
     "data.images": ("Images",),
     "methods.named": ("method",),

@@ -21,15 +21,15 @@ from onnxmpq.metrics.compared import accuracy
 from onnxmpq.model.portions import Portions, portions_of, portions_of_file
 from onnxmpq.options import MENU, Constraints, GraphOptions, MeasureOptions, Numbers, SearchOptions, VerifyOptions
 from onnxmpq.runtimes import get_runtime
+from onnxmpq.search.budgeted import plan_within
 from onnxmpq.search.constraints import uniform_by_hand
 from onnxmpq.search.decide import Decision
 from onnxmpq.search.decide import to_json as decision_json
 from onnxmpq.search.loop import Search
 from onnxmpq.search.sizing import with_facts
-from onnxmpq.search.within import plan_within
-from onnxmpq.sensitivity.executors import opened
 from onnxmpq.sensitivity.rescue import Rescue
 from onnxmpq.sensitivity.table import Table
+from onnxmpq.sensitivity.workers.executors import opened
 from onnxmpq.verification.publish import checked_output, publish, workshop
 from onnxmpq.verification.verify import file_bytes
 from onnxmpq.workspace.export import Exporter

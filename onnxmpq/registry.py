@@ -109,6 +109,6 @@ METHODS = Registry(
         "sqnr": "onnxmpq.methods.sqnr:Sqnr",
         "lampq": "onnxmpq.methods.lampq:Lampq",
         "local": "onnxmpq.methods.local:Local",
-        "uniform": "onnxmpq.methods.level:Level",
+        "uniform": "onnxmpq.methods.best_uniform:BestUniform",
     },
 )

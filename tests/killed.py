@@ -16,7 +16,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxmpq.model.load import load
-from onnxmpq.sensitivity.store import Store
+from onnxmpq.sensitivity.stored.store import Store
 from tests.graphs import feeds_for, layer_chain
 from tests.processes import calls_of, killing, onnxmpq
 

@@ -27,7 +27,7 @@ from onnxmpq.exchange.plans import import_overrides
 from onnxmpq.report.page import make_page
 from onnxmpq.report.record import read_record, record_of
 from onnxmpq.report.view import make_view
-from onnxmpq.search.planned import plan_from
+from onnxmpq.search.from_table import plan_from
 from onnxmpq.sensitivity.table import Table
 from onnxmpq.targets import builtin_names, parse_target
 from onnxmpq.targets import target as find_target

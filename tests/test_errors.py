@@ -11,7 +11,7 @@ from onnxmpq.methods.named import method
 from onnxmpq.model.passes import make_pass
 from onnxmpq.options import ACTIVATION_RANGES
 from onnxmpq.runtimes import get_runtime
-from onnxmpq.sensitivity.executors import open_executor
+from onnxmpq.sensitivity.workers.executors import open_executor
 from onnxmpq.targets import target
 
 UNIT = Unit("stage1/conv", (), 8, 8, (Cost(FLOAT, 32, 0), Cost(Option(8), 8, 0)), "")

@@ -26,7 +26,7 @@ def load() -> None:
     import onnxmpq.cli.show
     import onnxmpq.report.write
     import onnxmpq.search.front
-    import onnxmpq.sensitivity.store
+    import onnxmpq.sensitivity.stored.store
     from tests.asked import untimed
 
     assert onnxruntime.__version__

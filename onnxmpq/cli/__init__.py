@@ -65,7 +65,7 @@ def cli() -> None:
 
 def entry() -> None:
     """Run the command line as a program: in a process of its own, whose death by a signal is told."""
-    from onnxmpq.cli.supervised import supervised
+    from onnxmpq.cli.own_process import supervised
 
     supervised(main)
 

@@ -9,8 +9,8 @@ from onnxmpq.artifacts import Plan
 from onnxmpq.cli import show
 from onnxmpq.cli.config import config_options
 from onnxmpq.cli.fields import taking
-from onnxmpq.cli.following import comes_next, next_command
-from onnxmpq.cli.options import build_options, model_argument, point_option
+from onnxmpq.cli.next_command import comes_next, next_command
+from onnxmpq.cli.shared import build_options, model_argument, point_option
 from onnxmpq.options import VerifyOptions
 
 

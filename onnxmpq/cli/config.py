@@ -17,7 +17,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from onnxmpq.cli.options import checked_output, decorated
+from onnxmpq.cli.shared import checked_output, decorated
 from onnxmpq.disk.files import data_of, journal_of, page_of, plan_of, refuse_shared, spare_of, write_whole
 from onnxmpq.disk.reading import brief, read_toml, refuse, shown, strangers
 

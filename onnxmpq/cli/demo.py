@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from onnxmpq.cli import show
-from onnxmpq.cli.options import json_option, quiet_option, target_option
+from onnxmpq.cli.shared import json_option, quiet_option, target_option
 from onnxmpq.errors import InputError
 from onnxmpq.options import SearchOptions
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from onnxmpq.cli import show, words
 from onnxmpq.cli.fields import taking
-from onnxmpq.cli.options import (
+from onnxmpq.cli.shared import (
     calibration_option,
     json_option,
     model_argument,

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from onnxmpq.cli import show
-from onnxmpq.cli.options import json_option
+from onnxmpq.cli.shared import json_option
 
 if TYPE_CHECKING:
     from onnxmpq.doctor import Findings

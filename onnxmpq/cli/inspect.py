@@ -9,7 +9,7 @@ from rich.table import Table
 
 from onnxmpq.artifacts import Space, Unit
 from onnxmpq.cli import show
-from onnxmpq.cli.options import json_option, model_argument, quiet_option, target_option
+from onnxmpq.cli.shared import json_option, model_argument, quiet_option, target_option
 
 
 @click.command("inspect")

@@ -13,9 +13,10 @@ from rich.table import Table as Grid
 from onnxmpq.cli import show
 from onnxmpq.cli.config import config_options
 from onnxmpq.cli.fields import taking
-from onnxmpq.cli.following import comes_next, next_command
-from onnxmpq.cli.measuring import measuring
-from onnxmpq.cli.options import (
+from onnxmpq.cli.next_command import comes_next, next_command
+from onnxmpq.cli.recording import leave, running, tell
+from onnxmpq.cli.resuming import measuring
+from onnxmpq.cli.shared import (
     calibration_option,
     checked_output,
     json_option,
@@ -27,7 +28,6 @@ from onnxmpq.cli.options import (
     target_option,
     verbose_option,
 )
-from onnxmpq.cli.recording import leave, running, tell
 from onnxmpq.options import GraphOptions, MeasureOptions, Numbers, SearchOptions
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def measure_command(
     """
     from onnxmpq.search.sizing import with_facts
     from onnxmpq.sensitivity.engine import Engine
-    from onnxmpq.sensitivity.executors import opened
+    from onnxmpq.sensitivity.workers.executors import opened
     from onnxmpq.workspace.prepare import parsed, prepare
     from onnxmpq.workspace.workspace import workspace
 

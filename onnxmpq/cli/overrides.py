@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from onnxmpq.cli import show
-from onnxmpq.cli.options import (
+from onnxmpq.cli.shared import (
     checked_output,
     model_argument,
     output_option,

@@ -13,9 +13,10 @@ from rich.table import Table
 from onnxmpq.cli import show, words
 from onnxmpq.cli.config import config_options
 from onnxmpq.cli.fields import taking
-from onnxmpq.cli.following import comes_next, next_command
-from onnxmpq.cli.measuring import measuring
-from onnxmpq.cli.options import (
+from onnxmpq.cli.next_command import comes_next, next_command
+from onnxmpq.cli.recording import leave, running, tell
+from onnxmpq.cli.resuming import measuring
+from onnxmpq.cli.shared import (
     calibration_option,
     checked_output,
     checked_report,
@@ -29,7 +30,6 @@ from onnxmpq.cli.options import (
     target_option,
     verbose_option,
 )
-from onnxmpq.cli.recording import leave, running, tell
 from onnxmpq.options import Constraints, GraphOptions, MeasureOptions, SearchOptions
 
 if TYPE_CHECKING:

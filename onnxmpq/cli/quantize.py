@@ -11,9 +11,10 @@ from onnxmpq.artifacts import Option, Plan
 from onnxmpq.cli import show, words
 from onnxmpq.cli.config import config_options
 from onnxmpq.cli.fields import taking
-from onnxmpq.cli.following import comes_next, next_command
-from onnxmpq.cli.measuring import measuring
-from onnxmpq.cli.options import (
+from onnxmpq.cli.next_command import comes_next, next_command
+from onnxmpq.cli.recording import leave, running, tell
+from onnxmpq.cli.resuming import measuring
+from onnxmpq.cli.shared import (
     build_options,
     checked_output,
     checked_report,
@@ -22,7 +23,6 @@ from onnxmpq.cli.options import (
     record_option,
     report_option,
 )
-from onnxmpq.cli.recording import leave, running, tell
 from onnxmpq.errors import InputError
 from onnxmpq.options import Constraints, MeasureOptions, SearchOptions, VerifyOptions
 

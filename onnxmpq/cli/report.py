@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from onnxmpq.cli.options import checked_output, overwrite_option
 from onnxmpq.cli.recording import tell
+from onnxmpq.cli.shared import checked_output, overwrite_option
 from onnxmpq.disk.files import checked_page, refuse_foreign, refuse_shared, write_whole
 
 

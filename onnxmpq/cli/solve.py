@@ -10,13 +10,13 @@ from rich.table import Table
 
 from onnxmpq.cli import show, words
 from onnxmpq.cli.fields import taking
-from onnxmpq.cli.following import comes_next, next_command
-from onnxmpq.cli.options import checked_output, json_option, overwrite_option, quiet_option
+from onnxmpq.cli.next_command import comes_next, next_command
+from onnxmpq.cli.shared import checked_output, json_option, overwrite_option, quiet_option
 from onnxmpq.disk.files import refuse_shared, write_whole
 from onnxmpq.options import Constraints
 
 if TYPE_CHECKING:
-    from onnxmpq.search.planned import Planned
+    from onnxmpq.search.from_table import Planned
 
 
 @click.command("solve")
@@ -62,7 +62,7 @@ def solve_command(
     onnxmpq solve table.json -b size=30% --keep op:Gemm=w8a8 --exclude stem --json
     onnxmpq apply model.onnx plan.json -c samples.npz -o small.onnx
     """
-    from onnxmpq.search.planned import plan_from
+    from onnxmpq.search.from_table import plan_from
 
     refuse_shared({"table": table}, {"output": output})
     checked_output(output, overwrite)

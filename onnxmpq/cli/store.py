@@ -8,11 +8,11 @@ from rich.table import Table
 
 from onnxmpq.cli import show
 from onnxmpq.cli.groups import NearestGroup
-from onnxmpq.cli.options import json_option
+from onnxmpq.cli.shared import json_option
 from onnxmpq.errors import VerifyError
 
 if TYPE_CHECKING:
-    from onnxmpq.sensitivity.store import Report, Store
+    from onnxmpq.sensitivity.stored.store import Report, Store
 
 
 @click.group("store", cls=NearestGroup)
@@ -57,7 +57,7 @@ def compact_command(path: Path) -> None:
 
 
 def _opened(path: Path) -> "Store":
-    from onnxmpq.sensitivity.store import Store
+    from onnxmpq.sensitivity.stored.store import Store
 
     return Store.open(path, None)
 

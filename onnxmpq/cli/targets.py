@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from onnxmpq.cli import show, words
-from onnxmpq.cli.options import json_option
+from onnxmpq.cli.shared import json_option
 from onnxmpq.targets import CarrierName, LayerRule, Target, names
 from onnxmpq.targets import target as find_target
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from onnxmpq.artifacts import Verdict
 from onnxmpq.cli import show
-from onnxmpq.cli.options import calibration_option, json_option, quiet_option, target_option
+from onnxmpq.cli.shared import calibration_option, json_option, quiet_option, target_option
 from onnxmpq.data.samples import open_samples
 from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.model.load import load

@@ -24,8 +24,8 @@ import onnx_ir as ir
 
 from onnxmpq.artifacts import FLOAT, Layer, Option, Space
 from onnxmpq.errors import InputError
+from onnxmpq.methods.greedy import Bundles, Picked, bundles_of, precision
 from onnxmpq.methods.study import Choices, Draft, Study
-from onnxmpq.methods.walk import Bundles, Picked, bundles_of, precision
 from onnxmpq.model.layers import constant, find_layers
 from onnxmpq.sensitivity.table import Table, Variant
 

@@ -6,8 +6,8 @@ One float run scores every option of every unit, and no unit knows of what other
 from dataclasses import dataclass
 from typing import ClassVar
 
+from onnxmpq.methods.greedy import Bundles, Picked, bundles_of, finish
 from onnxmpq.methods.study import Draft, Study
-from onnxmpq.methods.walk import Bundles, Picked, bundles_of, finish
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from onnxmpq.errors import InputError, nearest
+from onnxmpq.methods.greedy import Bundles, Picked, bundles_of, finish
 from onnxmpq.methods.study import Choices, Draft, Study
-from onnxmpq.methods.walk import Bundles, Picked, bundles_of, finish
 from onnxmpq.sensitivity.table import Table, Variant
 
 SearchName = Literal["sequential", "binary", "interpolation"]

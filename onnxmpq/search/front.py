@@ -15,8 +15,8 @@ from onnxmpq.errors import InputError
 from onnxmpq.options import Constraints, GraphOptions, MeasureOptions, Numbers, SearchOptions
 from onnxmpq.search.loop import Point, Search
 from onnxmpq.search.loop import as_json as point_json
-from onnxmpq.sensitivity.executors import opened
 from onnxmpq.sensitivity.table import Table
+from onnxmpq.sensitivity.workers.executors import opened
 from onnxmpq.workspace.export import Exporter
 from onnxmpq.workspace.prepare import Model, Progress, prepare, silent
 from onnxmpq.workspace.workspace import workspace

@@ -15,9 +15,9 @@ from onnxmpq.artifacts import Option, Plan
 from onnxmpq.lower.calibrated import Calibrated
 from onnxmpq.machine import give_back, large_blocks_apart
 from onnxmpq.runtimes import Runtime, Session
-from onnxmpq.sensitivity.cutting import cut
-from onnxmpq.sensitivity.segments import Piece
-from onnxmpq.sensitivity.splitting import Splitter
+from onnxmpq.sensitivity.cuts.cutting import cut
+from onnxmpq.sensitivity.cuts.segments import Piece
+from onnxmpq.sensitivity.cuts.splitting import Splitter
 from onnxmpq.targets.placement import Pair, place
 
 Arrays = dict[str, npt.NDArray[Any]]

@@ -32,15 +32,15 @@ from onnxmpq.numerics.hessians import TOGETHER_BYTES
 from onnxmpq.options import MeasureOptions
 from onnxmpq.sensitivity.assemble import Array, Assembler
 from onnxmpq.sensitivity.batches import lay_out
-from onnxmpq.sensitivity.cutting import cut
+from onnxmpq.sensitivity.cuts.cutting import cut
+from onnxmpq.sensitivity.cuts.segments import Cuts
 from onnxmpq.sensitivity.estimate import Estimator
-from onnxmpq.sensitivity.executors import AHEAD, pool_of
-from onnxmpq.sensitivity.keys import job_json, key
-from onnxmpq.sensitivity.running import run_jobs
-from onnxmpq.sensitivity.segments import Cuts
-from onnxmpq.sensitivity.store import Store
+from onnxmpq.sensitivity.stored.keys import job_json, key
+from onnxmpq.sensitivity.stored.store import Store
 from onnxmpq.sensitivity.table import Cost, Table, Variant
-from onnxmpq.sensitivity.worker import (
+from onnxmpq.sensitivity.workers.executors import AHEAD, pool_of
+from onnxmpq.sensitivity.workers.running import run_jobs
+from onnxmpq.sensitivity.workers.worker import (
     CentreJob,
     Job,
     PairsJob,

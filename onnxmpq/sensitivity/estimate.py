@@ -12,9 +12,9 @@ from onnxmpq.lower.calibrated import Calibrated
 from onnxmpq.numerics.ranges import HISTOGRAM_BYTES
 from onnxmpq.sensitivity.batches import Layout, read_batch
 from onnxmpq.sensitivity.chain import RECENT_BYTES
-from onnxmpq.sensitivity.segments import Cuts, loaded_bytes
+from onnxmpq.sensitivity.cuts.segments import Cuts, loaded_bytes
 from onnxmpq.sensitivity.table import Cost, Variant
-from onnxmpq.sensitivity.worker import Job, PairsJob, ResponseJob
+from onnxmpq.sensitivity.workers.worker import Job, PairsJob, ResponseJob
 from onnxmpq.workspace.workspace import Workspace
 
 _LITERAL_SPEED = 0.9  # of the float model's speed: what literal Q/DQ leaves of it

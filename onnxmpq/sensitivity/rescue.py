@@ -18,7 +18,7 @@ from onnxmpq.artifacts import Plan
 from onnxmpq.disk import leftovers
 from onnxmpq.disk.files import kept_of, write_whole
 from onnxmpq.errors import InputError, OnnxmpqError
-from onnxmpq.sensitivity.store import Store
+from onnxmpq.sensitivity.stored.store import Store
 
 
 class Rescue:

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from onnxmpq.cli.pareto import bend
-from onnxmpq.sensitivity.worker import Job, ResponseJob, Results, Worker
+from onnxmpq.sensitivity.workers.worker import Job, ResponseJob, Results, Worker
 from tests.cli.running import MODEL, run
 
 SEARCH = ("--tie", "stage.*", "--store", "e.store", "--effort", "quick", "-b", "size=30%")

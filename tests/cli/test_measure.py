@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from onnxmpq.cli import cli
 from onnxmpq.errors import InputError, VerifyError
-from onnxmpq.sensitivity.store import Store
+from onnxmpq.sensitivity.stored.store import Store
 from onnxmpq.sensitivity.table import Table
 from tests.cli.running import MODELS, ROOT, refused, run
 from tests.processes import Running

@@ -36,7 +36,9 @@ def test_json_is_printed(desk: Path) -> None:
 
 def test_a_point_is_applied_without_measuring(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(*FRONT, "-o", "front.json", "--overwrite")
-    monkeypatch.setattr("onnxmpq.sensitivity.worker.Worker.__call__", lambda *_: pytest.fail("something is measured"))
+    monkeypatch.setattr(
+        "onnxmpq.sensitivity.workers.worker.Worker.__call__", lambda *_: pytest.fail("something is measured")
+    )
     point = json.loads((desk / "front.json").read_text())["points"][1]
     arguments = ("-c", "s.npz", "-o", "a.onnx", "-q", "--overwrite", "--json")
     data = json.loads(run("apply", MODEL, "front.json", "--point", "2", *arguments).stdout)

@@ -131,7 +131,7 @@ def preload() -> None:
         "cli.solve",
         "api",
         "search.front",
-        "search.planned",
+        "search.from_table",
         "exchange.overrides",
         "sensitivity.engine",
     )

@@ -15,7 +15,7 @@ from onnxmpq.artifacts import Plan
 from onnxmpq.errors import InputError
 from onnxmpq.options import MeasureOptions, SearchOptions, VerifyOptions
 from onnxmpq.search.front import Front, pareto
-from onnxmpq.sensitivity.store import Store
+from onnxmpq.sensitivity.stored.store import Store
 from tests.asked import asked
 from tests.small import MODELS, small_model
 

@@ -14,8 +14,8 @@ from onnxmpq.budgets.limits import parse_limits
 from onnxmpq.errors import InfeasibleError, InputError
 from onnxmpq.methods.gram import EXACTLY, Models, _solved, _worthwhile
 from onnxmpq.options import Constraints, MeasureOptions, Numbers, SearchOptions, VerifyOptions
+from onnxmpq.search.from_table import Planned, plan_from
 from onnxmpq.search.loop import Search
-from onnxmpq.search.planned import Planned, plan_from
 from onnxmpq.sensitivity.table import Table
 from onnxmpq.workspace.export import Exporter
 from onnxmpq.workspace.prepare import prepare

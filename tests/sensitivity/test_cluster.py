@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from onnxmpq.errors import InputError, RuntimeMissingError
-from onnxmpq.sensitivity.cluster import ClusterExecutor
-from onnxmpq.sensitivity.executors import open_executor
-from onnxmpq.sensitivity.running import run_jobs
+from onnxmpq.sensitivity.workers.cluster import ClusterExecutor
+from onnxmpq.sensitivity.workers.executors import open_executor
+from onnxmpq.sensitivity.workers.running import run_jobs
 from tests.sensitivity.test_executors import Job, collect, draw, nap, needs_dask
 
 
@@ -32,7 +32,7 @@ def test_a_wrong_number_of_dask_workers_is_refused() -> None:
 
 @needs_dask
 def test_an_absent_scheduler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxmpq.sensitivity.cluster.CONNECT_S", 1)
+    monkeypatch.setattr("onnxmpq.sensitivity.workers.cluster.CONNECT_S", 1)
     before = set(threading.enumerate())
     with pytest.raises(InputError, match="No dask scheduler answers at 'tcp://"):
         open_executor("dask:tcp://127.0.0.1:9").__enter__()
@@ -102,7 +102,7 @@ def serving(answer: Callable[[socket.socket], None]) -> Iterator[str]:
 @needs_dask
 @pytest.mark.parametrize("name", SERVERS)
 def test_what_is_no_scheduler_is_told_soon(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxmpq.sensitivity.cluster.CONNECT_S", 1)
+    monkeypatch.setattr("onnxmpq.sensitivity.workers.cluster.CONNECT_S", 1)
     before = set(threading.enumerate())
     with serving(SERVERS[name]) as spec:
         begun = time.monotonic()
@@ -116,7 +116,7 @@ def test_what_is_no_scheduler_is_told_soon(name: str, monkeypatch: pytest.Monkey
 @needs_dask
 def test_what_greets_like_a_scheduler_and_is_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory runs out in dask, which believes the length of the second answer."""
-    monkeypatch.setattr("onnxmpq.sensitivity.cluster.CONNECT_S", 2)
+    monkeypatch.setattr("onnxmpq.sensitivity.workers.cluster.CONNECT_S", 2)
     answers, before = iter([greeting(15, b"pickle-protocol")]), set(threading.enumerate())
     with serving(lambda connection: next(answers, greeting(2**62, b""))(connection)) as spec:
         begun = time.monotonic()
@@ -140,7 +140,7 @@ def test_what_greets_like_a_scheduler_and_is_none_is_told(monkeypatch: pytest.Mo
     ],
 )
 def test_an_address_that_is_none_is_told(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxmpq.sensitivity.cluster.CONNECT_S", 1)
+    monkeypatch.setattr("onnxmpq.sensitivity.workers.cluster.CONNECT_S", 1)
     with pytest.raises(InputError, match=f"No dask scheduler answers at '{address}'"):
         open_executor(f"dask:{address}").__enter__()
 

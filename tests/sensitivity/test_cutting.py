@@ -7,9 +7,9 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmpq.model.layers import all_nodes
-from onnxmpq.sensitivity.cutting import cut
-from onnxmpq.sensitivity.segments import Cuts, Segment
-from onnxmpq.sensitivity.splitting import split
+from onnxmpq.sensitivity.cuts.cutting import cut
+from onnxmpq.sensitivity.cuts.segments import Cuts, Segment
+from onnxmpq.sensitivity.cuts.splitting import split
 from tests.graphs import from_text, normal
 from tests.sensitivity.test_segments import assert_same, feed_of, graph, space_of, weights
 

@@ -23,9 +23,9 @@ from onnxmpq.options import ROUNDINGS, MeasureOptions, Numbers, VerifyOptions
 from onnxmpq.runtimes import get_runtime
 from onnxmpq.sensitivity.assemble import _relative_error
 from onnxmpq.sensitivity.engine import Engine
-from onnxmpq.sensitivity.executors import open_executor
 from onnxmpq.sensitivity.table import Table, Variant
-from onnxmpq.sensitivity.worker import SKETCH, CentreJob, ResponseJob, as_choices, sketch
+from onnxmpq.sensitivity.workers.executors import open_executor
+from onnxmpq.sensitivity.workers.worker import SKETCH, CentreJob, ResponseJob, as_choices, sketch
 from onnxmpq.targets.space import make_space
 from onnxmpq.workspace.prepare import prepare
 from onnxmpq.workspace.workspace import workspace

@@ -19,9 +19,9 @@ import numpy.typing as npt
 import pytest
 
 from onnxmpq.errors import InputError, InternalError
-from onnxmpq.sensitivity.executors import InlineExecutor, open_executor
-from onnxmpq.sensitivity.processes import ProcessExecutor, WorkerDied
-from onnxmpq.sensitivity.running import run_jobs
+from onnxmpq.sensitivity.workers.executors import InlineExecutor, open_executor
+from onnxmpq.sensitivity.workers.processes import ProcessExecutor, WorkerDied
+from onnxmpq.sensitivity.workers.running import run_jobs
 
 ROOT = Path(__file__).parents[2]
 needs_dask = pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="distributed is not installed")
@@ -225,8 +225,8 @@ def test_an_interrupt_keeps_what_was_handed_over(spec: str) -> None:
 
 SCRIPT = """
 import signal, sys, time
-from onnxmpq.sensitivity.executors import open_executor
-from onnxmpq.sensitivity.running import run_jobs
+from onnxmpq.sensitivity.workers.executors import open_executor
+from onnxmpq.sensitivity.workers.running import run_jobs
 
 def nap(seconds):
     time.sleep(seconds)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from onnxmpq.errors import InternalError
-from onnxmpq.sensitivity.keys import job_json, key
+from onnxmpq.sensitivity.stored.keys import job_json, key
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from onnxmpq import api
 from onnxmpq.api import quantize
 from onnxmpq.artifacts import Check, Option, Plan, Verdict
 from onnxmpq.errors import InputError, VerifyError
-from onnxmpq.sensitivity.processes import ProcessExecutor
-from onnxmpq.sensitivity.running import run_jobs
-from onnxmpq.sensitivity.store import Store
-from onnxmpq.sensitivity.worker import Job
+from onnxmpq.sensitivity.stored.store import Store
+from onnxmpq.sensitivity.workers.processes import ProcessExecutor
+from onnxmpq.sensitivity.workers.running import run_jobs
+from onnxmpq.sensitivity.workers.worker import Job
 from onnxmpq.verification.verify import verify as verify_file
 from onnxmpq.workspace import export
 from onnxmpq.workspace.export import Exporter

@@ -16,9 +16,9 @@ from onnxmpq.api import measure
 from onnxmpq.artifacts import Option
 from onnxmpq.errors import InputError
 from onnxmpq.options import MeasureOptions, Numbers
-from onnxmpq.sensitivity.executors import open_executor
-from onnxmpq.sensitivity.store import Store
+from onnxmpq.sensitivity.stored.store import Store
 from onnxmpq.sensitivity.table import Table
+from onnxmpq.sensitivity.workers.executors import open_executor
 from onnxmpq.workspace.prepare import Prepared, prepare
 from tests.asked import asked
 from tests.graphs import rng

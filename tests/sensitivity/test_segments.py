@@ -27,9 +27,9 @@ from onnxmpq.model.normalise import normalise
 from onnxmpq.model.opset import raise_opset
 from onnxmpq.numerics.ranges import Affine
 from onnxmpq.runtimes import get_runtime
-from onnxmpq.sensitivity.cutting import cut
-from onnxmpq.sensitivity.segments import Cuts, Piece, Segment, differing, first_change
-from onnxmpq.sensitivity.splitting import Splitter, split
+from onnxmpq.sensitivity.cuts.cutting import cut
+from onnxmpq.sensitivity.cuts.segments import Cuts, Piece, Segment, differing, first_change
+from onnxmpq.sensitivity.cuts.splitting import Splitter, split
 from onnxmpq.targets import Target
 from onnxmpq.targets import target as find_target
 from onnxmpq.targets.placement import place

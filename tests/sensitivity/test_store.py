@@ -24,10 +24,10 @@ from hypothesis import given, settings
 from hypothesis.extra import numpy as arrays_of
 
 from onnxmpq.errors import InputError, InternalError
-from onnxmpq.sensitivity import database
-from onnxmpq.sensitivity.keys import job_json, key
-from onnxmpq.sensitivity.seals import checksum
-from onnxmpq.sensitivity.store import Store
+from onnxmpq.sensitivity.stored import database
+from onnxmpq.sensitivity.stored.keys import job_json, key
+from onnxmpq.sensitivity.stored.seals import checksum
+from onnxmpq.sensitivity.stored.store import Store
 
 ROOT = Path(__file__).parents[2]
 IDENTITY = {"model": "a" * 64, "samples": "b" * 64, "engine": "1"}
@@ -145,7 +145,7 @@ def test_a_closed_store_is_whole_in_one_file(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from onnxmpq.sensitivity.store import Store
+from onnxmpq.sensitivity.stored.store import Store
 from tests.sensitivity.test_store import IDENTITY, drawn
 
 with Store.open(Path(sys.argv[1]), IDENTITY) as store:

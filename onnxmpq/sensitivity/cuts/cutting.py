@@ -17,7 +17,7 @@ import onnx_ir as ir
 from onnxmpq.artifacts import Space
 from onnxmpq.model.bodies import owners, reads
 from onnxmpq.model.layers import constant, dimensions, find_layers
-from onnxmpq.sensitivity.segments import Cuts, Segment
+from onnxmpq.sensitivity.cuts.segments import Cuts, Segment
 
 _NANOSECONDS_PER_MAC = 1 / 40
 _NANOSECONDS_PER_BYTE = 1 / 8

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from onnxmpq.model.bodies import bodies_below
 from onnxmpq.model.layers import all_graphs, all_nodes, values_of
-from onnxmpq.sensitivity.segments import Cuts
+from onnxmpq.sensitivity.cuts.segments import Cuts
 
 
 class Original:

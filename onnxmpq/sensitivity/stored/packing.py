@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from onnxmpq.disk.reading import parse_json
 from onnxmpq.errors import InternalError
-from onnxmpq.sensitivity.keys import canonical
+from onnxmpq.sensitivity.stored.keys import canonical
 
 Array: TypeAlias = npt.NDArray[Any]
 

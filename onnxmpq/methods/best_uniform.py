@@ -12,7 +12,7 @@ from onnxmpq.methods.uniform import uniform_choices
 
 
 @dataclass(frozen=True, slots=True)
-class Level:
+class BestUniform:
     """Measure every uniform plan within the budgets."""
 
     name: ClassVar[str] = "uniform"

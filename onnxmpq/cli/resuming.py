@@ -27,7 +27,7 @@ def resumable(store: str | Path | None) -> Iterator[None]:
     except KeyboardInterrupt:
         if store is None or not os.path.exists(store):
             raise
-        from onnxmpq.sensitivity.store import Store
+        from onnxmpq.sensitivity.stored.store import Store
 
         with Store.open(Path(store), None) as kept:
             count = kept.count

@@ -13,8 +13,8 @@ import struct
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from onnxmpq.sensitivity.keys import canonical
-from onnxmpq.sensitivity.packing import Part, listed
+from onnxmpq.sensitivity.stored.keys import canonical
+from onnxmpq.sensitivity.stored.packing import Part, listed
 
 Row: TypeAlias = tuple[Any, ...]
 """Columns as SQLite gives them, of whatever type is in the file."""

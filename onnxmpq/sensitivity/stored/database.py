@@ -21,8 +21,8 @@ from threading import Timer
 
 from onnxmpq.disk.reading import NAMED_TEXTS, parse_json
 from onnxmpq.errors import InputError
-from onnxmpq.sensitivity.keys import canonical
-from onnxmpq.sensitivity.seals import checksum
+from onnxmpq.sensitivity.stored.keys import canonical
+from onnxmpq.sensitivity.stored.seals import checksum
 
 SCHEMA = 1
 """Version of the file's layout."""

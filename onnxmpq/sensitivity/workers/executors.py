@@ -4,10 +4,10 @@
         run_jobs(measure, jobs, executor, on_result=keep)
 
     inline      ``InlineExecutor``     here
-    processes   ``ProcessExecutor``    in ``onnxmpq.sensitivity.processes``
-    dask        ``ClusterExecutor``    in ``onnxmpq.sensitivity.cluster``
+    processes   ``ProcessExecutor``    in ``onnxmpq.sensitivity.workers.processes``
+    dask        ``ClusterExecutor``    in ``onnxmpq.sensitivity.workers.cluster``
 
-All are executors as `concurrent.futures` has them; ``run_jobs`` is in ``onnxmpq.sensitivity.running``.
+All are executors as `concurrent.futures` has them; ``run_jobs`` is in ``onnxmpq.sensitivity.workers.running``.
 """
 
 import os
@@ -20,8 +20,8 @@ from typing import ParamSpec, TypeVar
 from onnxmpq.disk.reading import brief
 from onnxmpq.errors import InputError, InternalError, nearest
 from onnxmpq.options import MeasureOptions
-from onnxmpq.sensitivity.cluster import open_cluster
-from onnxmpq.sensitivity.processes import ProcessExecutor
+from onnxmpq.sensitivity.workers.cluster import open_cluster
+from onnxmpq.sensitivity.workers.processes import ProcessExecutor
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from onnxmpq.errors import InputError
-from onnxmpq.sensitivity.cluster import ClusterExecutor
+from onnxmpq.sensitivity.workers.cluster import ClusterExecutor
 
 J = TypeVar("J")
 R = TypeVar("R")

@@ -18,9 +18,9 @@ import onnx_ir as ir
 
 from onnxmpq.errors import InternalError
 from onnxmpq.model.bodies import reads
-from onnxmpq.sensitivity.naming import Naming, content, tensor_proto, value_proto
-from onnxmpq.sensitivity.origins import Original, Origins
-from onnxmpq.sensitivity.segments import Cuts, Piece, loaded_bytes
+from onnxmpq.sensitivity.cuts.naming import Naming, content, tensor_proto, value_proto
+from onnxmpq.sensitivity.cuts.origins import Original, Origins
+from onnxmpq.sensitivity.cuts.segments import Cuts, Piece, loaded_bytes
 
 
 def split(lowered: ir.Model, normal: ir.Model, cuts: Cuts) -> tuple[Piece, ...]:

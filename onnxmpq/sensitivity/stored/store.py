@@ -31,9 +31,9 @@ from typing import ClassVar, Self
 
 from onnxmpq.disk.reading import brief
 from onnxmpq.errors import InputError, InternalError
-from onnxmpq.sensitivity.database import MOST_FAULTS, SCHEMA, Database, FullError
-from onnxmpq.sensitivity.packing import Array, Part, packed, unpacked
-from onnxmpq.sensitivity.seals import Row, Seals
+from onnxmpq.sensitivity.stored.database import MOST_FAULTS, SCHEMA, Database, FullError
+from onnxmpq.sensitivity.stored.packing import Array, Part, packed, unpacked
+from onnxmpq.sensitivity.stored.seals import Row, Seals
 
 _OTHER = {
     "model": "another model",

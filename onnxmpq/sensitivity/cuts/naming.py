@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxmpq.errors import InternalError
-from onnxmpq.sensitivity.origins import Origins
+from onnxmpq.sensitivity.cuts.origins import Origins
 
 
 class Naming:

@@ -21,7 +21,7 @@ from onnxmpq.options import Numbers
 from onnxmpq.runtimes import get_runtime
 from onnxmpq.sensitivity.batches import read_batch
 from onnxmpq.sensitivity.chain import Arrays, Chain, local_error, merged_with
-from onnxmpq.sensitivity.segments import Piece, first_change
+from onnxmpq.sensitivity.cuts.segments import Piece, first_change
 from onnxmpq.targets import Target
 from onnxmpq.workspace.workspace import shared
 

@@ -1,0 +1,1 @@
+"""A model as segments: where it is cut, and the pieces of a lowered one."""

@@ -1,0 +1,1 @@
+"""The store: results by what was measured, in one SQLite file."""

@@ -1,0 +1,1 @@
+"""Who runs jobs: here, in processes, or on a cluster."""
