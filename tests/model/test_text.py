@@ -37,7 +37,9 @@ def planted(model: ir.Model = MODEL) -> onnx.ModelProto:
 
 def quantised(folder: Path, model: onnx.ModelProto | None = None, **more: Any) -> Result:
     """Quantise the model with stack traces."""
-    given: dict[str, Any] = {"output": folder / "q.onnx", "overwrite": True, "option": "w4a8", "speed_budget_s": 0.0}
+    given: dict[str, Any] = {"output": folder / "q.onnx", "overwrite": True, "speed_budget_s": 0.0}
+    if not more.keys() & {"plan", "budget"}:
+        given["option"] = "w4a8"
     return quantize(model or planted(), SAMPLES, **asked(allow_slower=True, **given | more))
 
 

@@ -192,8 +192,8 @@ def test_a_disk_that_is_full_then_too_is_said(desk: Desk, broken: None, monkeypa
 def test_the_command_line_says_where_it_is(desk: Desk) -> None:
     code = (
         "import onnxmpq.api as c\nfrom onnxmpq.errors import VerifyError\n"
-        "def fail(export):\n    raise VerifyError('It does not hold. No model was written.')\n"
-        "c._refuse_failure = fail\nfrom onnxmpq.cli import main; main()"
+        "def fail(*_):\n    raise VerifyError('It does not hold. No model was written.')\n"
+        "c._exported = fail\nfrom onnxmpq.cli import main; main()"
     )
     given = ("quantize", "m.onnx", "-c", "s.npz", "-o", "out/q.onnx", "-b", "size=60%", "--effort", "quick", "-q")
     ended = python("-c", code, *given, folder=desk.folder)

@@ -171,7 +171,7 @@ def told_of(table: Table, path: Path) -> dict[str, Any]:
 
 def table_from(store: Path, *, model: str = "", data: Mapping[str, Any] | None = None, **more: Any) -> Table:
     """Measure with a store."""
-    return measure(model or small_model(), data or digits(3), **asked(options=("w8a8",), store=store, **more))
+    return measure(model or small_model(), data or digits(3), options=("w8a8",), **asked(store=store, **more))
 
 
 def test_nothing_runs_again_where_all_is_there(tmp_path: Path) -> None:
