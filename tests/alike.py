@@ -1,8 +1,9 @@
 """``python -m tests.alike BEFORE AFTER``: two checkouts give the same plans, tables and files, bit by bit.
 
 Every command below is run by either checkout, in folders of one name, and what they write is compared. Left out is
-what no two runs have in common: seconds, and the verdict's speeds. ``--zoo`` adds the models of a folder laid out as
-``benchmarks.zoo`` says. Exit code 1 where anything differs.
+what no two runs have in common: seconds, and the verdict's speeds; and keys of JSON that ``--leave-out`` names, which one of
+them has by intent. ``--zoo`` adds the models of a folder laid out as ``benchmarks.zoo`` says. Exit code 1 where anything
+differs.
 """
 
 import argparse
@@ -73,7 +74,7 @@ def run(checkout: Path, folder: Path, arguments: tuple[str, ...]) -> tuple[int, 
     return ended.returncode, ended.stdout if "--json" in arguments or ended.returncode else ""
 
 
-def outcome(checkout: Path, subject: Subject, place: Path) -> dict[str, bytes]:
+def outcome(checkout: Path, subject: Subject, place: Path, left_out: frozenset[str]) -> dict[str, bytes]:
     """Return all that a checkout writes and prints of a model, by its name; what is timed is left out."""
     folder = place / "work"
     folder.mkdir()
@@ -83,25 +84,27 @@ def outcome(checkout: Path, subject: Subject, place: Path) -> dict[str, bytes]:
         output = arguments[arguments.index("-o") + 1] if "-o" in arguments else "nothing"
         label = f"{arguments[0]} to {output}"
         found[f"exit code of {label}"] = str(code).encode()
-        found[f"what {label} prints"] = printed.encode() if code else untimed(printed.encode())
+        found[f"what {label} prints"] = printed.encode() if code else untimed(printed.encode(), left_out)
     for file in sorted(folder.iterdir()):
         if file.suffix != ".html":  # the same numbers as in the JSON beside it, and times
-            found[file.name] = untimed(file.read_bytes()) if file.suffix == ".json" else file.read_bytes()
+            data = file.read_bytes()
+            found[file.name] = untimed(data, left_out) if file.suffix == ".json" else data
     shutil.rmtree(folder)
     return found
 
 
-def untimed(data: bytes) -> bytes:
-    """Return JSON without what a clock has said."""
-    return json.dumps(_untimed(json.loads(data)), sort_keys=True).encode() if data.strip() else data
+def untimed(data: bytes, left_out: frozenset[str] = frozenset()) -> bytes:
+    """Return JSON without what a clock has said, and without some keys."""
+    return json.dumps(_untimed(json.loads(data), left_out), sort_keys=True).encode() if data.strip() else data
 
 
-def _untimed(value: Any) -> Any:
+def _untimed(value: Any, left_out: frozenset[str]) -> Any:
     if isinstance(value, dict):
         if value.get("name") in _TIMED:
             return value["name"]
-        return {key: _untimed(inner) for key, inner in value.items() if "seconds" not in key and key not in _TIMED}
-    return [_untimed(inner) for inner in value] if isinstance(value, list) else value
+        kept = (key for key in value if "seconds" not in key and key not in _TIMED and key not in left_out)
+        return {key: _untimed(value[key], left_out) for key in kept}
+    return [_untimed(inner, left_out) for inner in value] if isinstance(value, list) else value
 
 
 def subjects(zoo: Path | None, searched: list[str]) -> Iterator[Subject]:
@@ -124,13 +127,17 @@ def main() -> int:
     parser.add_argument("--zoo", type=Path, help="a folder with models/NAME.onnx and samples/NAME.npz")
     parser.add_argument("--searched", default="", help="models of it on which whole searches are run, too")
     parser.add_argument("--only", default="", help="names of the models to compare, all by default")
+    parser.add_argument("--leave-out", default="", help="keys of JSON that one of them has by intent")
     given = parser.parse_args()
+    left_out = frozenset(given.leave_out.split(","))
     only, differing = given.only.split(",") if given.only else [], 0
     with tempfile.TemporaryDirectory() as name:
         for subject in subjects(given.zoo, given.searched.split(",")):
             if only and subject.name not in only:
                 continue
-            before, after = (outcome(path.resolve(), subject, Path(name)) for path in (given.before, given.after))
+            before, after = (
+                outcome(path.resolve(), subject, Path(name), left_out) for path in (given.before, given.after)
+            )
             unlike = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
             failed = [key for key, value in after.items() if key.startswith("exit code") and value != b"0"]
             print(f"{subject.name}: {len(after)} compared, {len(unlike)} differ, {len(failed)} failed", flush=True)
