@@ -1,9 +1,9 @@
 """``python -m tests.alike BEFORE AFTER``: two checkouts give the same plans, tables and files, bit by bit.
 
 Every command below is run by either checkout, in folders of one name, and what they write is compared. Left out is
-what no two runs have in common: seconds, and the verdict's speeds; and keys of JSON that ``--leave-out`` names, which one of
-them has by intent. ``--zoo`` adds the models of a folder laid out as ``benchmarks.zoo`` says. Exit code 1 where anything
-differs.
+what no two runs have in common: seconds, and the verdict's speeds; and keys of JSON that ``--leave-out`` names, which
+one of them has by intent. ``--zoo`` adds the models of a folder laid out as ``benchmarks.zoo`` says. Exit code 1 where
+anything differs.
 """
 
 import argparse
