@@ -115,17 +115,22 @@ def measure_command(
     else:
         _shown(table, output, notes)
         tell(None, record)
-        if measure.store is not None:
-            within = ["-b", "size=30%", "-o", f"{model.stem}.small.onnx", "--store", str(measure.store)]
-            rounding = ["--rounding", numbers.rounding]
-            blends = ["--no-blends"] if measure.blends is None else []
-            comes_next(
-                next_command("quantize", str(model), more=[*within, *rounding, *blends]),
-                "searches; nothing is measured twice",
-            )
-        elif output is not None:
-            within = ["-b", "size=30%", "-o", f"{output.stem}.plan.json"]
-            comes_next(shlex.join(["onnxmpq", "solve", str(output), *within]), "a plan from the table alone")
+        _ending(model, output, measure, numbers)
+
+
+def _ending(model: Path, output: Path | None, measure: MeasureOptions, numbers: Numbers) -> None:
+    """Say what can be done with what was measured: a search from the store, or a plan from the table."""
+    if measure.store is not None:
+        within = ["-b", "size=30%", "-o", f"{model.stem}.small.onnx", "--store", str(measure.store)]
+        rounding = ["--rounding", numbers.rounding]
+        blends = ["--no-blends"] if measure.blends is None else []
+        comes_next(
+            next_command("quantize", str(model), more=[*within, *rounding, *blends]),
+            "searches; nothing is measured twice",
+        )
+    elif output is not None:
+        within = ["-b", "size=30%", "-o", f"{output.stem}.plan.json"]
+        comes_next(shlex.join(["onnxmpq", "solve", str(output), *within]), "a plan from the table alone")
 
 
 def _forecast(cost: "Cost", samples: int, batch: int, segments: int, *, as_json: bool) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -25,6 +25,10 @@ from onnxmpq.cli.shared import (
 )
 from onnxmpq.errors import InputError
 from onnxmpq.options import Constraints, MeasureOptions, SearchOptions, VerifyOptions
+
+if TYPE_CHECKING:
+    from onnxmpq.api import Result
+    from onnxmpq.report.figures import View
 
 _FORESEEN = ("calibration", "target", "constraints", "numbers", "graph")
 _TOLD = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
@@ -117,24 +121,28 @@ def quantize_command(
             **rest,
         )
     if report is not None or record is not None:
-        from onnxmpq.report.plans import Measured
-        from onnxmpq.report.view import make_view
-
-        decision = result.decision
-        view = make_view(
-            result,
-            table=decision.table if decision else None,
-            others=[Measured("tried", loss, choices=plan) for plan, loss in decision.tried] if decision else (),
-            title=model.name,
-            command=running(),
-        )
-        leave(view, report, record, overwrite)
+        leave(_view(result, model), report, record, overwrite)
     if as_json:
         show.as_json(result.to_json())
     else:
         show.result(result)
         tell(report, record)
         comes_next(next_command("verify", str(result.path), "--float", str(model)), "on the machine that will run it")
+
+
+def _view(result: "Result", model: Path) -> "View":
+    """Gather what a report shows of a build: plans that were tried are points of it, too."""
+    from onnxmpq.report.plans import Measured
+    from onnxmpq.report.view import make_view
+
+    decision = result.decision
+    return make_view(
+        result,
+        table=decision.table if decision else None,
+        others=[Measured("tried", loss, choices=plan) for plan, loss in decision.tried] if decision else (),
+        title=model.name,
+        command=running(),
+    )
 
 
 def _forecast(

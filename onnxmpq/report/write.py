@@ -40,7 +40,7 @@ def write_report(
 ) -> Written:
     """Write a page and its numbers: ``path`` is the page, or a folder for report.html; the JSON lies beside it.
 
-    Existing files of these names are replaced. See ``make_view`` for the rest.
+    Existing files of these names are replaced. Every keyword is a part of what the page shows; see ``make_view``.
     """
     if result is None and front is None and table is None:
         raise InputError("A report shows a result, a front or a table: give one of them.")
