@@ -21,7 +21,7 @@ def limits_of(count: int, seed: int, points: int) -> list[int]:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_every_point_is_proved_and_the_front_is_monotone(seed: int) -> None:
-    problem, limits = chained(12, seed, budgets=2), limits_of(12, seed, 3)
+    problem, limits = chained(16, seed, budgets=2), limits_of(16, seed, 3)
     front = solve_front(problem, "budget0", limits, gap=1e-4, proof=True)
     for limit, point in zip(limits, front, strict=True):
         only = replace(problem, budgets=(replace(problem.budgets[0], limit=limit), problem.budgets[1]))

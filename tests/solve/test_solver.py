@@ -72,13 +72,13 @@ def check(problem: Problem) -> None:
         assert not verify(problem, above)
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=1200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(problems(units=(1, 4)))
 def test_small_problems_equal_brute_force(problem: Problem) -> None:
     check(problem)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(problems(units=(2, 5), quadratic=True))
 def test_branching_equals_brute_force(branching: None, problem: Problem) -> None:
     check(problem)
@@ -152,13 +152,13 @@ def test_an_indefinite_matrix_is_solved_as_it_is() -> None:
 
 
 def test_one_seed_gives_one_answer() -> None:
-    problem = chained(20, 7)
+    problem = chained(30, 7)
     first, second = solve(problem, seed=3), solve(problem, seed=3)
     assert (first.choices, first.bound, first.nodes) == (second.choices, second.bound, second.nodes)
 
 
 def test_a_time_limit_leaves_a_plan_and_an_honest_bound() -> None:
-    problem = chained(32, 3)
+    problem = chained(60, 3)
     hurried, patient = solve(problem, time_limit=0.05), solve(problem)
     assert hurried.status == "time"
     assert problem.feasible(hurried.choices)
@@ -173,7 +173,7 @@ def test_a_gap_that_was_asked_for_is_named_so() -> None:
 
 
 def test_values_of_any_size_are_solved_alike() -> None:
-    problem = chained(14, 4)
+    problem = chained(20, 4)
     assert problem.quadratic is not None
     small = replace(problem, quadratic=problem.quadratic * 2.0**-60, linear=problem.linear * 2.0**-60)
     assert solve(small).choices == solve(problem).choices
