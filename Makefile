@@ -11,12 +11,12 @@ demo: .venv/run ## install, then quantise the embedded examples into out/
 	$(BIN)/onnxmpq demo
 
 test: .venv/test ## install, then run the whole test suite
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-lowest: ## run the suite with the lowest releases that pyproject.toml allows, in .venv-lowest
 	$(PYTHON) -m venv --clear .venv-lowest
 	.venv-lowest/bin/pip install -q -e ".[cpu,openvino,dask,images,test]" -c requirements/lowest.txt
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 .venv-lowest/bin/pytest -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 .venv-lowest/bin/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/lint ## lint and type-check everything
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ onnxruntime, which some tests import before onnxmpq, is told first not to report
 """
 
 import os
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -16,6 +17,40 @@ hypothesis.settings.register_profile("same", derandomize=True)
 hypothesis.settings.load_profile("same")
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+
+LONG = (
+    "fuzz/test_fuzz.py",
+    "solve/test_solver.py",
+    "test_backend.py",
+    "cli/test_measure.py",
+    "sensitivity/test_engine.py",
+    "sensitivity/test_resume.py",
+    "test_documentation.py",
+    "test_documentation_pages.py",
+    "report/test_models_in_browser.py",
+    "report/test_large.py",
+    "solve/test_fronts.py",
+    "test_memory.py",
+    "test_offline.py",
+    "test_killed.py",
+    "disk/test_files.py",
+    "search/test_search.py",
+    "guard/test_guard.py",
+    "benchmarks/",
+)
+"""Files that take longest, which begin first: two workers end at about the same time then. Nothing depends on it."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let long files begin first; the order within a file stays."""
+    folder = f"{Path(__file__).parent}/"
+
+    def place(item: pytest.Item) -> int:
+        name = str(item.path).removeprefix(folder)
+        return next((number for number, long in enumerate(LONG) if name.startswith(long)), len(LONG))
+
+    items.sort(key=place)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
