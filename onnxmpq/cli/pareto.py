@@ -17,6 +17,7 @@ from onnxmpq.cli.next_command import comes_next, next_command
 from onnxmpq.cli.recording import leave, running, tell
 from onnxmpq.cli.resuming import measuring
 from onnxmpq.cli.shared import (
+    budget_option,
     calibration_option,
     checked_output,
     checked_report,
@@ -51,14 +52,7 @@ if TYPE_CHECKING:
 @click.option(
     "--points", default=20, show_default=True, type=click.IntRange(min=2), help="How many limits to solve for."
 )
-@click.option(
-    "--budget",
-    "-b",
-    multiple=True,
-    metavar="KIND=AMOUNT",
-    shell_complete=words.complete_budget,
-    help="Another budget that every point meets. Repeatable.",
-)
+@budget_option("Another budget that every point meets.")
 @taking(search=SearchOptions, constraints=Constraints, measure=MeasureOptions)
 @taking(graph=GraphOptions)
 @overwrite_option

@@ -15,6 +15,7 @@ from onnxmpq.cli.next_command import comes_next, next_command
 from onnxmpq.cli.recording import leave, running, tell
 from onnxmpq.cli.resuming import measuring
 from onnxmpq.cli.shared import (
+    budget_option,
     build_options,
     checked_output,
     checked_report,
@@ -47,14 +48,7 @@ _SEARCH_ONLY = (
 
 @click.command("quantize")
 @model_argument
-@click.option(
-    "--budget",
-    "-b",
-    multiple=True,
-    metavar="KIND=AMOUNT",
-    shell_complete=words.complete_budget,
-    help="Search the best plan within this: size=30%, size=5MB, bits=4.5, bops=25%, memory=40MB, drop=1%. Repeatable.",
-)
+@budget_option("Search the best plan within this: size=30%, size=5MB, bits=4.5, bops=25%, memory=40MB, drop=1%.")
 @click.option(
     "--option",
     shell_complete=words.complete(words.options),

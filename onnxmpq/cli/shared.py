@@ -64,6 +64,20 @@ quiet_option = click.option("--quiet", "-q", is_flag=True, help="Show no progres
 verbose_option = click.option(
     "--verbose", "-v", is_flag=True, help="Leave a line of every stage, and show what runtimes warn of."
 )
+
+
+def budget_option(help_text: str) -> Decorator:
+    """Return the option that takes budgets; the help says what they are for."""
+    return click.option(
+        "--budget",
+        "-b",
+        multiple=True,
+        metavar="KIND=AMOUNT",
+        shell_complete=words.complete_budget,
+        help=f"{help_text} Repeatable.",
+    )
+
+
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
 
 

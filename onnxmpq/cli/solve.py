@@ -11,7 +11,7 @@ from rich.table import Table
 from onnxmpq.cli import show, words
 from onnxmpq.cli.fields import taking
 from onnxmpq.cli.next_command import comes_next, next_command
-from onnxmpq.cli.shared import checked_output, json_option, overwrite_option, quiet_option
+from onnxmpq.cli.shared import budget_option, checked_output, json_option, overwrite_option, quiet_option
 from onnxmpq.disk.files import refuse_shared, write_whole
 from onnxmpq.options import Constraints
 
@@ -21,14 +21,7 @@ if TYPE_CHECKING:
 
 @click.command("solve")
 @click.argument("table", type=click.Path(path_type=Path))
-@click.option(
-    "--budget",
-    "-b",
-    multiple=True,
-    metavar="KIND=AMOUNT",
-    shell_complete=words.complete_budget,
-    help="What the plan may take: size=30%, size=5MB, bits=4.5, bops=25%, memory=40MB. Repeatable.",
-)
+@budget_option("What the plan may take: size=30%, size=5MB, bits=4.5, bops=25%, memory=40MB.")
 @click.option(
     "--options",
     default="",

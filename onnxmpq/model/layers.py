@@ -227,3 +227,9 @@ def _macs(node: ir.Node, shape: tuple[int, ...]) -> int:
             return steps * sum(
                 math.prod(shape_of(tensor)) for v in node.inputs[1:3] if (tensor := constant(v)) is not None
             )
+
+
+def weight_bytes(model: ir.Model) -> int:
+    """Return the bytes of a model's own initialisers."""
+    held = (value.const_value for value in model.graph.initializers.values())
+    return sum(tensor.nbytes for tensor in held if tensor is not None)

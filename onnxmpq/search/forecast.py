@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from onnxmpq.artifacts import Plan
 from onnxmpq.budgets.limits import parse_limits
 from onnxmpq.data.samples import Data
 from onnxmpq.options import Constraints, GraphOptions, MeasureOptions, Numbers, SearchOptions
@@ -66,11 +65,11 @@ def foresee(
     """
     prepared = prepare(model, target, progress, extra_passes=graph.passes)
     numbers = numbers or Numbers.searched()
-    made_for = (prepared.source.sha256, numbers.told(), prepared.passes, graph.keep_metadata)
+    empty = prepared.empty_plan("", numbers, keep_metadata=graph.keep_metadata)
     here = replace(measure, executor="inline", store=None)
     with (
         workspace(prepared, calibration, numbers, progress) as place,
-        Search(Exporter(place), Plan(prepared.space.target, "", {}, *made_for), search, here, constraints) as looked,
+        Search(Exporter(place), empty, search, here, constraints) as looked,
     ):
         least, most = looked.extremes()
         study = looked.study(parse_limits(budget))

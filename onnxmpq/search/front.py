@@ -89,8 +89,7 @@ def pareto(
         raise InputError(f"A front of {points} points is none: ask for 2 or more.")
     prepared = prepare(model, target, progress, extra_passes=graph.passes)
     numbers = numbers or Numbers.searched()
-    made_for = (prepared.source.sha256, numbers.told(), prepared.passes, graph.keep_metadata)
-    empty = Plan(prepared.space.target, "pareto", {}, *made_for)
+    empty = prepared.empty_plan("pareto", numbers, keep_metadata=graph.keep_metadata)
     with (
         opened(measure) as measuring,
         workspace(prepared, calibration, numbers, progress) as place,

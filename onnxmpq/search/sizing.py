@@ -56,8 +56,8 @@ class Sizing:
 def with_facts(table: Table, engine: Engine, *, keep_metadata: bool = False) -> Table:
     """Return a table with what budgets are counted from, for files of the model that was measured."""
     place, space = engine.workspace, engine.space
-    prepared, numbers = place.prepared, place.calibrated.numbers
-    empty = Plan(space.target, "", {}, prepared.source.sha256, numbers.told(), prepared.passes, keep_metadata)
+    prepared = place.prepared
+    empty = prepared.empty_plan("", place.calibrated.numbers, keep_metadata=keep_metadata)
     place.progress("sizes", 0, 0)
     sizing = Sizing(Exporter(place), empty, Menu(space.units, tuple(unit.options for unit in space.units)))
     used = dict.fromkeys([*(variant.option for variant in table.variants), *table.centre.values()])

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from onnxmpq.artifacts import Option, Plan
 from onnxmpq.lower.calibrated import Calibrated
 from onnxmpq.machine import give_back, large_blocks_apart
+from onnxmpq.model.layers import weight_bytes
 from onnxmpq.runtimes import Runtime, Session
 from onnxmpq.sensitivity.cuts.cutting import cut
 from onnxmpq.sensitivity.cuts.segments import Piece
@@ -44,8 +45,7 @@ class Chain:
         self._pieces: dict[Name, tuple[Piece, ...]] = {}
         self._recent: OrderedDict[Name, tuple[Piece, ...]] = OrderedDict()
         self._placed: dict[Name, frozenset[Pair]] = {}
-        weights = (value.const_value for value in calibrated.model.graph.initializers.values())
-        self._large = sum(weight.nbytes for weight in weights if weight is not None) >= _LARGE_BYTES
+        self._large = weight_bytes(calibrated.model) >= _LARGE_BYTES
 
     def pieces(self, choices: Choices, *, keep: bool = False) -> tuple[Piece, ...]:
         """Return the pieces of a plan; ``keep`` holds on to them and to their sessions, as for a centre."""

@@ -9,6 +9,7 @@ import numpy as np
 from onnxmpq.artifacts import FLOAT
 from onnxmpq.errors import InputError
 from onnxmpq.lower.calibrated import Calibrated
+from onnxmpq.model.layers import weight_bytes
 from onnxmpq.numerics.ranges import HISTOGRAM_BYTES
 from onnxmpq.sensitivity.batches import Layout, read_batch
 from onnxmpq.sensitivity.chain import RECENT_BYTES
@@ -134,5 +135,4 @@ class Estimator:
 
     @cached_property
     def _weight_bytes(self) -> int:
-        constants = (value.const_value for value in self.calibrated.model.graph.initializers.values())
-        return sum(constant.nbytes for constant in constants if constant is not None)
+        return weight_bytes(self.calibrated.model)

@@ -134,11 +134,12 @@ def _costs(value: Any) -> tuple[Cost, ...]:
     if not isinstance(value, dict) or next(iter(value), "") != str(FLOAT):
         raise ValueError
     kinds = {"bytes": COUNT, "bops": COUNT}
-    figures = [(_option(text), _made(dict[str, int], kinds, given)) for text, given in value.items()]
+    figures = [(option_of(text), _made(dict[str, int], kinds, given)) for text, given in value.items()]
     return tuple(Cost(option, given["bytes"], given["bops"]) for option, given in figures)
 
 
-def _option(text: str) -> Option:
+def option_of(text: str) -> Option:
+    """Read an option of a file; what is none is a ValueError."""
     try:
         return Option.parse(text)
     except InputError as error:
@@ -148,7 +149,7 @@ def _option(text: str) -> Option:
 def _beside(value: Any) -> dict[Option, int]:
     if not isinstance(value, dict):
         raise ValueError
-    return {_option(text): _whole(count) for text, count in value.items()}
+    return {option_of(text): _whole(count) for text, count in value.items()}
 
 
 def _whole(value: Any) -> int:

@@ -22,7 +22,7 @@ from onnxmpq.artifacts import Estimate, Option, options_of, plain
 from onnxmpq.disk.files import write_whole
 from onnxmpq.disk.reading import COUNT, FIGURE, FLAG, OBJECT, OBJECTS, TEXT, TEXTS, Fields, Kind, read_json, refuse
 from onnxmpq.errors import InputError
-from onnxmpq.sensitivity.facts import Facts
+from onnxmpq.sensitivity.facts import Facts, option_of
 
 Array = npt.NDArray[np.float64]
 
@@ -242,20 +242,13 @@ def _figures(value: Any) -> dict[str, float]:
     return {name: FIGURE.read(x) for name, x in value.items()}
 
 
-def _option(value: Any) -> Option:
-    try:
-        return Option.parse(TEXT.read(value))
-    except InputError as error:
-        raise ValueError from error
-
-
 def _variant(value: Any) -> Variant:
     if not isinstance(value, list) or len(value) != 2:
         raise ValueError
-    return Variant(TEXT.read(value[0]), _option(value[1]))
+    return Variant(TEXT.read(value[0]), option_of(TEXT.read(value[1])))
 
 
-OPTION = Kind("an option such as 'w8a8'", Option(), _option)
+OPTION = Kind("an option such as 'w8a8'", Option(), lambda value: option_of(TEXT.read(value)))
 FIGURES: Kind[dict[str, float]] = Kind("an object with numbers", {}, _figures)
 VARIANT = Kind("a unit and an option", Variant("", Option()), _variant)
 

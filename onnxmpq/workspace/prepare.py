@@ -15,6 +15,7 @@ from onnxmpq.errors import InfeasibleError, InputError, RuntimeMissingError, Ver
 from onnxmpq.model.load import Source, load
 from onnxmpq.model.normalise import normalise
 from onnxmpq.model.save import save
+from onnxmpq.options import Numbers
 from onnxmpq.runtimes import get_runtime
 from onnxmpq.runtimes.base import one_line
 from onnxmpq.targets import Target, split_variant
@@ -36,6 +37,11 @@ class Prepared:
     target: Target
     space: Space
     passes: tuple[str, ...] = ()
+
+    def empty_plan(self, method: str, numbers: Numbers, *, keep_metadata: bool) -> Plan:
+        """Return a plan of this model with nothing in it, which choices are put into."""
+        made_for = (self.source.sha256, numbers.told(), self.passes, keep_metadata)
+        return Plan(self.space.target, method, {}, *made_for)
 
 
 def silent(_what: str, _done: int, _of: int) -> None:

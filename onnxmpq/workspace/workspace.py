@@ -25,6 +25,7 @@ from onnxmpq.disk.leftovers import temporary_folder
 from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.lower.calibrated import Calibrated, Needs
 from onnxmpq.lower.write import Quantised
+from onnxmpq.model.layers import weight_bytes
 from onnxmpq.model.mapped import load_mapped
 from onnxmpq.model.opset import raise_opset
 from onnxmpq.model.save import contained, save
@@ -158,8 +159,7 @@ class Workspace:
 
     def loadable(self, model: ir.Model, name: str = "normalised") -> bytes | Path:
         """Return a model as runtimes load it: bytes, or a file with its weights beside it when it is large."""
-        size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
-        if size < _LARGE_BYTES:
+        if weight_bytes(model) < _LARGE_BYTES:
             return bytes(contained(model).SerializeToString())
         path = self.folder / f"{name}.onnx"
         save(model, path, overwrite=True, largest_protobuf=0)
