@@ -107,7 +107,8 @@ class Running:
         if self._tracer:
             self._tracer.communicate(timeout=60)
         out, err = (path.read_text("utf-8", errors="surrogateescape") for path in self._told)
-        self.peak_bytes = 1024 * int(self._peak.read_text()) if self._peak.exists() else 0
+        told = self._peak.read_text() if self._peak.exists() else ""  # nothing where it was killed before it was told
+        self.peak_bytes = 1024 * int(told or 0)
         self._place.cleanup()
         return subprocess.CompletedProcess(self.arguments, code, out, err)
 
