@@ -200,9 +200,9 @@ def quantize(
             kept = kept_until_written.enter_context(Rescue(path, _file(measure.store), folder))
             with (
                 opened(replace(measure, store=kept.store)) as measuring,
-                Search(exporter, first, search, measuring, constraints) as found,
+                Search(exporter, first, search, measuring, constraints, graded) as found,
             ):
-                final, decision = plan_within(found, order.limits, graded, notes)
+                final, decision = plan_within(found, order.limits, notes)
             kept.keep(final)
             del found
             give_back()  # what jobs held makes room for the export

@@ -255,11 +255,11 @@ def test_a_death_in_native_code_is_told_and_loses_nothing(name: str, tmp_path: P
     onnx.save(plain(), str(tmp_path / "m.onnx"))
     np.savez(tmp_path / "s.npz", **FEEDS)  # type: ignore[arg-type]
     code = (
-        "import onnxmpq.runtimes.ort as ort, onnxmpq.search.loop as search, os, signal\n"
+        "import onnxmpq.runtimes.ort as ort, onnxmpq.search.budgeted as search, os, signal\n"
         f"exec(compile('def die(*a, **k): os.kill(os.getpid(), signal.{name})', ort.__file__, 'exec'))\n"
-        "real = search.Search.decide\n"
+        "real = search.within\n"
         "def decide(*a, **k):\n    real(*a, **k)\n    ort.OrtSession.run = die\n    ort.OrtSession.run(None)\n"
-        "search.Search.decide = decide\nfrom onnxmpq.cli import entry; entry()"
+        "search.within = decide\nfrom onnxmpq.cli import entry; entry()"
     )
     given = ("quantize", "m.onnx", "-c", "s.npz", "-o", "q[red].onnx", "-b", "size=60%", "--effort", "quick", "-q")
     ended = python("-c", code, *given, folder=tmp_path)

@@ -1,6 +1,8 @@
 """What other packages add by entry points, each in one file: it is found by its name and does the whole way."""
 
+import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -12,17 +14,23 @@ import pytest
 
 import onnxmpq
 from onnxmpq import registry
-from onnxmpq.artifacts import Option, Unit
-from onnxmpq.budgets.base import Budget
+from onnxmpq.artifacts import Option, Plan, Unit
+from onnxmpq.budgets.base import Budget, WholeFile
+from onnxmpq.budgets.limits import parse_limits
 from onnxmpq.carriers.base import Carried, Carrier, Pen, carrier
 from onnxmpq.errors import InfeasibleError, InputError, InternalError
 from onnxmpq.methods.study import Draft, Study
 from onnxmpq.model.load import load
-from onnxmpq.options import SearchOptions, VerifyOptions
+from onnxmpq.options import Constraints, MeasureOptions, Numbers, SearchOptions, VerifyOptions
 from onnxmpq.registry import BUDGETS, CARRIERS, METHODS, RUNTIMES, TARGETS
 from onnxmpq.runtimes.base import Ability, KernelReport, Mode, Session
 from onnxmpq.runtimes.ort import OnnxRuntime
+from onnxmpq.search.loop import Search
+from onnxmpq.search.within import within
 from onnxmpq.targets import names, parse_target, target
+from onnxmpq.workspace.export import Exporter
+from onnxmpq.workspace.prepare import prepare
+from onnxmpq.workspace.workspace import workspace
 from tests.asked import asked
 from tests.graphs import from_text
 from tests.small import MODELS, small_model
@@ -100,6 +108,38 @@ class Coarse(Budget):
     def weight(self, unit: Unit, option: Option) -> int:
         """Count a unit whose weights have fewer than eight bits."""
         return int(0 < option.weight_bits < 8)
+
+
+class Zipped(Budget):
+    """A budget of another package: the bytes of the file once it is packed, of which little is known beforehand."""
+
+    name: ClassVar[str] = "zipped"
+    examples: ClassVar[str] = "zipped=100kB"
+    shares: ClassVar[bool] = False
+    whole: ClassVar[bool] = True
+    guess: ClassVar[float] = 1.0
+
+    def weight(self, unit: Unit, option: Option) -> int:
+        """Guess from the bytes that a unit stores."""
+        return int(self.guess * unit.cost(option).stored_bytes)
+
+    def actual(self, file: WholeFile) -> int:
+        """Pack the file."""
+        return len(zlib.compress(file.path.read_bytes()))
+
+
+class Altered(Budget):
+    """A budget of another package that is measured: by how many points the metric changes, with no error counted."""
+
+    name: ClassVar[str] = "altered"
+    examples: ClassVar[str] = "altered=2"
+    shares: ClassVar[bool] = False
+    rows: ClassVar[bool] = False
+    whole: ClassVar[bool] = True
+
+    def actual(self, file: WholeFile) -> float:
+        """Return the points."""
+        return 100 * abs(file.fall[0])
 
 
 class Turned(Carrier):
@@ -234,6 +274,60 @@ def test_a_budget_from_outside_is_kept(installed: list[EntryPoint], tmp_path: Pa
         coarse("size=24%", "coarse=0")
     with pytest.raises(InputError, match="'coarse=5%' is not a budget: expected a number, for example coarse=3"):
         coarse("coarse=5%")
+
+
+@contextmanager
+def searching(folder: Path, *options: str) -> Iterator[Search]:
+    """Open a search of the small model, with little effort; what was measured is kept."""
+    asked_for = SearchOptions(effort="quick", options=options)
+    with (
+        workspace(prepare(MODEL, "ort-cpu"), samples(), Numbers.searched()) as place,
+        Search(
+            Exporter(place),
+            Plan("ort-cpu", "", {}),
+            asked_for,
+            MeasureOptions(store=folder / "m.store", blends=False),
+            Constraints(),
+        ) as found,
+    ):
+        yield found
+
+
+def test_a_budget_from_outside_is_looked_up_in_files(
+    installed: list[EntryPoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(installed, BUDGETS, "zipped", f"{__name__}:Zipped")
+
+    def packed(*budget: str) -> float:
+        with searching(tmp_path, "w8a8", "w4a8") as search:
+            decision = within(search, parse_limits(budget))
+            written = search.whole(decision.choices).path.read_bytes()
+        assert len(zlib.compress(written)) <= parse_limits(budget)[0].amount < len(written)
+        return decision.loss.value
+
+    losses = {}
+    for guess in (0.8, 1.0, 1.15, 2.0):  # what units store, taken for too little and for far too much
+        monkeypatch.setattr(Zipped, "guess", guess)
+        losses[guess] = packed("zipped=35000")
+    assert max(losses.values()) <= 1.5 * min(losses.values()) < packed("zipped=26500")
+    packed("zipped=31000", "size=25%")
+    with pytest.raises(InfeasibleError, match=r"zipped=1000 cannot be met: the least is"):
+        packed("zipped=1000")
+
+
+def test_the_smallest_file_is_found_for_a_measured_budget_from_outside(
+    installed: list[EntryPoint], tmp_path: Path
+) -> None:
+    install(installed, BUDGETS, "altered", f"{__name__}:Altered")
+    with searching(tmp_path, "w8a8", "w2a8") as search:
+        loose, tight = (within(search, parse_limits([f"altered={points}"])) for points in (100, 2))
+        sizes = [search.whole(decision.choices).size for decision in (loose, tight)]
+        assert sizes[0] < sizes[1]
+        assert "It takes 0." in tight.notes
+        with pytest.raises(
+            InfeasibleError, match=r"is within altered=0\. .* It takes \d+\. Offer more precise options"
+        ):
+            within(search, parse_limits(["altered=0", "size=21%"]))
 
 
 def test_a_carrier_from_outside_is_written(installed: list[EntryPoint], tmp_path: Path) -> None:

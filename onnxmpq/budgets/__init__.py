@@ -1,4 +1,4 @@
-"""Budgets: one file each, and how they are typed.
+"""Budgets: one file each, and how they are typed; `search.within` is the loop that keeps them.
 
 size=30%      of the float file, or bytes: 5MB, 300kB, 123456
 bits=4        mean bits of a weight

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from onnxmpq.budgets.base import Budget
+from onnxmpq.budgets.base import Budget, WholeFile
 
 
 class Drop(Budget):
@@ -12,4 +12,20 @@ class Drop(Budget):
     examples: ClassVar[str] = "drop=1%"
     numbers: ClassVar[bool] = False
     rows: ClassVar[bool] = False
-    bisected: ClassVar[bool] = True
+    whole: ClassVar[bool] = True
+
+    def actual(self, file: WholeFile) -> float:
+        """Return by how much the metric falls at most, as far as its samples can tell: a gain is none.
+
+        The smallest of several files that pass is likely to be one whose samples were kind to it.
+        """
+        fall, error = file.fall
+        return max(fall, 0.0) + 2.0 * error
+
+    def told(self, file: WholeFile) -> str:
+        """Say how far the metric falls."""
+        fall, error = file.fall
+        return (
+            f"The metric falls by {100 * fall:.2f} ± {100 * error:.2f} points on the data it was judged on; the budget "
+            "counts two such errors."
+        )

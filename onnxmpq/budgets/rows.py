@@ -1,7 +1,7 @@
 """Budgets as rows of the assignment problem."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 import numpy as np
@@ -35,6 +35,19 @@ class Row:
         fixed, of_float, divisor = known.fixed(facts), known.of_float(facts), known.divisor(units)
         amount = limit.amount * of_float if limit.share else limit.amount * divisor
         return cls(limit, weights_of(known, units, menu), int(min(amount, _MOST)) - fixed, fixed, of_float, divisor)
+
+    def shifted(self, by: int) -> "Row":
+        """Return the row where every plan takes so much more than was foreseen."""
+        return replace(self, most=self.most - by, fixed=self.fixed + by)
+
+    def foreseen(self, used: int) -> int:
+        """Return what a plan takes as a whole, as far as the row knows."""
+        return used + self.fixed
+
+    @property
+    def most_of_whole(self) -> int:
+        """The most that a plan may take as a whole."""
+        return self.most + self.fixed
 
     def total(self, used: float) -> float:
         """Return what people read: with what no unit can change, and bits as a mean."""

@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from onnxmpq.artifacts import Option, Unit
-from onnxmpq.budgets.base import Budget, Facts
+from onnxmpq.budgets.base import Budget, Facts, WholeFile
 
 
 class Size(Budget):
@@ -11,6 +11,7 @@ class Size(Budget):
 
     name: ClassVar[str] = "size"
     examples: ClassVar[str] = "size=30%, size=5MB"
+    whole: ClassVar[bool] = True
     of_file: ClassVar[bool] = True
 
     def weight(self, unit: Unit, option: Option) -> int:
@@ -24,3 +25,7 @@ class Size(Budget):
     def of_float(self, facts: Facts) -> int:
         """Return the bytes of the float file."""
         return facts.source_bytes
+
+    def actual(self, file: WholeFile) -> int:
+        """Return the bytes of a file."""
+        return file.size

@@ -1,6 +1,6 @@
 """What every method works with: units and their menus, budgets as rows, measuring, and solving."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import ClassVar, Protocol
@@ -217,12 +217,12 @@ class Study:
         picked = starts + np.array(self.menu.index(choices))
         return tuple(int(known.weights[picked].sum()) for known in self.rows)
 
-    def feasible(self, choices: Choices, but: str = "") -> bool:
-        """Tell whether choices are on the menu and meet every row, ``but`` one."""
+    def feasible(self, choices: Choices, but: Collection[str] = ()) -> bool:
+        """Tell whether choices are on the menu and meet every row ``but`` those of some budgets."""
         if not self.menu.contains(choices):
             return False
         used = zip(self.usage(choices), self.rows, strict=True)
-        return all(usage <= known.most for usage, known in used if known.limit.kind != but)
+        return all(usage <= known.most for usage, known in used if known.limit.kind not in but)
 
     def nearest(self) -> Choices | None:
         """Return the choices nearest to budgets that the last problem could not meet."""
@@ -240,7 +240,7 @@ class Study:
     def foreseen_bytes(self, choices: Choices) -> int:
         """Return the bytes of the file that the row of sizes foresees."""
         used = zip(self.usage(choices), self.rows, strict=True)
-        return next(round(known.total(usage)) for usage, known in used if known.limit.budget.of_file)
+        return next(known.foreseen(usage) for usage, known in used if known.limit.budget.of_file)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,35 +1,20 @@
 """One plan within budgets: what cannot hold is told first; then the best is searched, or the smallest within a drop."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-from onnxmpq.artifacts import Option, Plan
+from onnxmpq.artifacts import Plan
 from onnxmpq.budgets.limits import Limit
-from onnxmpq.data.samples import Samples
 from onnxmpq.errors import VerifyError
-from onnxmpq.metrics.compared import fall
 from onnxmpq.search.decide import Decision
 from onnxmpq.search.loop import Search
+from onnxmpq.search.within import within
 
 
-def plan_within(
-    search: Search, limits: Sequence[Limit], graded: Samples | None, notes: list[str]
-) -> tuple[Plan, Decision]:
-    """Search a plan within budgets, and note what is to be said; a metric is judged on labels where there are some."""
-    exporter = search.exporter
-    judged = graded if graded is not None and graded.labels is not None else exporter.workspace.samples
+def plan_within(search: Search, limits: Sequence[Limit], notes: list[str]) -> tuple[Plan, Decision]:
+    """Search a plan within budgets, and note what is to be said."""
     rehearse(search, notes)
-    classes = search.engine.heads[0].kind != "power"
-
-    def metric(choices: Mapping[str, Option]) -> tuple[float, float]:
-        path = exporter.written(search.plan(choices), "tried.onnx")
-        return fall(*exporter.sessions(path), judged, judged.labels, classes=classes)
-
-    if any(limit.budget.bisected for limit in limits):
-        decision, (drop, error) = search.within_drop(limits, metric)
-        notes.append(f"The metric falls by {100 * drop:.2f} ± {100 * error:.2f} points on the data it was judged on.")
-    else:
-        decision = search.decide(limits)
+    decision = within(search, limits)
     notes += decision.notes
     return replace(search.plan(decision.choices), method=search.method.name), decision
 

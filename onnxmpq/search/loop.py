@@ -1,15 +1,16 @@
 """The search stage: from a prepared model, samples and budgets to measured plans.
 
     Search(exporter, empty, ...)      opens the measuring engine
-    .decide(limits)                   the best measured plan within budgets
-    .within_drop(limits, metric)      the smallest plan that keeps a metric
+    .study(limits)                    what methods work with, under budgets
+    .whole(choices), .shift(by)       the files of plans, and rows that foresee what those take
     .front(kind, points)              plans over one budget, from one measurement
 
 File sizes are those of files: what a plan stores beside its units (graph, names, scales of activations) is found by
 serialising it, so that a plan is within its size to the byte before it is exported.
 """
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
@@ -19,15 +20,16 @@ import numpy as np
 from onnxmpq.artifacts import FLOAT, Estimate, Option, Plan, Space
 from onnxmpq.budgets.limits import Limit, budget
 from onnxmpq.budgets.size import Size
-from onnxmpq.errors import InfeasibleError, InputError
+from onnxmpq.data.samples import Samples
+from onnxmpq.errors import InputError
 from onnxmpq.methods.agreement import Agreement
 from onnxmpq.methods.named import chosen
 from onnxmpq.methods.study import Choices, Menu, Study, blending, drawn, make_rows
 from onnxmpq.methods.uniform import uniform_choices
-from onnxmpq.options import EFFORTS, Constraints, MeasureOptions, SearchOptions
+from onnxmpq.options import Constraints, MeasureOptions, SearchOptions
 from onnxmpq.search.constraints import make_menu
-from onnxmpq.search.decide import Decision, decide
 from onnxmpq.search.sizing import Sizing
+from onnxmpq.search.whole import Whole
 from onnxmpq.sensitivity.engine import Engine
 from onnxmpq.sensitivity.table import Table
 from onnxmpq.solve import relative_gap
@@ -35,9 +37,6 @@ from onnxmpq.workspace.export import Exporter
 from onnxmpq.workspace.prepare import parsed
 
 _SIZE = Size()
-SIZING_ROUNDS = 6
-BISECTIONS = 6
-NEARLY = 1.02  # of the best loss: a plan whose file fits is taken at that, and the search is not done again
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +64,6 @@ class Point:
         return relative_gap(self.predicted, self.bound)
 
 
-Metric = Callable[[Choices], tuple[float, float]]
-"""How far the metric falls with a plan, as a share, and its standard error."""
-
-
 class Search:
     """One model, one set of samples: everything is measured once, whatever is asked. Use it as a context manager."""
 
@@ -79,8 +74,12 @@ class Search:
         options: SearchOptions,
         measure: MeasureOptions,
         constraints: Constraints,
+        judged: Samples | None = None,
     ) -> None:
-        """Open the engine; choices become files as ``empty`` would with them in it."""
+        """Open the engine; choices become files as ``empty`` would with them in it.
+
+        Metrics of files are judged on the labels of ``judged``, where it has some, and else on the samples.
+        """
         self.exporter, self.empty, self.method = exporter, empty, chosen(options)
         self.workspace, self.effort, self.seed = exporter.workspace, options.effort, measure.seed
         self.options = parsed(options.options)
@@ -90,8 +89,10 @@ class Search:
         if measure.blends is None:
             measure = replace(measure, blends=blending(self.method))
         self.engine = Engine(self.workspace, measure, calibrated=measured)
+        self.judged = judged if judged is not None and judged.labels is not None else self.workspace.samples
         self.sizing = Sizing(exporter, empty, self.menu)
-        self._overhead: int | None = None
+        self._shifts: Counter[str] = Counter()
+        self._files: dict[tuple[Option, ...], Whole] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -105,101 +106,28 @@ class Search:
         """Return the plan that choices are."""
         return replace(self.empty, choices=choices)
 
-    def size(self, choices: Choices) -> int:
-        """Return the bytes of the file that choices lead to."""
-        return self.sizing.size(choices)
-
     def study(self, limits: Sequence[Limit], menu: Menu | None = None, effort: str | None = None) -> Study:
         """Return the study of some budgets; rows of sizes count what each option adds to the graph, too."""
         menu = menu or self.menu
         sized = any(limit.budget.of_file for limit in limits)
-        rows = make_rows(limits, menu, self, self.sizing.beside(menu.offered) if sized else None)
+        rows = tuple(
+            row.shifted(self._shifts[row.limit.kind])
+            for row in make_rows(limits, menu, self, self.sizing.beside(menu.offered) if sized else None)
+        )
         effort = effort or self.effort
         return Study(self.engine, menu, rows, effort=effort, seed=self.seed, progress=self.workspace.progress)
 
-    def decide(self, limits: Sequence[Limit]) -> Decision:
-        """Return the best measured plan within the budgets; its file is within its size to the byte.
+    def whole(self, choices: Choices) -> Whole:
+        """Return the file that choices lead to."""
+        key = tuple(choices.get(unit.name, FLOAT) for unit in self.menu.units)
+        if key not in self._files:
+            classes = self.engine.heads[0].kind != "power"
+            self._files[key] = Whole(self.exporter, self.plan(choices), self.judged, classes=classes)
+        return self._files[key]
 
-        Rows foresee the size of a file up to the names of shared tensors. Where the best plan's file turns out larger,
-        or the nearest plan's smaller than its row says, what belongs to no unit is corrected and the search done again,
-        with little effort until files fit.
-        """
-        size = next((limit for limit in limits if limit.budget.of_file), None)
-        if size is None:
-            study = self.study(limits)
-            return _judged(decide(study, self.method), study)
-        most = self._bytes(size)
-        effort: str = EFFORTS[0]
-        last: Choices | None = None
-        for number in range(SIZING_ROUNDS):
-            study = self.study(limits, effort=effort)
-            sizes = _Sizes(self.size, most)
-            try:
-                decision = decide(study, self.method, sizes.fits)
-            except InfeasibleError:
-                nearest = study.nearest()
-                if nearest is None or self.size(nearest) == study.foreseen_bytes(nearest):
-                    raise
-                self._overhead = self.overhead + self.size(nearest) - study.foreseen_bytes(nearest)
-                last = nearest if study.feasible(nearest, but=size.kind) and self.size(nearest) <= most else last
-                continue
-            first, over = next(iter(sizes.over.items()))
-            within = sizes.fits(decision.choices)
-            if within and decision.loss.value <= NEARLY * study.losses([dict(first)])[0].value:
-                if effort == self.effort:
-                    return _judged(decision, study)
-                effort = self.effort
-            else:
-                self._overhead = self.overhead + (over << number)
-        if last is None:
-            raise InfeasibleError(f"No plan was found whose file is within {size}. Loosen it by a few bytes.")
-        held = tuple((last.get(unit.name, FLOAT),) for unit in self.menu.units)
-        study = self.study([limit for limit in limits if limit != size], menu=Menu(self.menu.units, held))
-        return _judged(decide(study, self.method), study)
-
-    def within_drop(self, limits: Sequence[Limit], metric: Metric) -> tuple[Decision, tuple[float, float]]:
-        """Return the smallest plan, within the other budgets, whose metric falls no more than asked, and how far.
-
-        A fall counts with two standard errors, and a gain as none. Sizes are bisected: a larger file is taken to lose
-        no more.
-        """
-        drop = next(limit for limit in limits if limit.budget.bisected)
-        given = [limit for limit in limits if limit.budget.of_file]
-        rest = [limit for limit in limits if limit != drop and limit not in given]
-        least, most = self.extremes()
-        low, high = least, min([most, *(self._bytes(limit) for limit in given)])
-        finest = self.decide([*rest, Limit(Size.name, float(high), share=False)])
-        fall, error = metric(finest.choices)
-        if _surely(fall, error) > drop.amount:
-            raise InfeasibleError(
-                f"No plan of {', '.join(map(str, self.options))} keeps the metric within {drop}: the best one "
-                f"that was found loses {100 * fall:.2f} ± {100 * error:.2f}%, and two errors count. Offer more precise "
-                "options, allow a larger drop, or give more samples."
-            )
-        best = (finest, (fall, error))
-        smallest = self._tried(rest, low, metric, drop.amount)
-        if smallest is not None:
-            return smallest
-        for _ in range(BISECTIONS):
-            middle = round((low * high) ** 0.5)
-            tried = self._tried(rest, middle, metric, drop.amount)
-            if tried is None:
-                low = middle
-            else:
-                best, high = tried, min(middle, self.size(tried[0].choices))
-            if high <= low * 1.01:
-                break
-        return best
-
-    def _tried(
-        self, rest: Sequence[Limit], size: int, metric: Metric, allowed: float
-    ) -> tuple[Decision, tuple[float, float]] | None:
-        try:
-            decision = self.decide([*rest, Limit(Size.name, float(size), share=False)])
-        except InfeasibleError:
-            return None
-        drop, error = metric(decision.choices)
-        return (decision, (drop, error)) if _surely(drop, error) <= allowed else None
+    def shift(self, by: Mapping[str, int]) -> None:
+        """Let rows of some budgets foresee more than they did so far."""
+        self._shifts.update(by)
 
     def front(
         self, kind: str, points: int, limits: Sequence[Limit] = ()
@@ -228,19 +156,15 @@ class Search:
         made = []
         losses = study.losses([choices for choices, *_ in found])
         for (choices, limit, predicted, bound, status, source), loss in zip(found, losses, strict=True):
-            file_bytes = self.size(choices)
-            usage = file_bytes if row.limit.budget.of_file else row.total(study.usage(choices)[0])
-            made.append(
-                Point(row.total(limit), choices, usage, file_bytes, predicted, bound, loss, status, source),
-            )
+            file, known = self.whole(choices), row.limit.budget
+            usage = known.actual(file) if known.whole else row.total(study.usage(choices)[0])
+            made.append(Point(row.total(limit), choices, usage, file.size, predicted, bound, loss, status, source))
         return tuple(_undominated(made)), study.agreement(), study.first
 
     @property
     def overhead(self) -> int:
         """Return the bytes of a file that belong to no unit."""
-        if self._overhead is None:
-            self._overhead = self.sizing.bare
-        return self._overhead
+        return self.sizing.bare
 
     @property
     def space(self) -> Space:
@@ -257,12 +181,13 @@ class Search:
         """The bytes of the largest activations that are there at once."""
         return self.engine.live_bytes
 
-    def _bytes(self, limit: Limit) -> int:
-        return int(limit.amount * self.workspace.prepared.source.size_bytes if limit.share else limit.amount)
+    def amount(self, limit: Limit) -> int:
+        """Return the amount of a limit, where it is a share too."""
+        return int(limit.amount * limit.budget.of_float(self) if limit.share else limit.amount)
 
     def extremes(self) -> tuple[int, int]:
         """Return the bytes of the files with every unit at its fewest and at its most bits."""
-        least, most = (self.size(choices) for choices in self.ends())
+        least, most = (self.whole(choices).size for choices in self.ends())
         return least + 1, most + 1
 
     def ends(self) -> tuple[Choices, Choices]:
@@ -275,36 +200,6 @@ class Search:
             }
             found.append({unit: option for unit, option in choices.items() if option != FLOAT})
         return found[0], found[1]
-
-
-def _surely(fall: float, error: float) -> float:
-    """Return by how much a metric falls at most, as far as its samples can tell.
-
-    The smallest of several files that pass is likely to be one whose samples were kind to it.
-    """
-    return max(fall, 0.0) + 2.0 * error
-
-
-class _Sizes:
-    """By how many bytes the files of plans exceed a size, in the order in which they were asked for."""
-
-    def __init__(self, size: Callable[[Choices], int], most: int) -> None:
-        """Start with nothing asked."""
-        self.size, self.most = size, most
-        self.over: dict[tuple[tuple[str, Option], ...], int] = {}
-
-    def fits(self, choices: Choices) -> bool:
-        """Tell whether the file of a plan is within the size."""
-        key = tuple(choices.items())
-        if key not in self.over:
-            self.over[key] = self.size(choices) - self.most
-        return self.over[key] <= 0
-
-
-def _judged(decision: Decision, study: Study) -> Decision:
-    """Add how far the samples agree with themselves, and what is to be said of it."""
-    found = study.agreement()
-    return replace(decision, agreement=found, notes=(*decision.notes, *(found.notes if found else ())))
 
 
 def _undominated(points: Sequence[Point]) -> list[Point]:

@@ -169,9 +169,9 @@ def test_a_report_does_not_replace_somebody_elses_numbers(desk: Path) -> None:
 
 def test_a_terminated_run_leaves_no_folder_and_keeps_what_it_measured(desk: Path) -> None:
     code = (
-        "import onnxmpq.search.loop, time\nreal = onnxmpq.search.loop.Search.decide\n"
+        "import onnxmpq.search.budgeted, time\nreal = onnxmpq.search.budgeted.within\n"
         "def slow(*a, **k):\n    real(*a, **k)\n    open('measured', 'w').close()\n    time.sleep(60)\n"
-        "onnxmpq.search.loop.Search.decide = slow\nfrom onnxmpq.cli import main; main()"
+        "onnxmpq.search.budgeted.within = slow\nfrom onnxmpq.cli import main; main()"
     )
     given = ("quantize", "m.onnx", "-c", "s.npz", "-o", "q.onnx", "-b", "size=60%", "--effort", "quick", "-q")
     with subprocess.Popen(

@@ -108,12 +108,12 @@ def test_its_file_is_as_large_as_foreseen_up_to_names(
     budget: tuple[str, ...], table: Table, search: Search, tmp_path: Path
 ) -> None:
     planned = plan_from(table, budget=budget)
-    assert abs(search.size(planned.plan.choices) - planned.file_bytes) <= 100
+    assert abs(search.whole(planned.plan.choices).size - planned.file_bytes) <= 100
     assert planned.file_bytes > stored(planned)
     if budget == BUDGETS[0]:
         verify = VerifyOptions(allow_slower=True, speed_budget_s=0.0)
         result = quantize(small_model(), images(), output=tmp_path / "q.onnx", plan=planned.plan, verify=verify)
-        assert result.file_bytes == search.size(planned.plan.choices)
+        assert result.file_bytes == search.whole(planned.plan.choices).size
         assert result.plan == planned.plan
         assert result.file_bytes <= 0.25 * planned.float_file_bytes + 100
 
