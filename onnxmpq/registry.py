@@ -95,6 +95,7 @@ CARRIERS = Registry(
         "gather": "onnxmpq.carriers.gather:Gather",
     },
 )
+DIALECTS = Registry("dialect", "onnxmpq.dialects", {"qdq": "onnxmpq.dialects.qdq:Qdq"})
 PASSES = Registry("pass", "onnxmpq.passes", {})
 """Those of other packages; ours are listed by ``onnxmpq_passes``."""
 TARGETS = Registry("target", "onnxmpq.targets", {})

@@ -16,7 +16,7 @@ from onnxmpq.budgets.limits import Limit
 from onnxmpq.cli import COMMANDS, cli
 from onnxmpq.methods import named
 from onnxmpq.model import passes
-from onnxmpq.registry import BUDGETS, CARRIERS, METHODS, RUNTIMES
+from onnxmpq.registry import BUDGETS, CARRIERS, DIALECTS, METHODS, RUNTIMES
 from onnxmpq.runtimes import get_runtime
 from onnxmpq.targets import LayerRule, builtin_names, parse_target
 from onnxmpq.verification.requirements import KINDS as REQUIREMENTS
@@ -132,6 +132,7 @@ def test_every_exit_code_is_told_and_true() -> None:
         ("methods.md", "method", set(METHODS.own)),
         ("budgets-and-targets.md", "target", set(builtin_names())),
         ("writing-a-target.md", "carrier", set(CARRIERS.own)),
+        ("writing-a-target.md", "dialect", set(DIALECTS.own)),
         ("writing-a-target.md", "key of a layer", {field.name for field in dataclasses.fields(LayerRule)} - {"op"}),
     ],
 )

@@ -18,11 +18,13 @@ from onnxmpq.artifacts import Option, Plan, Unit
 from onnxmpq.budgets.base import Budget, WholeFile
 from onnxmpq.budgets.limits import parse_limits
 from onnxmpq.carriers.base import Carried, Carrier, Pen, carrier
+from onnxmpq.dialects.base import Activation, Dialect, IntegerBias, IslandInput, Written, dialect
 from onnxmpq.errors import InfeasibleError, InputError, InternalError
 from onnxmpq.methods.study import Draft, Study
 from onnxmpq.model.load import load
+from onnxmpq.numerics.formats import CodeType
 from onnxmpq.options import Constraints, MeasureOptions, Numbers, SearchOptions, VerifyOptions
-from onnxmpq.registry import BUDGETS, CARRIERS, METHODS, RUNTIMES, TARGETS
+from onnxmpq.registry import BUDGETS, CARRIERS, DIALECTS, METHODS, RUNTIMES, TARGETS
 from onnxmpq.runtimes.base import Ability, KernelReport, Mode, Session
 from onnxmpq.runtimes.ort import OnnxRuntime
 from onnxmpq.search.loop import Search
@@ -32,7 +34,7 @@ from onnxmpq.workspace.export import Exporter
 from onnxmpq.workspace.prepare import prepare
 from onnxmpq.workspace.workspace import workspace
 from tests.asked import asked
-from tests.graphs import from_text
+from tests.graphs import feeds_for, from_text, layer_chain
 from tests.small import MODELS, small_model
 
 BOARD = """
@@ -158,13 +160,61 @@ class Turned(Carrier):
         return pen.narrowed(value, pen.node("Mul", [found, scale], f"{value.name}_mul", value, {}))
 
 
+class Spelled(Dialect):
+    """A dialect of another package: codes are turned back by what is computed, (codes - zero point) * scale."""
+
+    name: ClassVar[str] = "spelled"
+
+    def activation(self, pen: Pen, activation: Activation) -> Written:
+        """Write a Q, Cast, Sub and Mul."""
+        value, affine, name = activation.value, activation.affine, activation.name
+        scale = pen.initializer(value, "scale", np.asarray(affine.scale, np.float32))
+        zero = pen.initializer(value, "zero_point", np.asarray(affine.zero_point, activation.type.dtype))
+        point = pen.initializer(value, "point", np.asarray(affine.zero_point, np.float32))
+        quantise = ir.node("QuantizeLinear", [value, scale, zero], name=pen.fresh(f"{name}_q"))
+        cast = ir.node("Cast", quantise.outputs, {"to": int(ir.DataType.FLOAT)}, name=pen.fresh(f"{name}_cast"))
+        shifted = ir.node("Sub", [*cast.outputs, point], name=pen.fresh(f"{name}_shifted"))
+        scaled = ir.node("Mul", [*shifted.outputs, scale], name=pen.fresh(f"{name}_scaled"))
+        nodes = [quantise, cast, shifted, scaled]
+        for node in nodes:
+            kind = activation.type.onnx if node is quantise else ir.DataType.FLOAT
+            node.outputs[0].name, node.outputs[0].shape = node.name, value.shape
+            node.outputs[0].type = ir.TensorType(kind)
+        pen.behind(value, nodes)
+        return Written(quantise.outputs[0], scaled.outputs[0])
+
+    def island(self, pen: Pen, activation: Activation, codes: ir.Value, island: IslandInput) -> ir.Value:
+        """Write a Cast, Sub and Mul for one layer."""
+        value, affine, name, node = activation.value, activation.affine, activation.name, island.node
+        scale = pen.initializer(value, "scale", np.asarray(affine.scale, np.float32))
+        point = pen.initializer(value, "point", np.asarray(affine.zero_point, np.float32))
+        cast = pen.node("Cast", [codes], f"{name}_own", value, {"to": int(ir.DataType.FLOAT)}, before=node)
+        shifted = pen.node("Sub", [cast, point], f"{name}_own", value, {}, before=node)
+        return pen.node("Mul", [shifted, scale], f"{name}_own", value, {}, before=node)
+
+    def bias(self, pen: Pen, bias: IntegerBias) -> ir.Value:
+        """Write a Cast and Mul."""
+        value, node = bias.value, bias.node
+        codes, scale = (pen.initializer(value, "bias", array) for array in (bias.codes, bias.scale))
+        cast = pen.node("Cast", [codes], f"{value.name}_cast", value, {"to": int(ir.DataType.FLOAT)}, before=node)
+        return pen.node("Mul", [cast, scale], f"{value.name}_mul", value, {}, before=node)
+
+    def activation_bytes(self, kind: CodeType) -> int:
+        """Count the zero point twice: as a code and as a number."""
+        return super().activation_bytes(kind) + 4
+
+    def island_bytes(self, kind: CodeType, channels: int) -> int:
+        """Count a scale and a zero point, both numbers."""
+        return 8
+
+
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[EntryPoint]]:
     """Install entry points of other packages for a while."""
     entries: list[EntryPoint] = []
     monkeypatch.setattr(registry, "entry_points", lambda group: [entry for entry in entries if entry.group == group])
     yield entries
-    for known in (BUDGETS, CARRIERS, METHODS, RUNTIMES, TARGETS):
+    for known in (BUDGETS, CARRIERS, DIALECTS, METHODS, RUNTIMES, TARGETS):
         known.forget()
 
 
@@ -347,6 +397,83 @@ def test_a_carrier_from_outside_is_written(installed: list[EntryPoint], tmp_path
     assert isinstance(result.verdict["sqnr"].value, float)
     assert result.verdict["sqnr"].value > 40
     assert result.verdict["size"].value == 16 * 32 + 4 * 32
+
+
+SPEAKING = """
+schema = 2
+extends = "generic"
+name = "mine"
+title = "t"
+dialect = "{dialect}"
+islands = true
+
+[[layers]]
+op = "Gemm"
+options = ["w8a8", "w4a8"]
+readers = "all"
+bias = "int32"
+"""
+
+
+def speaking(folder: Path, written: str) -> str:
+    """Write a target whose files are written in a certain dialect."""
+    path = folder / f"{written}.toml"
+    path.write_text(SPEAKING.format(dialect=written), "utf-8")
+    return str(path)
+
+
+def test_a_dialect_from_outside_writes_activations_islands_and_biases(
+    installed: list[EntryPoint], tmp_path: Path
+) -> None:
+    install(installed, DIALECTS, "spelled", f"{__name__}:Spelled")
+    g = np.random.default_rng(0)
+    weights = {name: g.normal(size=(16, 32)).astype(np.float32) for name in ("v", "w")}
+    weights["b"] = g.normal(size=32).astype(np.float32)
+    text = "g (float[n, 16] x) => (float[n, 32] y, float[n, 32] z) { y = Gemm(x, w, b) z = Gemm(x, v) }"
+    feeds = [{"x": np.random.default_rng(k).normal(size=(1, 16)).astype(np.float32)} for k in range(4)]
+    outputs = []
+    for name in ("qdq", "spelled"):
+        given = {"option": "w8a8", "exclude": ["Gemm_1"], "as_asked": True, "speed_budget_s": 0.0}
+        given |= {"target": speaking(tmp_path, name), "output": tmp_path / f"{name}.onnx"}
+        result = onnxmpq.quantize(ir.to_proto(from_text(text, weights)), feeds, **asked(**given))
+        session = OnnxRuntime().session(result.path, mode="literal")
+        outputs.append([session.run(feed) for feed in feeds])
+        assert result.verdict.ok, result.verdict
+        assert result.verdict["simulation"].ok is True
+        assert result.verdict["size"].ok is True
+    nodes = [node.op_type for node in load(result.path).model.graph]
+    back = ["Cast", "Sub", "Mul"]
+    assert sorted(nodes) == sorted(["QuantizeLinear", *back, *back, "Cast", "Mul", "DequantizeLinear", "Gemm", "Gemm"])
+    for one, other in zip(*outputs, strict=True):
+        np.testing.assert_array_equal(one["y"], other["y"])
+        np.testing.assert_array_equal(one["z"], other["z"])
+
+
+def test_a_search_sees_the_same_losses_in_every_dialect(installed: list[EntryPoint], tmp_path: Path) -> None:
+    install(installed, DIALECTS, "spelled", f"{__name__}:Spelled")
+    model, found = layer_chain("Gemm"), []
+    for name in ("qdq", "spelled"):
+        given = {"method": "local", "effort": "quick", "budget": ["bits=6"], "allow_slower": True}
+        given |= {"target": speaking(tmp_path, name), "output": tmp_path / f"{name}.onnx", "speed_budget_s": 0.0}
+        result = onnxmpq.quantize(ir.to_proto(model), feeds_for(model), **asked(**given))
+        assert result.decision is not None
+        found.append((result.plan.choices, result.decision.loss.value))
+    assert found[0] == found[1]
+    assert set(map(str, result.plan.choices.values())) == {"w8a8", "w4a8"}
+    assert {"QuantizeLinear", "Sub"} <= {node.op_type for node in load(result.path).model.graph}
+
+
+def test_a_dialect_of_a_target_is_one_that_there_is(installed: list[EntryPoint], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"line 6: 'dialect' is 'qdk'; allowed: 'qdq'. Did you mean 'qdq'"):
+        target(speaking(tmp_path, "qdk"))
+    install(installed, DIALECTS, "spelled", f"{__name__}:Spelled")
+    path = speaking(tmp_path, "qdq")
+    with Path(path).open("a", encoding="utf-8") as file:
+        file.write('[[variants]]\nname = "other"\ndialect = "spelled"\n')
+    assert (target(path).dialect, target(f"{path}@other").dialect) == ("qdq", "spelled")
+    assert dialect("spelled").name == "spelled"
+    with pytest.raises(InputError, match="'dialect' is a key of schema 2"):
+        parse_target(GENERIC.replace("schema = 1", 'schema = 1\ndialect = "qdq"'), "mine")
 
 
 def test_two_of_one_name_are_an_error_that_names_both(installed: list[EntryPoint]) -> None:

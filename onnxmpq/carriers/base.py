@@ -50,6 +50,10 @@ class Pen(Protocol):
         """Let a node give codes, and the last of the nodes made from them what it gave before."""
         ...
 
+    def behind(self, value: ir.Value, nodes: list[ir.Node]) -> None:
+        """Insert nodes right behind the one that gives ``value``, or at the head of its graph."""
+        ...
+
     def fresh(self, name: str) -> str:
         """Return a name that nobody has."""
         ...

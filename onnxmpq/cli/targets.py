@@ -45,7 +45,8 @@ def explain(target: Target) -> None:
     """Print what a target runs and where Q/DQ stand."""
     limits = target.limits
     show.out.print(f"[bold]{target.name}[/]: {escape(target.title)}, run by {target.runtime}")
-    show.out.print(f"Files: opset {limits.lowest_opset} to {limits.highest_opset}, IR up to {limits.highest_ir}.")
+    opsets = f"opset {limits.lowest_opset} to {limits.highest_opset}"
+    show.out.print(f"Files: {opsets}, IR up to {limits.highest_ir}, written as {target.dialect}.")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in ("layer", "options", "activations", "Q/DQ", "bias", "codes stored as", "remark"):
         table.add_column(column, min_width=max(map(len, column.split())), overflow="fold")

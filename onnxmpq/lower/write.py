@@ -1,8 +1,7 @@
 """The lowering: the only code that writes quantised tensors into a graph.
 
-weight       codes, which a carrier turns back (see ``onnxmpq.carriers``)
-activation   x -> QuantizeLinear -> DequantizeLinear -> readers
-bias         int32 codes -> DequantizeLinear with scale = input scale * weight scale
+weight            codes, which a carrier turns back (see ``onnxmpq.carriers``)
+activation, bias  as a dialect writes them (see ``onnxmpq.dialects``); scale of a bias = input scale * weight scale
 """
 
 from collections import Counter
@@ -15,6 +14,7 @@ import onnx_ir as ir
 
 from onnxmpq.artifacts import Neighbours, Option, Plan, Space
 from onnxmpq.carriers.base import Carried, carrier
+from onnxmpq.dialects.base import Activation, Dialect, IntegerBias, IslandInput, dialect
 from onnxmpq.errors import InternalError
 from onnxmpq.lower.bias import int32_codes, least_scale, shift
 from onnxmpq.model.layers import all_graphs, all_nodes, constant, values_of
@@ -80,7 +80,7 @@ def lower(
     need = [target.opset_for(form.option, form.layer) for form in placement.forms]
     if placement.forms:
         raise_opset(lowered, max(need))
-    _Writer(lowered, activations, means or {}, quantiser).write(placement)
+    _Writer(lowered, activations, means or {}, quantiser, dialect(placement.dialect)).write(placement)
     return Quantised(lowered, placement, stored_bytes(model, placement))
 
 
@@ -96,8 +96,10 @@ class _Writer:
         activations: Mapping[str, Affine],
         means: Mapping[str, np.ndarray],
         quantiser: Quantiser,
+        dialect: Dialect,
     ) -> None:
         self.model, self.activations, self.means, self.quantiser = model, activations, means, quantiser
+        self.dialect = dialect
         self.nodes = {node.name or "": node for node in all_nodes(model)}
         self.values = {value.name: value for graph in all_graphs(model) for value in values_of(graph)}
         self.codes: dict[str, tuple[ir.Value, QuantisedWeight]] = {}
@@ -120,9 +122,9 @@ class _Writer:
         for form in quantised:
             self.weights(form, scales.get((form.layer.node, 0)))
             self.forget(form.layer.weights)
-        codes = {(pair.tensor, pair.type): self.pair(pair) for pair in placement.pairs}
+        written = {(pair.tensor, pair.type): self.pair(pair) for pair in placement.pairs}
         for island in placement.islands:
-            self.island(island, *codes[island.tensor, island.type])
+            self.island(island, *written[island.tensor, island.type])
         self.drop_unread()
 
     # ---- weights -------------------------------------------------------------------------------------------------
@@ -261,57 +263,29 @@ class _Writer:
                 node.replace_input_with(index, self.initializer(value, "corrected", bias.astype(dtype.numpy())))
             return
         codes, scale = int32_codes(bias, input_scale, quantised)
-        inputs = [
-            self.initializer(value, "quantized", codes),
-            self.initializer(value, "scale", scale),
-        ]
-        axis = {"axis": 0} if scale.ndim else {}
-        new = self.node("DequantizeLinear", inputs, f"{value.name}_dq", value, axis, before=node)
-        node.replace_input_with(index, new)
+        node.replace_input_with(index, self.dialect.bias(self, IntegerBias(node, value, codes, scale)))
 
     # ---- activations ---------------------------------------------------------------------------------------------
 
-    def pair(self, pair: Pair) -> tuple[ir.Value, Affine, Pair]:
-        """Put Q and DQ behind a tensor and give the DQ to its readers."""
-        value, affine = self.values[pair.tensor], self.activations[pair_key(pair)]
-        name = pair.tensor
+    def pair(self, pair: Pair) -> tuple[Activation, ir.Value]:
+        """Quantise a tensor and give the result to its readers; return its codes, too."""
+        value = self.values[pair.tensor]
         graph = self.graph_of(value)
-        dtype = TYPES[pair.type].dtype
-        scale = self.initializer(value, "scale", np.asarray(affine.scale, np.float32))
-        zero = self.initializer(value, "zero_point", np.asarray(affine.zero_point, dtype))
-        if pair.public:
-            value.name = self.fresh(f"{name}_unquantized")
-        quantise = ir.node("QuantizeLinear", [value, scale, zero], name=self.fresh(f"{name}_q"))
-        codes = quantise.outputs[0]
-        codes.name = quantise.name
-        codes.type, codes.shape = ir.TensorType(zero.dtype or ir.DataType.UINT8), value.shape
-        dequantise = ir.node("DequantizeLinear", [codes, scale, zero], name=self.fresh(f"{name}_dq"))
-        result = dequantise.outputs[0]
-        result.name = name if pair.public else dequantise.name
-        result.type, result.shape = value.type, value.shape
+        activation = Activation(pair.tensor, value, TYPES[pair.type], self.activations[pair_key(pair)])
+        written = self.dialect.activation(self, activation)
         for reader, index in pair.readers:
-            self.nodes[reader].replace_input_with(index, result)
+            self.nodes[reader].replace_input_with(index, written.result)
         if pair.public:
-            graph.outputs[list(graph.outputs).index(value)] = result
-        self.behind(value, [quantise, dequantise])
-        return codes, affine, pair
+            value.name = self.fresh(f"{pair.tensor}_unquantized")
+            written.result.name = pair.tensor
+            graph.outputs[list(graph.outputs).index(value)] = written.result
+        return activation, written.codes
 
-    def island(self, island: Island, codes: ir.Value, affine: Affine, pair: Pair) -> None:
-        """Give a float layer a DQ of its own, with a vector of equal scales."""
-        node, name = self.nodes[island.node], f"{island.tensor}_for_{island.node}"
-        like = self.values[pair.tensor]
-        dtype = TYPES[pair.type].dtype
-        vector = self.initializer(like, "scales", np.full(island.channels, affine.scale, np.float32))
-        zeros = self.initializer(like, "zero_points", np.full(island.channels, affine.zero_point, dtype))
-        new = self.node(
-            "DequantizeLinear",
-            [codes, vector, zeros],
-            f"{name}_dq",
-            like,
-            {"axis": island.axis},
-            before=node,
-        )
-        node.replace_input_with(island.index, new)
+    def island(self, island: Island, activation: Activation, codes: ir.Value) -> None:
+        """Give a float layer numbers that were turned back for it alone."""
+        node = self.nodes[island.node]
+        own = self.dialect.island(self, activation, codes, IslandInput(node, island.axis, island.channels))
+        node.replace_input_with(island.index, own)
 
     # ---- pieces --------------------------------------------------------------------------------------------------
 
@@ -347,7 +321,7 @@ class _Writer:
         anchor.graph.insert_before(anchor, new)
 
     def behind(self, value: ir.Value, nodes: list[ir.Node]) -> None:
-        """Insert nodes right behind the producer of ``value``, or at the head of its graph."""
+        """Insert nodes right behind the one that gives ``value``, or at the head of its graph."""
         producer, graph = value.producer(), self.graph_of(value)
         if producer is not None:
             graph.insert_after(producer, nodes)

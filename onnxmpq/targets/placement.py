@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from onnxmpq.artifacts import FLOAT, Layer, Neighbours, Option, Space
 from onnxmpq.model.layers import constant, dimensions, is_standard, shape_of, sole_use
-from onnxmpq.targets import CarrierName, FollowerRule, LayerRule, Target
+from onnxmpq.targets import CarrierName, DialectName, FollowerRule, LayerRule, Target
 
 _ISLAND_AXES = {"Conv": 1, "ConvTranspose": 1, "Gemm": -1, "MatMul": -1}
 _SEVERAL_INPUTS = frozenset({"Add", "Mul", "Concat"})
@@ -63,11 +63,12 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """All that lowering writes, without the numbers."""
+    """All that lowering writes, without the numbers, and the dialect that it is written in."""
 
     forms: tuple[Form, ...]
     pairs: tuple[Pair, ...]
     islands: tuple[Island, ...]
+    dialect: DialectName
 
 
 def place(model: ir.Model, space: Space, target: Target, choices: Mapping[str, Option]) -> Placement:
@@ -107,7 +108,7 @@ class _Placer:
         while any([self.join(node, rule, *kind) for node, rule in self.open_followers() for kind in kinds]):
             pass
         self.settle()
-        return Placement(forms, self.pairs(), self.islands(forms))
+        return Placement(forms, self.pairs(), self.islands(forms), self.target.dialect)
 
     def need(self, value: ir.Value, kind: str, bits: int, readers: Iterable[tuple[str, int]]) -> None:
         """Ask that ``readers`` see ``value`` through Q/DQ."""

@@ -10,14 +10,15 @@ from onnxmpq.artifacts import Option, parse_options
 from onnxmpq.disk.reading import FAULTS, brief, parse_toml, refuse, shown, strangers
 from onnxmpq.errors import InputError, InternalError, nearest
 from onnxmpq.numerics.formats import opset_of
-from onnxmpq.registry import CARRIERS, RUNTIMES
-from onnxmpq.targets.schema import LAYER_OPS, CarrierName, LayerRule, Target
+from onnxmpq.registry import CARRIERS, DIALECTS, RUNTIMES, Registry
+from onnxmpq.targets.schema import LAYER_OPS, CarrierName, DialectName, LayerRule, Target
 
 SCHEMAS = (1, 2)
 _HIGHEST = 999  # of opsets and IR versions
 _MOST_AXES = 64
 _JOINED = ("layers", "followers", "notes")  # what is looked at before that of the target that is extended
-_NEW = ("extends", "variants")  # keys of schema 2
+_NEW = ("dialect", "extends", "variants")  # keys of schema 2
+_NAMED: Mapping[Any, Registry] = {CarrierName: CARRIERS, DialectName: DIALECTS}
 
 
 def parse_target(text: str, where: str, parent: Callable[[str], Target] | None = None) -> Target:
@@ -132,10 +133,12 @@ class _Reader:
             if value not in arguments:
                 return self.fault(key, table, f"'{key}' is {shown(value)}; allowed: {', '.join(map(repr, arguments))}.")
             return value
-        if hint is CarrierName:
-            names = tuple(CARRIERS.homes())
+        if hint in _NAMED:
+            names = tuple(_NAMED[hint].homes())
             if value not in names:
-                return self.fault(key, table, f"'{key}' is {shown(value)}; allowed: {', '.join(map(repr, names))}.")
+                meant = nearest(value, names) if isinstance(value, str) else ""
+                told = f"'{key}' is {shown(value)}; allowed: {', '.join(map(repr, names))}.{meant}"
+                return self.fault(key, table, told)
             return value
         if origin is not None:  # a mapping of carriers
             if not isinstance(value, dict):

@@ -11,6 +11,8 @@ from onnxmpq.numerics.formats import activation_type, container_bits, opset_of
 
 CarrierName = NewType("CarrierName", str)
 """The name of a carrier: how codes are stored and turned back."""
+DialectName = NewType("DialectName", str)
+"""The name of a dialect: how activations and biases are written."""
 Isa = Literal["any", "vnni"]
 ISAS: tuple[Isa, ...] = get_args(Isa)
 """For which processors a file is made: ``any`` is right on all of them, ``vnni`` on x86 with VNNI only."""
@@ -103,6 +105,7 @@ class TargetVariant:
     soc: str = ""
     provider: str = ""
     runtime: str = ""
+    dialect: DialectName = DialectName("")
     layers: tuple[LayerRule, ...] = ()
     followers: tuple[FollowerRule, ...] = ()
     notes: tuple[str, ...] = ()
@@ -112,6 +115,7 @@ class TargetVariant:
 class Target:
     """What one runtime executes. See the fields of the rules for the meaning of each key.
 
+    ``dialect``: how quantised activations and integer biases are written.
     ``islands``: a float layer between quantised ones needs protection. ``integer_kernels``: layers with activation bits
     are promised to run in integers, and an export in which none does is refused. ``isa``: for which processors.
     """
@@ -122,6 +126,7 @@ class Target:
     limits: Limits
     layers: tuple[LayerRule, ...]
     followers: tuple[FollowerRule, ...] = ()
+    dialect: DialectName = DialectName("qdq")
     islands: bool = False
     integer_kernels: bool = True
     isa: Isa = "any"
@@ -152,6 +157,7 @@ class Target:
             found,
             title=own.title or self.title,
             runtime=own.runtime or self.runtime,
+            dialect=own.dialect or self.dialect,
             layers=(*own.layers, *found.layers),
             followers=(*own.followers, *self.followers),
             notes=(*own.notes, *self.notes),

@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from onnxmpq.artifacts import Layer, Option
 from onnxmpq.carriers.base import carrier
+from onnxmpq.dialects.base import Dialect, dialect
 from onnxmpq.model.layers import all_graphs, all_nodes, shape_of
 from onnxmpq.numerics.formats import TYPES, weight_type
 from onnxmpq.targets import Target
@@ -20,13 +21,13 @@ def unit_bytes(layers: tuple[Layer, ...], option: Option, target: Target, values
         if option.is_float:
             stored |= {name: value_bytes(values[name]) for name in layer.weights}
         else:
-            stored |= form_bytes(form_of(layer, option, target), values)
+            stored |= form_bytes(form_of(layer, option, target), values, dialect(target.dialect))
         if layer.bias in values and f"{layer.node}/bias" not in stored:
             stored[layer.bias] = value_bytes(values[layer.bias])
     return sum(stored.values())
 
 
-def form_bytes(form: Form, values: Mapping[str | None, ir.Value]) -> dict[str, int]:
+def form_bytes(form: Form, values: Mapping[str | None, ir.Value], writes: Dialect) -> dict[str, int]:
     """Return the bytes of every new tensor that a layer's form stores, under keys that shared tensors share."""
     layer, option, stored = form.layer, form.option, {}
     for name in layer.weights if option.weight_bits else ():
@@ -40,7 +41,7 @@ def form_bytes(form: Form, values: Mapping[str | None, ir.Value]) -> dict[str, i
         if form.zero_point and (bits := held.zero_bits(container)):
             stored[f"{name}/zero/{held.name}"] = math.ceil(scales * bits / 8)
         if form.bias:
-            stored[f"{layer.node}/bias"] = 8 * math.prod(kept)
+            stored[f"{layer.node}/bias"] = writes.bias_bytes(math.prod(kept))
     return stored
 
 
@@ -60,10 +61,11 @@ def stored_bytes(model: ir.Model, placement: Placement) -> int:
     read |= {value.name for value in model.graph.outputs}
     kept = sum(value_bytes(value) for name, value in values.items() if name in read)
     new: dict[str, int] = {}
+    writes = dialect(placement.dialect)
     for form in placement.forms:
-        new |= form_bytes(form, values)
-    pairs = sum(4 + TYPES[pair.type].bits // 8 for pair in placement.pairs)
-    islands = sum((4 + TYPES[island.type].bits // 8) * island.channels for island in placement.islands)
+        new |= form_bytes(form, values, writes)
+    pairs = sum(writes.activation_bytes(TYPES[pair.type]) for pair in placement.pairs)
+    islands = sum(writes.island_bytes(TYPES[island.type], island.channels) for island in placement.islands)
     return kept + sum(new.values()) + pairs + islands
 
 

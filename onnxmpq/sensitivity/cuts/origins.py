@@ -41,7 +41,8 @@ class Origins:
 
     They are of three kinds. One that stands for a tensor of the normalised model is made in the segment of that. A pair
     of Q and DQ behind such a tensor is made in the segment of its first reader, or in that of the tensor if the outside
-    reads it. Everything else (weights being dequantised, rows being widened) is made wherever it is read.
+    reads it. Everything else (weights being dequantised, rows being widened, activations in another dialect than
+    ``qdq``) is made wherever it is read.
     """
 
     def __init__(self, original: Original, lowered: ir.Model) -> None:
