@@ -53,7 +53,7 @@ def explain(target: Target) -> None:
     for rule in target.layers:
         quantised = any(option.activation_bits for option in rule.options)
         table.add_row(
-            rule.op + (f" ({', '.join(rule.groupings)})" if rule.groupings else ""),
+            _layers(rule),
             show.options(rule.options),
             rule.activation if quantised else "float",
             _placement(rule) if quantised else "",
@@ -71,6 +71,11 @@ def explain(target: Target) -> None:
         )
     for note in target.notes:
         show.out.print(escape(note))
+
+
+def _layers(rule: LayerRule) -> str:
+    which = [*rule.groupings, *([f"from {rule.least_channels} channels"] if rule.least_channels else ())]
+    return f"{rule.op} ({', '.join(which)})" if which else rule.op
 
 
 def _placement(rule: LayerRule) -> str:

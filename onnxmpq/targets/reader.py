@@ -11,13 +11,18 @@ from onnxmpq.disk.reading import FAULTS, brief, parse_toml, refuse, shown, stran
 from onnxmpq.errors import InputError, InternalError, nearest
 from onnxmpq.numerics.formats import opset_of
 from onnxmpq.registry import CARRIERS, DIALECTS, RUNTIMES, Registry
-from onnxmpq.targets.schema import LAYER_OPS, CarrierName, DialectName, LayerRule, Target
+from onnxmpq.targets.schema import LAYER_OPS, PLAIN, CarrierName, DialectName, LayerRule, Target
 
 SCHEMAS = (1, 2)
 _HIGHEST = 999  # of opsets and IR versions
 _MOST_AXES = 64
+_MOST_CHANNELS = 2**31
+_LARGEST = 1e30  # of numbers among attributes
 _JOINED = ("layers", "followers", "notes")  # what is looked at before that of the target that is extended
-_NEW = ("dialect", "extends", "variants")  # keys of schema 2
+_NEW: Mapping[type, tuple[str, ...]] = {  # keys of schema 2
+    Target: ("dialect", "extends", "variants"),
+    LayerRule: ("attributes", "floats", "least_channels", "weight_on"),
+}
 _NAMED: Mapping[Any, Registry] = {CarrierName: CARRIERS, DialectName: DIALECTS}
 
 
@@ -30,12 +35,8 @@ def parse_target(text: str, where: str, parent: Callable[[str], Target] | None =
     schema = data.pop("schema", None)
     if type(schema) is not int or schema not in SCHEMAS:
         raise InputError(f"Target '{where}' has no 'schema = 2'; this version of onnxmpq reads schemas 1 and 2.")
-    reader = _Reader(text)
-    if schema == 1:
-        for key in [key for key in _NEW if key in data]:
-            del data[key]
-            reader.fault(key, "", f"'{key}' is a key of schema 2.")
-    extends = data.pop("extends", None)
+    reader = _Reader(text, schema)
+    extends = data.pop("extends", None) if schema > 1 else None
     found: Target | None = None
     if extends is None:
         found = reader.record(Target, data, "")
@@ -56,8 +57,8 @@ def parse_target(text: str, where: str, parent: Callable[[str], Target] | None =
 class _Reader:
     """Turn TOML tables into the data classes above; ``faults`` keeps what does not fit, with its line."""
 
-    def __init__(self, text: str) -> None:
-        self.lines = text.splitlines()
+    def __init__(self, text: str, schema: int) -> None:
+        self.lines, self.schema = text.splitlines(), schema
         self.faults: list[str] = []
 
     def fault(self, key: str, table: str, message: str) -> None:
@@ -87,6 +88,9 @@ class _Reader:
         fields = {f.name: f for f in dataclasses.fields(kind)}
         hints = get_type_hints(kind)
         before = len(self.faults)
+        for key in [key for key in _NEW.get(kind, ()) if key in data and self.schema == 1]:
+            self.fault(key, table, f"'{key}' is a key of schema 2.")
+            data = {known: value for known, value in data.items() if known != key}
         for key, hint in strangers(data, fields):
             self.fault(key, table, f"unknown key '{brief(key)}'. Known: {', '.join(fields)}.{hint}")
         values = {key: self.value(hints[key], value, key, table) for key, value in data.items() if key in fields}
@@ -140,6 +144,8 @@ class _Reader:
                 told = f"'{key}' is {shown(value)}; allowed: {', '.join(map(repr, names))}.{meant}"
                 return self.fault(key, table, told)
             return value
+        if origin is not None and arguments[1] is float:
+            return self._attributes(value, key, table)
         if origin is not None:  # a mapping of carriers
             if not isinstance(value, dict):
                 return self.fault(key, table, f"'{key}' must be a table such as {{ 8 = \"dq\" }}, not {shown(value)}.")
@@ -152,6 +158,15 @@ class _Reader:
         if type(value) is not hint:
             return self.fault(key, table, f"'{key}' must be of type {hint.__name__}, not {type(value).__name__}.")
         return value
+
+    def _attributes(self, value: Any, key: str, table: str) -> dict[str, float] | None:
+        if not isinstance(value, dict):
+            self.fault(key, table, f"'{key}' must be a table such as {{ transA = 0 }}, not {shown(value)}.")
+            return None
+        wrong = [name for name, each in value.items() if type(each) not in (int, float) or not abs(each) < _LARGEST]
+        for name in wrong:
+            self.fault(key, table, f"'{key}' has {shown(value[name])} for '{brief(name)}'; it must be a number.")
+        return None if wrong else dict(value)
 
     def _options(self, value: Any, key: str, table: str) -> tuple[Option, ...] | None:
         before = len(self.faults)
@@ -181,19 +196,32 @@ class _Reader:
                 self.fault("runtime", "variants", f"'runtime' is '{brief(variant.runtime)}', which is not known.")
         rules = [*result.layers, *(rule for variant in result.variants for rule in variant.layers)]
         for index, rule in enumerate(rules):
-            if not 0 <= rule.weight_rank <= _MOST_AXES:
-                self.fault("weight_rank", f"layers[{index}]", f"{shown(rule.weight_rank)} is no number of axes.")
-            self.known("op", (rule.op,), LAYER_OPS, f"layers[{index}]")
-            for key in ("fuses", "blocks_not_before"):
-                self.known(key, getattr(rule, key), _operators(), f"layers[{index}]")
-            for option in rule.options:
-                key, why = _obstacle(rule, option, high)
-                if why:
-                    self.fault(key, f"layers[{index}]", f"'{option}' {why}")
+            self.check_rule(rule, f"layers[{index}]", high)
         followers = [*result.followers, *(one for variant in result.variants for one in variant.followers)]
         for index, follower in enumerate(followers):
             self.known("op", (follower.op,), _operators(), f"followers[{index}]")
             self.known("fuses", follower.fuses, _operators(), f"followers[{index}]")
+
+    def check_rule(self, rule: LayerRule, table: str, highest_opset: int) -> None:
+        """Refuse what a rule of layers says and nobody can do."""
+        for key, most, of in (("weight_rank", _MOST_AXES, "axes"), ("least_channels", _MOST_CHANNELS, "channels")):
+            if not 0 <= getattr(rule, key) <= most:
+                self.fault(key, table, f"{shown(getattr(rule, key))} is no number of {of}.")
+        self.known("op", (rule.op,), LAYER_OPS, table)
+        for key in ("fuses", "blocks_not_before"):
+            self.known(key, getattr(rule, key), _operators(), table)
+        if not rule.floats:
+            self.fault("floats", table, "'floats' is empty; allowed: 'f32', 'f16'.")
+        numbers = _numbers_of(rule.op) if rule.op in LAYER_OPS and rule.attributes is not PLAIN else rule.attributes
+        for name in rule.attributes:
+            if name not in numbers:
+                has = f"has {', '.join(numbers)}" if numbers else "has none"
+                told = f"'attributes' has '{brief(name)}'; of numbers {rule.op} {has}.{nearest(name, numbers)}"
+                self.fault("attributes", table, told)
+        for option in rule.options:
+            key, why = _obstacle(rule, option, highest_opset)
+            if why:
+                self.fault(key, table, f"'{option}' {why}")
 
     def known(self, key: str, names: Sequence[str], known: Collection[str], table: str) -> None:
         """Refuse names of operators that there are not."""
@@ -209,6 +237,15 @@ def _operators() -> frozenset[str]:
     import onnx
 
     return frozenset(schema.name for schema in onnx.defs.get_all_schemas())
+
+
+def _numbers_of(op: str) -> tuple[str, ...]:
+    """Return the attributes of an operator that are numbers."""
+    import onnx
+
+    known = onnx.defs.get_schema(op.partition(":")[0]).attributes
+    kinds = (onnx.defs.OpSchema.AttrType.FLOAT, onnx.defs.OpSchema.AttrType.INT)
+    return tuple(sorted(name for name, attribute in known.items() if attribute.type in kinds))
 
 
 def _obstacle(rule: LayerRule, option: Option, highest_opset: int) -> tuple[str, str]:

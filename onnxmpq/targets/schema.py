@@ -17,6 +17,12 @@ Isa = Literal["any", "vnni"]
 ISAS: tuple[Isa, ...] = get_args(Isa)
 """For which processors a file is made: ``any`` is right on all of them, ``vnni`` on x86 with VNNI only."""
 
+FloatName = Literal["f32", "f16"]
+FLOATS: Mapping[FloatName, str] = {"f32": "FLOAT", "f16": "FLOAT16"}
+"""Float types that may stand around integer kernels, and what ONNX calls them."""
+PLAIN: Mapping[str, float] = {"alpha": 1.0, "beta": 1.0, "transA": 0}
+"""A plain product: what attributes are, for integer kernels, where a rule does not say it."""
+
 LAYER_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "MatMul:product", "Gather", "LSTM", "GRU")
 """What a rule of layers may be for."""
 
@@ -34,6 +40,9 @@ class Limits:
 class LayerRule:
     """How layers of one kind are quantised.
 
+    ``groupings``, ``weight_rank`` and ``least_channels`` say which layers it fits: the first rule that does counts.
+    ``floats``, ``weight_on`` and ``attributes`` are what its integer kernels need: the float type around them, the
+    factor that the weight is, and values of attributes; a layer that is otherwise takes no bits of activations.
     ``output = "quantised"``: the integer kernel needs a Q behind the layer, and every reader sees the DQ of it;
     ``"free"``: it gives float by itself. ``fuses`` names activations that may stand between the layer and that Q.
     ``readers = "all"``: once an input is quantised, all readers of that tensor see its DQ; ``"layer"``: only this one.
@@ -50,6 +59,10 @@ class LayerRule:
     activation: Literal["unsigned", "signed"] = "unsigned"
     softmax: Literal["", "unsigned", "signed"] = ""
     weight_rank: int = 0
+    least_channels: int = 0
+    floats: tuple[FloatName, ...] = ("f32",)
+    weight_on: Literal["right", "any"] = "right"
+    attributes: Mapping[str, float] = field(default_factory=lambda: PLAIN)
     output: Literal["quantised", "free"] = "free"
     readers: Literal["all", "layer"] = "layer"
     fuses: tuple[str, ...] = ()
@@ -62,6 +75,15 @@ class LayerRule:
     saturates: tuple[Neighbours, ...] = ()
     isa: Literal["", "vnni"] = ""
     why: str = ""
+
+    def fits(self, layer: Layer) -> bool:
+        """Tell whether the rule is for a layer."""
+        return (
+            self.op == ("MatMul:product" if layer.op == "MatMul" and not layer.weights else layer.op)
+            and (not self.groupings or layer.grouping in self.groupings)
+            and (not self.weight_rank or len(layer.weight_shape) == self.weight_rank)
+            and (not self.least_channels or fewest_channels(layer) >= self.least_channels)
+        )
 
     def activation_type(self, option: Option, producer: str = "") -> str:
         """Return the type that holds the activations of ``option``, given by an operator called ``producer``."""
@@ -165,14 +187,7 @@ class Target:
 
     def rule(self, layer: Layer) -> LayerRule | None:
         """Return the first rule that fits ``layer``."""
-        for rule in self.layers:
-            if (
-                rule.op == ("MatMul:product" if layer.op == "MatMul" and not layer.weights else layer.op)
-                and (not rule.groupings or layer.grouping in rule.groupings)
-                and (not rule.weight_rank or len(layer.weight_shape) == rule.weight_rank)
-            ):
-                return rule
-        return None
+        return next((rule for rule in self.layers if rule.fits(layer)), None)
 
     def follower(self, op: str) -> FollowerRule | None:
         """Return the rule for an operator without weights."""
@@ -183,3 +198,17 @@ class Target:
         rule = self.rule(layer)
         need = self.limits.lowest_opset
         return need if rule is None else max(need, opset_of(option))
+
+
+def fewest_channels(layer: Layer) -> int:
+    """Return the fewer of the channels that a layer reads and gives, in one group of several; 0 without a weight.
+
+    A depthwise convolution has as many as it has groups.
+    """
+    shape = layer.weight_shape
+    if not shape:
+        return 0
+    if layer.grouping == "depthwise":
+        return max(shape[:2])
+    inner = next(axis for axis in range(len(shape)) if axis not in layer.channel_axes)
+    return min(shape[layer.channel_axes[-1]], shape[inner])

@@ -9,14 +9,23 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from itertools import chain
 
+import numpy as np
+import onnx
 import onnx_ir as ir
 
 from onnxmpq.artifacts import FLOAT, Cost, Layer, Leftover, Option, Space, Unit
 from onnxmpq.model.layers import all_nodes, constant, find_layers, is_standard
 from onnxmpq.targets import LayerRule, Target
+from onnxmpq.targets.schema import FLOATS, PLAIN
 from onnxmpq.targets.sizes import initializers, inner_axis, stored_shape, unit_bytes, value_bytes
 
 _WORTH_NAMING_BYTES = 4096
+_WORDS = {
+    ("alpha", 1.0): "its alpha or beta is not 1",
+    ("beta", 1.0): "its alpha or beta is not 1",
+    ("transA", 0): "it transposes its input",
+}
+"""How some conditions on attributes are told."""
 
 
 def make_space(model: ir.Model, target: Target) -> Space:
@@ -86,16 +95,7 @@ def layer_options(model: ir.Model, layer: Layer, target: Target) -> tuple[list[O
     if rule is None:
         return [], [f"target '{target.name}' has no rule for {layer.op}"]
     options, reasons = list(rule.options), [rule.why] if rule.why else []
-    if layer.weight_type != "FLOAT" and any(option.activation_bits for option in options):
-        reasons.append(f"it computes in {layer.weight_type.lower()}: integer kernels here need float32 around them")
-        options = [option for option in options if not option.activation_bits]
-    if layer.in_body and any(option.activation_bits for option in options):
-        reasons.append("it stands in the body of an If, Loop or Scan, whose activations are not calibrated")
-        options = [option for option in options if not option.activation_bits]
-    if layer.weights and layer.inputs == (1,) and any(option.activation_bits for option in options):
-        reasons.append("its weight is the left factor: integer kernels want it on the right")
-        options = [option for option in options if not option.activation_bits]
-    if any(option.activation_bits for option in options) and (why := _bias_fault(model, layer, rule)):
+    if any(option.activation_bits for option in options) and (why := _integer_fault(model, layer, rule)):
         reasons.append(why)
         options = [option for option in options if not option.activation_bits]
     inner = layer.weight_shape[inner_axis(layer)] if layer.weight_shape else 0
@@ -114,16 +114,45 @@ def _forbidden_reader(model: ir.Model, layer: Layer, rule: LayerRule) -> str:
     return next((node.op_type for node in readers if node.op_type in rule.blocks_not_before), "")
 
 
+def _integer_fault(model: ir.Model, layer: Layer, rule: LayerRule) -> str:
+    """Say what keeps a layer from the integer kernels of its rule, nothing where they can be had."""
+    if layer.weight_type not in [FLOATS[name] for name in rule.floats]:
+        known = " or ".join(ir.DataType[FLOATS[name]].numpy().name for name in rule.floats)
+        return f"it computes in {layer.weight_type.lower()}: integer kernels here need {known} around them"
+    if layer.in_body:
+        return "it stands in the body of an If, Loop or Scan, whose activations are not calibrated"
+    if layer.weights and layer.inputs == (1,) and rule.weight_on == "right":
+        return "its weight is the left factor: integer kernels want it on the right"
+    return _attribute_fault(model, layer, rule) or _bias_fault(model, layer, rule)
+
+
+def _attribute_fault(model: ir.Model, layer: Layer, rule: LayerRule) -> str:
+    """Say which attribute of a layer is not as its integer kernel needs it; a factor on no bias does not matter."""
+    node = next(node for node in model.graph if node.name == layer.node)
+    for name, wanted in rule.attributes.items():
+        if name == "beta" and not layer.bias:
+            continue
+        found = _attribute(node, name)
+        if found is None or np.float32(found) != np.float32(wanted):
+            told = f"its {name} is {'not given' if found is None else f'{found:g}'}: integer kernels want {wanted:g}"
+            return _WORDS.get((name, wanted), told)
+    return ""
+
+
+def _attribute(node: ir.Node, name: str) -> float | None:
+    """Return a number among the attributes of a node, or what it is by default; None where there is neither."""
+    attribute = node.attributes.get(name)
+    if attribute is not None:
+        return float(attribute.value)
+    known = onnx.defs.get_schema(node.op_type).attributes.get(name)
+    if known is None:  # what is said of all layers counts for those that have it
+        return PLAIN.get(name)
+    given = known.default_value
+    return {"FLOAT": given.f, "INT": float(given.i)}.get(onnx.AttributeProto.AttributeType.Name(given.type))
+
+
 def _bias_fault(model: ir.Model, layer: Layer, rule: LayerRule) -> str:
     """Say why the bias of a layer cannot be written the way its integer kernel needs it."""
-    node = next(node for node in model.graph if node.name == layer.node)
-    if layer.op == "Gemm":
-        if node.attributes.get_float("alpha", 1.0) != 1.0 or (
-            layer.bias and node.attributes.get_float("beta", 1.0) != 1.0
-        ):
-            return "its alpha or beta is not 1"
-        if node.attributes.get_int("transA", 0):
-            return "it transposes its input"
     if rule.bias != "int32" or not layer.bias:
         return ""
     value = next((v for n in model.graph for v in n.inputs if v is not None and v.name == layer.bias), None)

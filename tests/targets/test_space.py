@@ -7,16 +7,20 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from onnxmpq.api import quantize
 from onnxmpq.artifacts import FLOAT, Leftover, Option, Plan, Space, Unit
 from onnxmpq.errors import InputError
 from onnxmpq.lower.write import lower, pair_key
+from onnxmpq.model.layers import find_layers
 from onnxmpq.model.load import load
 from onnxmpq.model.normalise import normalise
 from onnxmpq.model.save import save
 from onnxmpq.numerics.ranges import Affine
+from onnxmpq.options import Constraints, VerifyOptions
 from onnxmpq.targets import Target, builtin_names, parse_target
 from onnxmpq.targets import target as find_target
 from onnxmpq.targets.placement import place
+from onnxmpq.targets.schema import fewest_channels
 from onnxmpq.targets.sizes import stored_bytes
 from onnxmpq.targets.space import make_space
 from onnxmpq.verification.verify import file_tensor_bytes
@@ -275,6 +279,106 @@ def test_a_layer_without_an_integer_kernel_says_why(text: str, shapes: dict[str,
     assert reason in unit.reason
     assert "w8" in names(unit)
     assert not any(option.activation_bits for option in unit.options)
+
+
+def offered(text: str, rules: str, **weights: Array) -> tuple[set[str], str]:
+    """Return options of the only unit of a graph, and reasons, on a target of its own rules."""
+    target = parse_target(f"{OWN}\n{rules}", "t")
+    (unit,) = make_space(normal(from_text(text, weights)), target).units
+    return names(unit) - {"float"}, unit.reason
+
+
+OWN = """
+schema = 2
+name = "own"
+title = "t"
+runtime = "onnxruntime"
+integer_kernels = false
+[limits]
+lowest_opset = 13
+highest_opset = 26
+highest_ir = 13
+"""
+GEMM = '[[layers]]\nop = "Gemm"\noptions = ["w8a8", "w8"]\n'
+DENSE = "g (float[5, 8] x) => (float[5, 7] y) { y = Gemm(x, w) }"
+SCALED = "g (float[5, 8] x) => (float[5, 7] y) { y = Gemm<alpha = 2.0>(x, w) }"
+HALF = "g (float16[5, 8] x) => (float16[5, 7] y) { y = Gemm(x, w) }"
+LEFT = "g (float[8, 5] x) => (float[7, 5] y) { y = MatMul(w, x) }"
+MATMUL_RULE = GEMM.replace("Gemm", "MatMul")
+
+
+@pytest.mark.parametrize(
+    ("text", "rules", "dtype", "shape", "integers", "reason"),
+    [
+        (DENSE, GEMM + "attributes = { alpha = 2.0 }", np.float32, (8, 7), False, "its alpha is 1: integer kernels"),
+        (SCALED, GEMM + "attributes = { alpha = 2.0 }", np.float32, (8, 7), True, ""),
+        (SCALED, GEMM + "attributes = {}", np.float32, (8, 7), True, ""),
+        (SCALED, GEMM + "attributes = { transB = 0 }", np.float32, (8, 7), True, ""),
+        (DENSE, GEMM + "attributes = { transB = 1 }", np.float32, (8, 7), False, "its transB is 0: integer kernels"),
+        (HALF, GEMM + 'floats = ["f32", "f16"]', np.float16, (8, 7), True, ""),
+        (
+            DENSE,
+            GEMM + 'floats = ["f16"]',
+            np.float32,
+            (8, 7),
+            False,
+            "it computes in float: integer kernels here need",
+        ),
+        (LEFT, MATMUL_RULE + 'weight_on = "any"', np.float32, (7, 8), True, ""),
+        (LEFT, MATMUL_RULE, np.float32, (7, 8), False, "its weight is the left factor: integer kernels want it on"),
+    ],
+)
+def test_what_integer_kernels_need_is_what_the_target_says(
+    text: str, rules: str, dtype: type[np.generic], shape: tuple[int, ...], integers: bool, reason: str
+) -> None:
+    found, why = offered(text, rules, w=ones(*shape, dtype=dtype))
+    assert found == ({"w8a8", "w8"} if integers else {"w8"})
+    assert reason in why
+    assert bool(why) == (not integers)
+
+
+@pytest.mark.parametrize(("least", "fits"), [(7, True), (8, False)])
+def test_a_rule_is_for_layers_of_enough_channels(least: int, fits: bool) -> None:
+    found, _ = offered(DENSE, f"{GEMM}least_channels = {least}\n" + GEMM.replace('"w8a8", ', ""), w=ones(8, 7))
+    assert found == ({"w8a8", "w8"} if fits else {"w8"})
+
+
+@pytest.mark.parametrize(
+    ("text", "shape", "count"),
+    [
+        ("g (float[n, 3, 5, 5] x) => (float[n, 8, 5, 5] y) { y = Conv(x, w) }", (8, 3, 1, 1), 3),
+        ("g (float[n, 8, 5, 5] x) => (float[n, 8, 5, 5] y) { y = Conv<group = 8>(x, w) }", (8, 1, 1, 1), 8),
+        ("g (float[n, 8, 5, 5] x) => (float[n, 12, 5, 5] y) { y = Conv<group = 4>(x, w) }", (12, 2, 1, 1), 2),
+        ("g (float[n, 8, 5, 5] x) => (float[n, 4, 5, 5] y) { y = ConvTranspose(x, w) }", (8, 4, 1, 1), 4),
+        ("g (float[8, 5] x) => (float[3, 5] y) { y = MatMul(w, x) }", (3, 8), 3),
+        ("g (float[2, 5, 6] x) => (float[2, 5, 4] y) { y = MatMul(x, w) }", (2, 6, 4), 4),
+    ],
+)
+def test_channels_are_the_fewer_of_those_read_and_given(text: str, shape: tuple[int, ...], count: int) -> None:
+    (layer,) = find_layers(normal(from_text(text, {"w": ones(*shape)})))
+    assert fewest_channels(layer) == count
+
+
+def test_half_activations_are_cast_around_their_codes(tmp_path: Path) -> None:
+    g = np.random.default_rng(0)
+    weights = {name: g.normal(size=(16, 32)).astype(np.float16) for name in ("v", "w")}
+    text = "g (float16[n, 16] x) => (float16[n, 32] y, float16[n, 32] z) { y = Gemm(x, w) z = Gemm(x, v) }"
+    path, rule = tmp_path / "own.toml", 'floats = ["f32", "f16"]\nreaders = "all"\n'
+    path.write_text(OWN.replace("[limits]", "islands = true\n[limits]") + GEMM + rule, "utf-8")
+    feeds = [{"x": np.random.default_rng(k).normal(size=(1, 16)).astype(np.float16)} for k in range(4)]
+    result = quantize(
+        ir.to_proto(from_text(text, weights)),
+        feeds,
+        output=tmp_path / "q.onnx",
+        target=str(path),
+        plan="w8a8",
+        constraints=Constraints(exclude=["Gemm_1"]),
+        verify=VerifyOptions(as_asked=True, speed_budget_s=0.0),
+    )
+    assert result.verdict.ok
+    ops = [node.op_type for node in load(result.path).model.graph]
+    assert ops[ops.index("QuantizeLinear") - 1] == "Cast"
+    assert (ops.count("DequantizeLinear"), ops.count("Cast")) == (3, 4)
 
 
 def test_a_factor_on_no_bias_does_not_matter() -> None:

@@ -99,6 +99,41 @@ REFUSED = [
 ]
 
 
+NEWER = [
+    # what is written behind the options of a Gemm in a target of schema 2, the reason
+    ("least_channels = -1", "-1 is no number of channels"),
+    ("least_channels = 2.5", "'least_channels' must be of type int, not float"),
+    ("floats = []", "'floats' is empty; allowed: 'f32', 'f16'"),
+    ('floats = ["f8"]', "'floats' is 'f8'; allowed: 'f32', 'f16'"),
+    ('floats = "f32"', "'floats' must be a list, not 'f32'"),
+    ('weight_on = "left"', "'weight_on' is 'left'; allowed: 'right', 'any'"),
+    ("attributes = 3", "'attributes' must be a table such as { transA = 0 }, not 3"),
+    ('attributes = { alpha = "1" }', "'attributes' has '1' for 'alpha'; it must be a number"),
+    ("attributes = { transA = true }", "'attributes' has true for 'transA'; it must be a number"),
+    (
+        f"attributes = {{ transA = {10**40} }}",
+        "'attributes' has a number of many digits for 'transA'; it must be a number",
+    ),
+    ("attributes = { transa = 0 }", "'attributes' has 'transa'; of numbers Gemm has alpha, .*Did you mean 'transA'"),
+]
+
+
+@pytest.mark.parametrize(("text", "reason"), NEWER)
+def test_a_condition_that_cannot_be_is_told_with_its_line(text: str, reason: str) -> None:
+    options = 'options = ["w8-7a8", "w8"]\n'
+    written = GOOD.replace(options, f"{options}{text}\n")
+    with pytest.raises(InputError, match=rf"^Target 't', line 15: {reason}"):
+        parse_target(written.replace("schema = 1", "schema = 2"), "t")
+    with pytest.raises(InputError, match=rf"line 15: '{text.split()[0]}' is a key of schema 2"):
+        parse_target(written, "t")
+
+
+def test_an_operator_without_numbers_takes_no_condition_on_them() -> None:
+    text = GOOD.replace("schema = 1", "schema = 2").replace('["a8"]', '["a8"]\nattributes = { alpha = 1.0 }')
+    with pytest.raises(InputError, match="line 20: 'attributes' has 'alpha'; of numbers MatMul:product has none"):
+        parse_target(text, "t")
+
+
 @pytest.mark.parametrize(("old", "new", "line", "reason"), REFUSED, ids=lambda x: x if isinstance(x, int) else "")
 def test_a_fault_is_told_with_file_line_and_reason(old: str, new: str, line: int, reason: str, tmp_path: Path) -> None:
     assert GOOD.count(old) == 1
