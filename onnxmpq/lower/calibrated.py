@@ -44,6 +44,7 @@ class Calibrated:
     numbers: Numbers
     known: Statistics = field(default_factory=Statistics)
     memory: MutableMapping[tuple[object, ...], QuantisedWeight] | None = None
+    _shifts: dict[tuple[object, ...], np.ndarray | float] = field(default_factory=dict)
     _affines: dict[tuple[object, ...], Affine] = field(default_factory=dict)
     _readings: tuple[dict[str, tuple[Reading, ...]], dict[str, str]] | None = field(default=None, init=False)
 
@@ -95,7 +96,12 @@ class Calibrated:
             plan,
             affines,
             means=means,
-            quantiser=Quantiser(self.numbers.weights, self._round if gptq else None, self.memory),
+            quantiser=Quantiser(
+                self.numbers.weights,
+                self._round if gptq else None,
+                self.memory,
+                None if self.memory is None else self._shifts,
+            ),
             placement=placement,
         )
 

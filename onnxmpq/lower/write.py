@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxmpq.artifacts import Neighbours, Option, Plan, Space
+from onnxmpq.artifacts import Layer, Neighbours, Option, Plan, Space
 from onnxmpq.carriers.base import Carried, carrier
 from onnxmpq.dialects.base import Activation, Dialect, IntegerBias, IslandInput, dialect
 from onnxmpq.errors import InternalError
@@ -37,12 +37,13 @@ RoundWeight = Callable[[str, np.ndarray, QuantisedWeight], QuantisedWeight]
 class Quantiser:
     """How weights become codes: by which search for scales, and what rounds better than to the nearest code.
 
-    ``memory`` keeps quantised weights for whoever lowers many plans of one model.
+    ``memory`` keeps quantised weights for whoever lowers many plans of one model, ``shifts`` what they move biases by.
     """
 
     method: WeightRanges = "mse"
     better: RoundWeight | None = None
     memory: MutableMapping[tuple[object, ...], QuantisedWeight] | None = None
+    shifts: MutableMapping[tuple[object, ...], np.ndarray | float] | None = None
 
     def rounded(self, name: str, weight: np.ndarray, quantised: QuantisedWeight) -> QuantisedWeight:
         """Return a weight with better codes, if there is a way to them."""
@@ -103,6 +104,7 @@ class _Writer:
         self.nodes = {node.name or "": node for node in all_nodes(model)}
         self.values = {value.name: value for graph in all_graphs(model) for value in values_of(graph)}
         self.codes: dict[str, tuple[ir.Value, QuantisedWeight]] = {}
+        self.kept: dict[str, tuple[object, ...]] = {}
         self.floors: dict[str, np.ndarray] = {}
         self.saturates: dict[str, tuple[Neighbours, ...]] = {}
         self.readers: Counter[str] = Counter()
@@ -161,8 +163,17 @@ class _Writer:
                 continue
             node.replace_input_with(index, new)
             if bias is not None:
-                moved = shift(node, layer, constant(value), self.means.get(layer.node), quantised)
-                self.bias(form, bias.numpy() - moved, quantised, input_scale)
+                self.bias(form, bias.numpy() - self.moved(node, layer, value, quantised), quantised, input_scale)
+
+    def moved(self, node: ir.Node, layer: Layer, value: ir.Value, quantised: QuantisedWeight) -> np.ndarray | float:
+        """Return what rounding a weight moves a bias by, once for codes that are kept."""
+        mean, shifts = self.means.get(layer.node), self.quantiser.shifts
+        kept = self.kept.get(value.name or "")
+        if shifts is None or kept is None:
+            return shift(node, layer, constant(value), mean, quantised)
+        if (layer.node, kept) not in shifts:
+            shifts[layer.node, kept] = shift(node, layer, constant(value), mean, quantised)
+        return shifts[layer.node, kept]
 
     def forget(self, weights: Iterable[str]) -> None:
         """Let go of the codes of weights that no other layer reads, and of the pages they were made from."""
@@ -200,6 +211,8 @@ class _Writer:
                 memory[key] = found
                 found = memory[key]
         if floor is None or not np.any(found.scale < floor):
+            if memory is not None:
+                self.kept[value.name or ""] = key
             return found
         return how.rounded(value.name or "", weight, _widened(found, weight, floor))
 

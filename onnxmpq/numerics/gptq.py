@@ -14,7 +14,9 @@ are those of a convolution; everything else has one.
 """
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -27,20 +29,36 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 
 DAMPING = 0.01  # of the mean diagonal, as in the paper
 _BLOCK = 128  # columns whose effect on the ones behind is applied at once
+_SMALL = 128  # columns up to which the groups of a convolution are factored at once
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A Hessian made ready for rounding, once for all scales: the order of columns, and U of ``inverse_root`` in it."""
+
+    hessian: Array
+    order: Array
+    roots: Floats
+
+    @classmethod
+    def of(cls, hessian: Array, damping: float = DAMPING) -> Self:
+        """Sort and factor a Hessian [groups, columns, columns]."""
+        order = np.argsort(-np.diagonal(hessian, axis1=1, axis2=2), axis=1, kind="stable")
+        sorted_ = np.take_along_axis(np.take_along_axis(hessian, order[:, :, None], 1), order[:, None, :], 2)
+        return cls(hessian, order, inverse_roots(sorted_.astype(np.float64), damping))
 
 
 def round_to_hessian(
     weight: Array,
-    hessian: Array,
+    metric: Metric,
     scale: Array,
     zero_point: Array,
     limits: tuple[int, int],
     *,
     orders: Sequence[Order] = (),
-    damping: float = DAMPING,
     block: int = _BLOCK,
 ) -> Floats:
-    """Return codes, as whole numbers, whose error in the metric of ``hessian`` is nowhere above that of ``nearest``.
+    """Return codes, as whole numbers, whose error in a Hessian's metric is nowhere above that of ``nearest``.
 
     ``scale`` and ``zero_point`` broadcast over the weight; ``limits`` are the lowest and the highest code. ``orders``
     say which columns of symmetric codes are paired and keep from saturating.
@@ -49,8 +67,8 @@ def round_to_hessian(
     plain = nearest(weight, scale, zero_point, limits)
     for order in orders:
         saturation.hold(plain, np.asarray(weight, np.float32) / scale, order)
-    codes = _fed_back(weight, hessian, scale, zero_point, limits, orders, damping, block)
-    before, after = (error(weight, each, scale, zero_point, hessian) for each in (plain, codes))
+    codes = _fed_back(weight, metric, scale, zero_point, limits, orders, block)
+    before, after = (error(weight, each, scale, zero_point, metric.hessian) for each in (plain, codes))
     found: Floats = np.where((after < before)[..., None], codes, plain)
     return found
 
@@ -91,14 +109,29 @@ def inverse_root(hessian: Floats, damping: float = DAMPING) -> Floats:
     return inverse
 
 
+def inverse_roots(hessians: Floats, damping: float = DAMPING) -> Floats:
+    """Return ``inverse_root`` of every group; many small ones, as depthwise convolutions have, are factored at once."""
+    groups, columns, _ = hessians.shape
+    if groups > 1 and columns <= _SMALL:
+        diagonal = np.diagonal(hessians, axis1=1, axis2=2)
+        alive = diagonal > 0
+        means = np.where(alive, diagonal, 0.0).sum(1) / np.maximum(alive.sum(1), 1)
+        means[~alive.any(1)] = 1.0
+        flipped = hessians[:, ::-1, ::-1] / means[:, None, None]
+        with suppress(np.linalg.LinAlgError):
+            inverses = np.linalg.inv(np.linalg.cholesky(flipped + damping * np.eye(columns)))
+            found: Floats = np.tril(inverses)[:, ::-1, ::-1] / np.sqrt(means)[:, None, None]
+            return found
+    return np.stack([inverse_root(each, damping) for each in hessians])
+
+
 def _fed_back(
     weight: Array,
-    hessian: Array,
+    metric: Metric,
     scale: Array,
     zero_point: Array,
     limits: tuple[int, int],
     orders: Sequence[Order],
-    damping: float,
     block: int,
 ) -> Floats:
     """Round column after column and let the open columns take up the error.
@@ -106,10 +139,7 @@ def _fed_back(
     With U of ``inverse_root``, rounding column j by e moves every open column k by e U[j, k] / U[j, j], and costs
     (e / U[j, j])² once the open ones have done so.
     """
-    columns = weight.shape[2]
-    order = np.argsort(-np.diagonal(hessian, axis1=1, axis2=2), axis=1, kind="stable")
-    sorted_ = np.take_along_axis(np.take_along_axis(hessian, order[:, :, None], 1), order[:, None, :], 2)
-    roots = np.stack([inverse_root(each.astype(np.float64), damping) for each in sorted_])
+    columns, order, roots = weight.shape[2], metric.order, metric.roots
     open_ = np.take_along_axis(weight.astype(np.float64), order[:, None, :], 2).swapaxes(1, 2).copy()
     codes = np.empty(weight.shape)
     couples = _Couples(orders, order, roots, codes)

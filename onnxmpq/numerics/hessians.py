@@ -5,6 +5,9 @@ outputs is the mean of x xᵀ over all columns of all samples:
 
     Conv            a column is what one position sees of its group: input channels times kernel
     Gemm, MatMul    a column is a row of the left operand, or a column of the right one where the weight stands left
+
+An early convolution has millions of positions for a Hessian of a few hundred numbers: of each sample a grid of them is
+taken, elsewhere in every sample, so that all together are ``ENOUGH``.
 """
 
 import hashlib
@@ -12,9 +15,9 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +25,7 @@ import onnx_ir as ir
 
 from onnxmpq.artifacts import Layer
 from onnxmpq.model.layers import constant, paddings
-from onnxmpq.numerics.gptq import round_to_hessian
+from onnxmpq.numerics.gptq import Metric, round_to_hessian
 from onnxmpq.numerics.weights import QuantisedWeight, code_limits, grid
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -36,8 +39,24 @@ It takes 170 MB; to factor it takes four times that and a few seconds. Twice the
 """
 TOGETHER_BYTES = 1 << 29
 """Hessians counted in one pass over the samples; more of them take more passes."""
+ENOUGH = 1 << 15
+"""Inputs of a layer from which its Hessian is counted, or ``_EACH`` for each of its columns where that is more."""
+_EACH = 32
 _CHUNK = 1 << 22  # numbers of columns laid out at a time
+_SMALL = 1 << 22  # numbers of a Hessian up to which it stays factored for the next number of bits
 _TYPES = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE})
+
+
+class Feeds(Protocol):
+    """Samples, of which it is known how many there are."""
+
+    def __iter__(self) -> Iterator[Mapping[str, Array]]:
+        """Yield what each sample feeds."""
+        ...
+
+    def __len__(self) -> int:
+        """Count them."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +89,14 @@ class Reading:
     node: ir.Node
     view: View
 
-    def columns(self, value: Array) -> Iterator[Array]:
-        """Yield what the columns of the weight meet in one sample, [groups, columns, how many], a part at a time."""
+    def columns(self, value: Array, most: float = math.inf, turn: int = 0) -> Iterator[Array]:
+        """Yield what the columns of the weight meet in one sample, [groups, columns, how many], a part at a time.
+
+        Of more than ``most`` positions of a convolution a grid is taken, which ``turn`` moves about.
+        """
         x = np.asarray(value, np.float32)
         if self.node.op_type == "Conv":
-            yield from self._windows(x)
+            yield from self._windows(x, most, turn)
         else:
             yield self._operand(x)
 
@@ -97,10 +119,10 @@ class Reading:
         order = (*own, len(full), *other, len(full) + 1)
         return spread.transpose(order).reshape(self.view.groups, self.view.columns, -1)
 
-    def _windows(self, x: Array) -> Iterator[Array]:
+    def _windows(self, x: Array, most: float, turn: int) -> Iterator[Array]:
         """Lay out what each output position of a convolution sees."""
         kernel = self.view.shape[2:]
-        strides = self.node.attributes.get_ints("strides") or [1] * len(kernel)
+        strides = self._strides(kernel)
         dilations = self.node.attributes.get_ints("dilations") or [1] * len(kernel)
         pads = paddings(self.node, x.shape[2:], kernel, strides, dilations)
         padded = np.pad(x, [(0, 0), (0, 0), *pads])
@@ -108,12 +130,17 @@ class Reading:
             (size - dilation * (width - 1) - 1) // stride + 1
             for size, width, stride, dilation in zip(padded.shape[2:], kernel, strides, dilations, strict=True)
         ]
-        each = max(x.shape[1] * math.prod(kernel) * math.prod(outputs[1:]), 1)
+        steps = _steps(outputs, most / len(padded))
+        starts = [turn // math.prod(steps[:axis]) % step for axis, step in enumerate(steps)]
+        taken = [len(range(start, size, step)) for start, size, step in zip(starts, outputs, steps, strict=True)]
+        strides = [stride * step for stride, step in zip(strides, steps, strict=True)]
+        begin = [start * stride for start, stride in zip(starts, self._strides(kernel), strict=True)]
+        each = max(x.shape[1] * math.prod(kernel) * math.prod(taken[1:]), 1)
         height = max(1, _CHUNK // each)
         for image in padded:
-            for first in range(0, outputs[0], height):
-                counts = [min(height, outputs[0] - first), *outputs[1:]]
-                offsets = [first * strides[0], *[0] * (len(kernel) - 1)]
+            for first in range(0, taken[0], height):
+                counts = [min(height, taken[0] - first), *taken[1:]]
+                offsets = [begin[0] + first * strides[0], *begin[1:]]
                 found = np.empty((len(image), *kernel, *counts), np.float32)
                 for tap in np.ndindex(*kernel):
                     window = tuple(
@@ -122,6 +149,18 @@ class Reading:
                     )
                     found[(slice(None), *tap)] = image[(slice(None), *window)]
                 yield found.reshape(self.view.groups, self.view.columns, -1)
+
+    def _strides(self, kernel: Sequence[int]) -> Sequence[int]:
+        return self.node.attributes.get_ints("strides") or [1] * len(kernel)
+
+
+def _steps(outputs: Sequence[int], most: float) -> list[int]:
+    """Return the steps of a grid of about ``most`` positions, no finer along one axis than along the others."""
+    steps = [1] * len(outputs)
+    while math.prod(-(-size // step) for size, step in zip(outputs, steps, strict=True)) > max(most, 1):
+        axis = max(range(len(steps)), key=lambda axis: (outputs[axis] / steps[axis], -axis))
+        steps[axis] += 1
+    return steps
 
 
 def find_readings(model: ir.Model, layers: Iterable[Layer]) -> tuple[dict[str, tuple[Reading, ...]], dict[str, str]]:
@@ -179,7 +218,7 @@ def passes(wanted: Mapping[str, tuple[Reading, ...]], room: int) -> list[dict[st
 
 def count(
     run: Run,
-    samples: Iterable[Mapping[str, Array]],
+    samples: Feeds,
     wanted: Mapping[str, tuple[Reading, ...]],
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[str, Floats]]:
@@ -188,12 +227,14 @@ def count(
     Samples come one by one, whatever batches they were given in. Products are formed in float32, part by part, and
     summed in float64. A Hessian that is not finite is given as zeros: no weight matters more than another then.
     """
+    feeds = max(len(samples), 1)
+    most = {name: max(ENOUGH, _EACH * view.columns) / feeds for name, view in _views(wanted)}
     sums = {name: np.zeros((view.groups, view.columns, view.columns)) for name, view in _views(wanted)}
     counts = dict.fromkeys(wanted, 0)
     for number, feed in enumerate(samples, 1):
         values = run(feed)
         for name, readings in wanted.items():
-            for x in (x for reading in readings for x in reading.columns(values[reading.tensor])):
+            for x in (x for read in readings for x in read.columns(values[read.tensor], most[name], number)):
                 with np.errstate(over="ignore", invalid="ignore"):
                     sums[name] += _squares(x)
                 counts[name] += x.shape[-1]
@@ -222,6 +263,7 @@ class Hessians:
     """
 
     folder: Path
+    _factored: dict[str, Metric] = field(default_factory=dict, compare=False, repr=False)
 
     def __contains__(self, weight: str) -> bool:
         return self._file(weight).is_file()
@@ -242,11 +284,21 @@ class Hessians:
         symmetric = quantised.zero_point is None
         limits = code_limits(quantised.bits, signed=quantised.codes.dtype.kind == "i", symmetric=symmetric)
         steps, zeros = (view.matrix(np.broadcast_to(each, weight.shape)) for each in (scale, zero_point))
-        hessian = np.load(self._file(name))
-        codes = view.array(round_to_hessian(view.matrix(weight), hessian, steps, zeros, limits, orders=orders))
+        metric = self._metric(name)
+        codes = view.array(round_to_hessian(view.matrix(weight), metric, steps, zeros, limits, orders=orders))
         found = codes.astype(np.int8) if quantised.codes.dtype == np.int8 else codes.astype(np.uint8)
         _write(file, found)
         return replace(quantised, codes=found)
+
+    def _metric(self, weight: str) -> Metric:
+        """Read and factor a Hessian; a small one stays for the next number of bits."""
+        found = self._factored.get(weight)
+        if found is None:
+            found = Metric.of(np.load(self._file(weight)))
+            self._factored.clear()
+            if found.roots.size <= _SMALL:
+                self._factored[weight] = found
+        return found
 
     def _file(self, name: str | bytes, kind: str = "hessian") -> Path:
         digest = hashlib.sha256(name.encode() if isinstance(name, str) else name).hexdigest()

@@ -28,8 +28,10 @@ RECENT_BYTES = 48_000_000
 """Serialised pieces of recent variants that stay at hand, and twice as much of the weights in their sessions."""
 
 
-_LARGE_BYTES = 1 << 24
-"""Weights from which on memory is given back behind every plan: graphs refer to themselves, and wait for it."""
+LARGE_BYTES = 1 << 24
+"""Weights from which on memory is given back behind plans: graphs refer to themselves, and wait for it."""
+GARBAGE_BYTES = 1 << 27
+"""How many bytes of weights plans may have left behind by then."""
 
 
 class Chain:
@@ -45,7 +47,8 @@ class Chain:
         self._pieces: dict[Name, tuple[Piece, ...]] = {}
         self._recent: OrderedDict[Name, tuple[Piece, ...]] = OrderedDict()
         self._placed: dict[Name, frozenset[Pair]] = {}
-        self._large = weight_bytes(calibrated.model) >= _LARGE_BYTES
+        self._weights, self._garbage = weight_bytes(calibrated.model), 0
+        self._large = self._weights >= LARGE_BYTES
 
     def pieces(self, choices: Choices, *, keep: bool = False) -> tuple[Piece, ...]:
         """Return the pieces of a plan; ``keep`` holds on to them and to their sessions, as for a centre."""
@@ -57,8 +60,10 @@ class Chain:
             return self._recent[name]
         plan = Plan(self.calibrated.target.name, "", dict(choices))
         pieces = self.splitter.split(self.calibrated.lower(plan).model if name else self.calibrated.model)
-        if self._large:
+        self._garbage += self._weights
+        if self._large and self._garbage >= GARBAGE_BYTES:
             give_back()
+            self._garbage = 0
         if keep:
             for old in [old for old in self._pieces if old]:  # the last centre; float is needed with every one
                 del self._pieces[old]

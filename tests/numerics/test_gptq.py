@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxmpq.numerics.gptq import error, inverse_root, nearest, round_to_hessian
+from onnxmpq.numerics.gptq import Metric, error, inverse_root, nearest, round_to_hessian
 from onnxmpq.numerics.weights import code_limits, grid, quantise_weight
 from tests.graphs import rng
 
@@ -61,7 +61,7 @@ def test_codes_are_those_of_the_definition(layout: str, bits: int) -> None:
     before, after = (error(weight, codes, scale, zero, hessian[0]) for codes in (plain, want))
     want = np.where((after < before)[:, None], want, plain)
     for block in (1, 3, 20, 128):
-        got = round_to_hessian(weight[None], hessian, scale[None], zero[None], limits, block=block)
+        got = round_to_hessian(weight[None], Metric.of(hessian), scale[None], zero[None], limits, block=block)
         np.testing.assert_array_equal(got[0], want)
     if bits < 8:
         assert after.sum() < 0.7 * before.sum()
@@ -70,9 +70,9 @@ def test_codes_are_those_of_the_definition(layout: str, bits: int) -> None:
 def test_groups_are_rounded_by_themselves() -> None:
     weight, hessian = rng(2).normal(size=(5, 4, 9)), correlated(9, groups=5)
     scale = np.full((5, 4, 1), 0.3, np.float32)
-    together = round_to_hessian(weight, hessian, scale, np.zeros(1), (-4, 3))
+    together = round_to_hessian(weight, Metric.of(hessian), scale, np.zeros(1), (-4, 3))
     for g in range(5):
-        alone = round_to_hessian(weight[g : g + 1], hessian[g : g + 1], scale[:1], np.zeros(1), (-4, 3))
+        alone = round_to_hessian(weight[g : g + 1], Metric.of(hessian[g : g + 1]), scale[:1], np.zeros(1), (-4, 3))
         np.testing.assert_array_equal(together[g], alone[0])
 
 
@@ -94,7 +94,7 @@ def test_no_row_is_ever_worse_than_nearest(
     q = quantise_weight(weight[0], bits=bits, symmetric=symmetric, axes=(0,))
     scale, zero = (each[None] for each in grid(q))
     limits = code_limits(bits, symmetric=symmetric)
-    codes = round_to_hessian(weight, hessian, scale, zero, limits)
+    codes = round_to_hessian(weight, Metric.of(hessian), scale, zero, limits)
     assert limits[0] <= codes.min() <= codes.max() <= limits[1]
     np.testing.assert_array_equal(codes, np.rint(codes))
     plain = nearest(weight, scale, zero, limits)
@@ -108,11 +108,11 @@ def test_columns_that_meet_nothing_and_columns_that_have_nothing_in_common_are_r
     plain = nearest(weight, scale, np.zeros(1), (-4, 3))
     dead = correlated(12)
     dead[:, [2, 5]] = dead[:, :, [2, 5]] = 0
-    codes = round_to_hessian(weight, dead, scale, np.zeros(1), (-4, 3))
+    codes = round_to_hessian(weight, Metric.of(dead), scale, np.zeros(1), (-4, 3))
     np.testing.assert_array_equal(codes[..., [2, 5]], plain[..., [2, 5]])
     assert (codes != plain).any()
     for hessian in (np.zeros((1, 12, 12)), np.diag(np.arange(12.0))[None]):
-        np.testing.assert_array_equal(round_to_hessian(weight, hessian, scale, np.zeros(1), (-4, 3)), plain)
+        np.testing.assert_array_equal(round_to_hessian(weight, Metric.of(hessian), scale, np.zeros(1), (-4, 3)), plain)
 
 
 @pytest.mark.parametrize("magnitude", [1e-20, 1.0, 1e20])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxmpq.numerics.gptq import error, nearest, round_to_hessian
+from onnxmpq.numerics.gptq import Metric, error, nearest, round_to_hessian
 from onnxmpq.numerics.saturation import (
     LIMIT,
     Rule,
@@ -179,7 +179,7 @@ def test_gptq_keeps_the_rule_and_makes_up_for_it(name: str) -> None:
     found = quantise_weight(weight, bits=8, axes=paired.axes, rule=paired)
     scale = found.scale.reshape(1, -1, 1)
     limits = (-127, 127)
-    codes = round_to_hessian(rows, hessian, scale, np.zeros(1), limits, orders=paired.orders)
+    codes = round_to_hessian(rows, Metric.of(hessian), scale, np.zeros(1), limits, orders=paired.orders)
     assert not any(excess(codes, order).any() for order in paired.orders)
     plain = nearest(rows, scale, np.zeros(1), limits)
     for order in paired.orders:
