@@ -94,7 +94,7 @@ class Counting:
         self.size += x.size
         self.zeros += x.size - int(np.count_nonzero(x))
         for start in range(0, x.size, 1 << 15):  # stays in the cache
-            self.counts += np.bincount(self._bins(x[start : start + (1 << 15)]), minlength=2 * _HALF)
+            np.add.at(self.counts, self._bins(x[start : start + (1 << 15)]), 1)
 
     def histogram(self) -> Histogram:
         """Return what is counted; nothing can be added then."""
@@ -112,7 +112,7 @@ class Counting:
         # Dividing by a power of two is exact, except that float32 could under- or overflow.
         kind: type[np.floating[Any]] = np.float32 if -100 < self.exponent <= 0 else np.float64
         scaled = np.floor(x.astype(kind, copy=False) * kind(2.0**-self.exponent))
-        return (scaled + kind(_HALF)).astype(np.uint16)
+        return (scaled + kind(_HALF)).astype(np.intp)
 
 
 def _merged(counts: npt.NDArray[np.int64], doublings: int) -> npt.NDArray[np.int64]:
