@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ def load() -> None:
     from tests.asked import untimed
 
     assert onnxruntime.__version__
+    for later in ("highspy", "networkx", "scipy.linalg", "scipy.sparse"):
+        import_module(later)
     onnxmpq.api.quantize = untimed
 
 

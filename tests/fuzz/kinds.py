@@ -135,7 +135,8 @@ def preload() -> None:
         "exchange.overrides",
         "sensitivity.engine",
     )
-    for name in ("onnxruntime", "PIL.Image", "onnxmpq_passes", *(f"onnxmpq.{name}" for name in names)):
+    others = ("onnxruntime", "networkx", "scipy.linalg", "scipy.sparse", "highspy", "PIL.Image", "rich._emoji_codes")
+    for name in (*others, "onnxmpq_passes", *(f"onnxmpq.{name}" for name in names)):
         importlib.import_module(name)
     pipeline("normalise")
 
