@@ -106,7 +106,7 @@ def _fed_back(
     With U of ``inverse_root``, rounding column j by e moves every open column k by e U[j, k] / U[j, j], and costs
     (e / U[j, j])² once the open ones have done so.
     """
-    columns = weight.shape[2]
+    groups, columns = np.arange(len(weight)), weight.shape[2]
     order = np.argsort(-np.diagonal(hessian, axis1=1, axis2=2), axis=1, kind="stable")
     sorted_ = np.take_along_axis(np.take_along_axis(hessian, order[:, :, None], 1), order[:, None, :], 2)
     roots = np.stack([inverse_root(each.astype(np.float64), damping) for each in sorted_])
@@ -117,12 +117,11 @@ def _fed_back(
         end = min(start + block, columns)
         errors = np.empty((len(weight), end - start, weight.shape[1]))
         for j in range(start, end):
-            place = order[:, None, j : j + 1]
-            step = np.take_along_axis(scale, place, 2)[..., 0].astype(np.float64)
-            zero = np.take_along_axis(zero_point, place, 2)[..., 0]
+            place = (groups, slice(None), order[:, j])
+            step, zero = scale[place].astype(np.float64), zero_point[place]
             code = couples.rounded(j, open_, scale, step, limits) if orders else open_[:, j] / step
             code = np.clip(np.rint(code) + zero, *limits)
-            np.put_along_axis(codes, place, code[..., None], 2)
+            codes[place] = code
             lost = (open_[:, j] - (code - zero) * step) / roots[:, j, j, None]
             errors[:, j - start] = lost
             open_[:, j + 1 : end] -= roots[:, j, j + 1 : end, None] * lost[:, None]
