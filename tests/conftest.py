@@ -3,9 +3,12 @@
 Tables are as wide as tests ask for: a width that a test runner gives its workers must not be taken up first.
 What is drawn is the same in every run.
 onnxruntime, which some tests import before onnxmpq, is told first not to report its use.
+Temporary folders are in memory where it has room for them: a disk is waited for at thousands of places.
 """
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import hypothesis
@@ -17,6 +20,11 @@ hypothesis.settings.register_profile("same", derandomize=True)
 hypothesis.settings.load_profile("same")
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+MEMORY = Path("/dev/shm")
+ROOM_BYTES = 8 << 30
+if "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= ROOM_BYTES:
+    os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
 
 
 LONG = (
