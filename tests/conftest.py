@@ -6,6 +6,7 @@ onnxruntime, which some tests import before onnxmpq, is told first not to report
 Temporary folders are in memory where it has room for them: a disk is waited for at thousands of places.
 """
 
+import gc
 import os
 import shutil
 import tempfile
@@ -59,6 +60,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((number for number, long in enumerate(LONG) if name.startswith(long)), len(LONG))
 
     items.sort(key=place)
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector leave alone what is there for good: modules, and all tests."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -6,6 +6,7 @@ timing; all else is as in a process that was started for the command.
 """
 
 import atexit
+import gc
 import json
 import os
 import re
@@ -34,6 +35,7 @@ def load() -> None:
     for later in ("highspy", "networkx", "scipy.linalg", "scipy.sparse"):
         import_module(later)
     onnxmpq.api.quantize = untimed
+    gc.freeze()  # children need not look through all this for garbage
 
 
 def tell_peak(file: str) -> None:

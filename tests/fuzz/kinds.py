@@ -1,6 +1,7 @@
 """The kinds of input that are damaged: how a mutant is made from a number, and which command is tried on it."""
 
 import functools
+import gc
 import importlib
 import io
 import random
@@ -139,6 +140,7 @@ def preload() -> None:
     for name in (*others, "onnxmpq_passes", *(f"onnxmpq.{name}" for name in names)):
         importlib.import_module(name)
     pipeline("normalise")
+    gc.freeze()
 
 
 def _write_model(recipe: Recipe, base: bytes, folder: Path) -> None:
