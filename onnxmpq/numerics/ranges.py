@@ -337,9 +337,14 @@ def _errors(density: _Density, scale: Floats, zero_point: Floats, kind: Quantise
     error = ((ends - np.clip(np.rint(ends), first, last)) ** 2 * density.ends).sum(axis=1)
     if density.mass.size:
         u = density.edges / scale[:, None]
-        n = np.clip(np.rint(u), first, last)
+        n = np.rint(u)
+        np.clip(n, first, last, out=n)
         u -= n
-        integral = n / 12 + u * u * u / 3
+        integral = u * u  # in place from here on: these are the largest arrays there are
+        integral *= u
+        integral /= 3
+        n /= 12
+        integral += n
         slope = density.mass / np.diff(density.edges)
         # einsum, not @: its sums do not depend on the number of threads.
         error -= np.einsum("ij,j->i", integral, np.diff(slope, prepend=0.0, append=0.0)) * scale
