@@ -262,7 +262,7 @@ def _run_converter(changes: list[_Change]) -> None:
 def _converted(flat: bytes, target: int) -> bytes:
     """Convert a flat model and return its graph; a search raises the same nodes again and again."""
     converted = onnx.version_converter.convert_version(onnx.ModelProto.FromString(flat), target)
-    return converted.graph.SerializeToString()
+    return bytes(converted.graph.SerializeToString())
 
 
 def _correct(change: _Change) -> None:

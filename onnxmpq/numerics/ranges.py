@@ -112,7 +112,8 @@ class Counting:
         # Dividing by a power of two is exact, except that float32 could under- or overflow.
         kind: type[np.floating[Any]] = np.float32 if -100 < self.exponent <= 0 else np.float64
         scaled = np.floor(x.astype(kind, copy=False) * kind(2.0**-self.exponent))
-        return (scaled + kind(_HALF)).astype(np.intp)
+        bins: Array = (scaled + kind(_HALF)).astype(np.intp)
+        return bins
 
 
 def _merged(counts: npt.NDArray[np.int64], doublings: int) -> npt.NDArray[np.int64]:
