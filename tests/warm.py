@@ -6,36 +6,16 @@ timing; all else is as in a process that was started for the command.
 """
 
 import atexit
-import gc
 import json
 import os
 import re
 import signal
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 _ANYBODY = 2**64 - 1
 _SET_TRACER = 0x59616D61
-
-
-def load() -> None:
-    """Load what commands load when they run; nothing of it starts a thread."""
-    import onnxruntime
-
-    import onnxmpq.api
-    import onnxmpq.cli.show
-    import onnxmpq.report.write
-    import onnxmpq.search.front
-    import onnxmpq.sensitivity.stored.store
-    from tests.asked import untimed
-
-    assert onnxruntime.__version__
-    for later in ("highspy", "networkx", "scipy.linalg", "scipy.sparse"):
-        import_module(later)
-    onnxmpq.api.quantize = untimed
-    gc.freeze()  # children need not look through all this for garbage
 
 
 def tell_peak(file: str) -> None:
@@ -68,7 +48,12 @@ def child(told: dict[str, Any], gate: int) -> None:
 
 def main() -> None:
     """Serve until nothing more is asked for."""
+    import onnxmpq.api
+    from tests.asked import untimed
+    from tests.loaded import load
+
     load()
+    onnxmpq.api.quantize = untimed
     answers = os.fdopen(os.dup(1), "w")
     for line in iter(sys.stdin.readline, ""):
         gate, opener = os.pipe()
