@@ -77,7 +77,8 @@ class Search:
     def changes(self, walk: Walk) -> tuple[Floats, Floats, Integers]:
         """Return how each option would change value and usage, and which option its unit has now."""
         current = walk.picked[self.owner]
-        return walk.gradient - walk.gradient[current], self.reduced.rows - self.reduced.rows[:, current], current
+        gradient, rows = walk.gradient, self.reduced.rows
+        return gradient - gradient.take(current), rows - rows.take(current, 1), current
 
     def cheapest(self) -> Integers:
         """Return the option of every unit that uses the least of all rows together."""
