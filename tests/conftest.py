@@ -6,6 +6,7 @@ onnxruntime, which some tests import before onnxmpq, is told first not to report
 Temporary folders are in memory where it has room for them: a disk is waited for at thousands of places.
 """
 
+import atexit
 import gc
 import os
 import shutil
@@ -24,8 +25,24 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 MEMORY = Path("/dev/shm")
 ROOM_BYTES = 8 << 30
-if "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= ROOM_BYTES:
-    os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
+
+
+def _use_memory() -> None:
+    """Let temporary folders be in memory where it has room; what killed commands leave there goes with this process."""
+    if "TMPDIR" in os.environ or not os.access(MEMORY, os.W_OK) or shutil.disk_usage(MEMORY).free < ROOM_BYTES:
+        return
+    os.environ["PYTEST_DEBUG_TEMPROOT"] = str(MEMORY)  # those of tests are kept as pytest keeps them
+    folder, own = tempfile.mkdtemp(prefix="onnxmpq-tests-", dir=MEMORY), os.getpid()
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
+
+    def remove() -> None:
+        if os.getpid() == own:  # and no fork of it
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+
+
+_use_memory()
 
 
 LONG = (
