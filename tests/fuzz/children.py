@@ -7,10 +7,10 @@ broken    anything else: a traceback, a fault of ours, a death by signal, a hang
 import os
 import re
 import resource
-import select
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,15 +90,17 @@ def _child(action: Callable[[], None], folder: Path, told: Path) -> None:
 
 def _waited(child: int, seconds: float) -> int | None:
     """Wait for a child; None where it had to be ended."""
-    ended = os.pidfd_open(child)
-    try:
-        if not select.select([ended], [], [], seconds)[0]:
-            os.killpg(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            return None
-    finally:
-        os.close(ended)
-    return os.waitpid(child, 0)[1]
+    end = time.monotonic() + seconds
+    pause = 0.001
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return status
+        time.sleep(pause)
+        pause = min(2 * pause, 0.01)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
 
 
 def _kind(code: int, text: str, left: set[str]) -> str:
