@@ -13,7 +13,7 @@ Verdict   what an export really does, check by check
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from dataclasses import fields as dataclass_fields
 from math import isfinite
 from pathlib import Path
@@ -321,21 +321,25 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         """Return the verdict as plain JSON data; a value that JSON has no number for (no noise at all) as text."""
-        return {"runtime": self.runtime, "ok": self.ok, "checks": [plain(asdict(check)) for check in self.checks]}
+        return {"runtime": self.runtime, "ok": self.ok, "checks": [plain(check) for check in self.checks]}
 
 
 def plain(value: Any) -> Any:
-    """Return JSON data in which numbers that are not finite are text.
+    """Return JSON data in which numbers that are not finite are text, and data classes are their fields.
 
-    >>> plain({"noise": float("-inf"), "parts": (1, 2.5)})
-    {'noise': '-inf', 'parts': [1, 2.5]}
+    >>> plain({"noise": float("-inf"), "parts": (1, 2.5), "estimate": Estimate(3.0, 0.5)})
+    {'noise': '-inf', 'parts': [1, 2.5], 'estimate': {'value': 3.0, 'error': 0.5}}
     """
+    if value is None or type(value) in (int, str, bool):  # most of all there is
+        return value
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if isinstance(value, float):
         return float(value) if isfinite(value) else str(value)
+    if is_dataclass(value):
+        return {each.name: plain(getattr(value, each.name)) for each in dataclass_fields(value)}
     return plain(value.item()) if hasattr(value, "item") else value
 
 

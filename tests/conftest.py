@@ -3,9 +3,14 @@
 Tables are as wide as tests ask for: a width that a test runner gives its workers must not be taken up first.
 What is drawn is the same in every run.
 onnxruntime, which some tests import before onnxmpq, is told first not to report its use.
+Temporary folders are in memory where it has room for them: a disk is waited for at thousands of places.
 """
 
+import atexit
+import gc
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import hypothesis
@@ -17,6 +22,27 @@ hypothesis.settings.register_profile("same", derandomize=True)
 hypothesis.settings.load_profile("same")
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+MEMORY = Path("/dev/shm")
+ROOM_BYTES = 8 << 30
+
+
+def _use_memory() -> None:
+    """Let temporary folders be in memory where it has room; what killed commands leave there goes with this process."""
+    if "TMPDIR" in os.environ or not os.access(MEMORY, os.W_OK) or shutil.disk_usage(MEMORY).free < ROOM_BYTES:
+        return
+    os.environ["PYTEST_DEBUG_TEMPROOT"] = str(MEMORY)  # those of tests are kept as pytest keeps them
+    folder, own = tempfile.mkdtemp(prefix="onnxmpq-tests-", dir=MEMORY), os.getpid()
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
+
+    def remove() -> None:
+        if os.getpid() == own:  # and no fork of it
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+
+
+_use_memory()
 
 
 LONG = (
@@ -51,6 +77,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((number for number, long in enumerate(LONG) if name.startswith(long)), len(LONG))
 
     items.sort(key=place)
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector leave alone what is there for good, modules and all tests, and come less often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

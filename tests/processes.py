@@ -14,6 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "passes")))}
+ENVIRONMENT.pop("PYTHONDONTWRITEBYTECODE", None)  # a hundred processes would compile the same modules
 
 
 def python(
@@ -45,7 +46,7 @@ def _warm() -> "subprocess.Popen[str]":
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=ENVIRONMENT | {"PYTHONUTF8": "1"},
+        env=ENVIRONMENT | {"PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1"},  # calls are counted that change files
         cwd=ROOT,
     )
     atexit.register(warm.communicate)

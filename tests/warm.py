@@ -18,21 +18,6 @@ _ANYBODY = 2**64 - 1
 _SET_TRACER = 0x59616D61
 
 
-def load() -> None:
-    """Load what commands load when they run; nothing of it starts a thread."""
-    import onnxruntime
-
-    import onnxmpq.api
-    import onnxmpq.cli.show
-    import onnxmpq.report.write
-    import onnxmpq.search.front
-    import onnxmpq.sensitivity.stored.store
-    from tests.asked import untimed
-
-    assert onnxruntime.__version__
-    onnxmpq.api.quantize = untimed
-
-
 def tell_peak(file: str) -> None:
     """Write the most memory that this process had; what getrusage tells may be that of the process before the fork."""
     status = Path("/proc/self/status")
@@ -63,7 +48,12 @@ def child(told: dict[str, Any], gate: int) -> None:
 
 def main() -> None:
     """Serve until nothing more is asked for."""
+    import onnxmpq.api
+    from tests.asked import untimed
+    from tests.loaded import load
+
     load()
+    onnxmpq.api.quantize = untimed
     answers = os.fdopen(os.dup(1), "w")
     for line in iter(sys.stdin.readline, ""):
         gate, opener = os.pipe()

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxmpq.errors import InputError
-from onnxmpq.numerics.ranges import Histogram, Ranges
+from onnxmpq.numerics.ranges import Counting, Ranges
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -28,14 +28,14 @@ def calibrate(
     ``channels`` names tensors whose mean over the samples is wanted, with the axis that counts channels. Memory: one
     sample's values, 64 KiB per tensor, one array per mean. ``progress`` gets the number of samples done.
     """
-    stats = {name: Histogram.of(np.empty(0)) for name in tensors}
+    counted = {name: Counting() for name in tensors}
     means = {name: _Mean(axis) for name, axis in (channels or {}).items()}
     number = 0
     for number, feed in enumerate(samples, 1):
         values = run(feed)
         for name in tensors:
             try:
-                stats[name] += Histogram.of(values[name])
+                counted[name].add(values[name])
             except FloatingPointError as error:
                 raise InputError(
                     f"Tensor '{name}' has a value that is {error} for sample {number - 1}. "
@@ -45,7 +45,8 @@ def calibrate(
             mean.add(values[name])
         if progress:
             progress(number)
-    return Ranges(stats, number, {name: mean.value() for name, mean in means.items()})
+    histograms = {name: counting.histogram() for name, counting in counted.items()}
+    return Ranges(histograms, number, {name: mean.value() for name, mean in means.items()})
 
 
 class _Mean:

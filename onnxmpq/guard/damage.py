@@ -54,7 +54,7 @@ class Damage:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain JSON data."""
-        found: dict[str, Any] = plain(asdict(self))
+        found: dict[str, Any] = plain(self)
         return found
 
 

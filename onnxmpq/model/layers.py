@@ -34,13 +34,15 @@ def graphs_from(graph: ir.Graph) -> Iterator[ir.Graph]:
 
 def subgraphs(node: ir.Node) -> list[ir.Graph]:
     """Return the bodies that ``node`` carries (If, Loop, Scan), as far as they are there."""
-    found: list[object] = []
+    found: list[ir.Graph] = []
+    if not node.attributes:  # as most nodes have none, and all of them are asked again and again
+        return found
     for attribute in node.attributes.values():
         if attribute.type == ir.AttributeType.GRAPH:
-            found.append(attribute.value)
+            found += [attribute.value] if isinstance(attribute.value, ir.Graph) else []
         elif attribute.type == ir.AttributeType.GRAPHS:
-            found.extend(attribute.value or ())
-    return [body for body in found if isinstance(body, ir.Graph)]
+            found += [body for body in attribute.value or () if isinstance(body, ir.Graph)]
+    return found
 
 
 def all_nodes(model: ir.Model) -> Iterator[ir.Node]:

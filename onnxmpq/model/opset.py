@@ -13,9 +13,9 @@ What the converter of onnx 1.23 gets wrong without a word is put right here:
     GroupNormalization 20 -> 21  keeps one scale per group where one per channel is read from then on
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import onnx
@@ -71,9 +71,13 @@ def _graphs(model: ir.Model) -> Iterator[tuple[ir.Graph, int]]:
 
 
 @cache
-def _history(op: str) -> tuple[int, ...]:
-    """Return the opsets in which an operator of the ONNX domain changed."""
-    return tuple(s.since_version for s in onnx.defs.get_all_schemas_with_history() if s.name == op and not s.domain)
+def _histories() -> Mapping[str, tuple[int, ...]]:
+    """Return the opsets in which each operator of the ONNX domain changed; asking for the schemas takes long."""
+    found: dict[str, tuple[int, ...]] = {}
+    for schema in onnx.defs.get_all_schemas_with_history():
+        if not schema.domain:
+            found[schema.name] = (*found.get(schema.name, ()), schema.since_version)
+    return found
 
 
 @dataclass(eq=False)
@@ -100,7 +104,7 @@ class _Change:
     def proto(self) -> onnx.NodeProto:
         """Write the node for the flat model."""
         op = "Softmax" if self.node.op_type == "Hardmax" and self.crosses(13) else self.node.op_type
-        attributes = [ir.to_proto(a) for a in self.node.attributes.values() if not a.is_ref()]
+        attributes = [ir.serde.serialize_attribute(a) for a in self.node.attributes.values() if not a.is_ref()]
         return onnx.NodeProto(op_type=op, input=self.names("i"), output=self.names("o"), attribute=attributes)
 
     def is_nothing(self) -> bool:
@@ -126,7 +130,8 @@ class _Change:
             if name not in new and not attribute.is_ref():
                 del node.attributes[name]
         for name, attribute in new.items():
-            if name not in node.attributes or ir.to_proto(node.attributes[name]) != attribute:
+            own = node.attributes.get(name)
+            if own is None or own.is_ref() or ir.serde.serialize_attribute(own) != attribute:
                 node.attributes[name] = ir.from_proto(attribute)
 
     def _replace(self) -> None:
@@ -163,7 +168,7 @@ def _convert(graph: ir.Graph, source: int, target: int) -> list[_Change]:
     """Return the change of every node of ``graph`` whose operator changed between two opsets."""
     changes: list[_Change] = []
     for node in graph:
-        history = () if node.domain else _history(node.op_type)
+        history = () if node.domain else _histories().get(node.op_type, ())
         change = _Change(node, f"{len(changes)}_", source, target, len(node.outputs))
         if not node.domain and not any(version <= source for version in history):
             change.fault = f"is no operator of opset {source}"
@@ -233,7 +238,7 @@ def _run_converter(changes: list[_Change]) -> None:
             flat.graph.output.add(name=name)
         flat.graph.node.append(change.proto())
     try:
-        converted = onnx.version_converter.convert_version(flat, changes[0].target).graph
+        converted = onnx.GraphProto.FromString(_converted(flat.SerializeToString(), changes[0].target))
     except Exception as error:  # it raises RuntimeError, IndexError and its own
         if len(changes) == 1:
             reason = str(error).rsplit(" failed: ", 1)[-1].strip().rstrip(".")
@@ -251,6 +256,13 @@ def _run_converter(changes: list[_Change]) -> None:
         owner = next(owners[name] for name in node.output if name in owners)
         owner.nodes.insert(0, node)
         owners |= dict.fromkeys(node.input, owner)
+
+
+@lru_cache(16)
+def _converted(flat: bytes, target: int) -> bytes:
+    """Convert a flat model and return its graph; a search raises the same nodes again and again."""
+    converted = onnx.version_converter.convert_version(onnx.ModelProto.FromString(flat), target)
+    return bytes(converted.graph.SerializeToString())
 
 
 def _correct(change: _Change) -> None:

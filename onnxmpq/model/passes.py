@@ -7,6 +7,7 @@ import tomllib
 from dataclasses import fields
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from onnxmpq.errors import InputError, InternalError, nearest
 from onnxmpq.model.passkit import Pass, Pipeline, check_names
@@ -45,8 +46,14 @@ def make_pass(name: str, **options: object) -> Pass:
 
 def pipeline(name: str) -> Pipeline:
     """Return the pipeline that ``pipelines/<name>.toml`` lists."""
+    return Pipeline(tuple(make_pass(**entry) for entry in _listed(name)))
+
+
+@cache
+def _listed(name: str) -> list[dict[str, Any]]:
+    """Read the file of a pipeline, once."""
     file = files("onnxmpq_passes") / "pipelines" / f"{name}.toml"
     if not file.is_file():
         raise InputError(f"There is no pipeline '{name}'.")
-    listed = tomllib.loads(file.read_text("utf-8"))["pass"]
-    return Pipeline(tuple(make_pass(**entry) for entry in listed))
+    listed: list[dict[str, Any]] = tomllib.loads(file.read_text("utf-8"))["pass"]
+    return listed

@@ -92,7 +92,7 @@ def _write(copy: ir.Model, file: BinaryIO, data_name: str, trim: Callable[[onnx.
     """Write a model, of which what does not lie in the file called ``data_name`` is put in."""
     _move_in(copy, keep=data_name)
     aside = _set_aside(copy)
-    proto = ir.to_proto(copy)
+    proto = ir.serde.serialize_model(copy)
     for tensor in proto.graph.initializer:
         if tensor.name in aside:
             tensor.ClearField("external_data")
@@ -174,7 +174,7 @@ def tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
                 if attribute.is_ref():
                     continue
                 if attribute.type == ir.AttributeType.TENSOR:
-                    yield attribute.as_tensor()
+                    yield attribute.value  # as_tensor asks a protocol whether it is one, which takes long
                 elif attribute.type == ir.AttributeType.TENSORS:
                     yield from attribute.as_tensors()
 
@@ -186,7 +186,7 @@ def skeleton(model: ir.Model) -> onnx.ModelProto:
         tensor = value.const_value
         if tensor is not None and tensor.nbytes > _BIG and tensor.dtype != ir.DataType.STRING:
             value.const_value = _reference(tensor, value.name or "", "-", None)
-    return ir.to_proto(copy)
+    return ir.serde.serialize_model(copy)
 
 
 def _initializers(model: ir.Model) -> list[ir.Value]:
@@ -239,7 +239,7 @@ def contained(model: ir.Model) -> onnx.ModelProto:
     """Return a small model as protobuf with all its weights inside, wherever they lie: bytes have no folder."""
     copy = model.clone()
     _move_in(copy, keep="")
-    return ir.to_proto(copy)
+    return ir.serde.serialize_model(copy)
 
 
 def _move_in(copy: ir.Model, keep: str) -> None:

@@ -139,7 +139,8 @@ def _fed_back(
     With U of ``inverse_root``, rounding column j by e moves every open column k by e U[j, k] / U[j, j], and costs
     (e / U[j, j])² once the open ones have done so.
     """
-    columns, order, roots = weight.shape[2], metric.order, metric.roots
+    groups, columns = np.arange(len(weight)), weight.shape[2]
+    order, roots = metric.order, metric.roots
     open_ = np.take_along_axis(weight.astype(np.float64), order[:, None, :], 2).swapaxes(1, 2).copy()
     codes = np.empty(weight.shape)
     couples = _Couples(orders, order, roots, codes)
@@ -147,12 +148,11 @@ def _fed_back(
         end = min(start + block, columns)
         errors = np.empty((len(weight), end - start, weight.shape[1]))
         for j in range(start, end):
-            place = order[:, None, j : j + 1]
-            step = np.take_along_axis(scale, place, 2)[..., 0].astype(np.float64)
-            zero = np.take_along_axis(zero_point, place, 2)[..., 0]
+            place = (groups, slice(None), order[:, j])
+            step, zero = scale[place].astype(np.float64), zero_point[place]
             code = couples.rounded(j, open_, scale, step, limits) if orders else open_[:, j] / step
             code = np.clip(np.rint(code) + zero, *limits)
-            np.put_along_axis(codes, place, code[..., None], 2)
+            codes[place] = code
             lost = (open_[:, j] - (code - zero) * step) / roots[:, j, j, None]
             errors[:, j - start] = lost
             open_[:, j + 1 : end] -= roots[:, j, j + 1 : end, None] * lost[:, None]

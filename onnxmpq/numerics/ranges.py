@@ -52,21 +52,9 @@ class Histogram:
     @staticmethod
     def of(values: Array) -> "Histogram":
         """Count ``values`` of any shape; raise FloatingPointError, naming it, if one is NaN or infinite."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            x = np.ravel(values).astype(np.float32, copy=False)
-            low, high = (float(x.min()), float(x.max())) if x.size else (0.0, 0.0)
-        if not math.isfinite(low + high):
-            raise FloatingPointError("NaN" if math.isnan(low) else "infinite")
-        exponent = _exponent(low, high)
-        # Dividing by a power of two is exact, except that float32 could under- or overflow.
-        kind: type[np.floating[Any]] = np.float32 if -100 < exponent <= 0 else np.float64
-        counts = np.zeros(2 * _HALF, np.int64)
-        for start in range(0, x.size, 1 << 15):  # stays in the cache
-            scaled = np.floor(x[start : start + (1 << 15)].astype(kind, copy=False) * kind(2.0**-exponent)) + kind(
-                _HALF
-            )
-            counts += np.bincount(scaled.astype(np.uint16), minlength=2 * _HALF)
-        return Histogram(exponent, counts, int(np.count_nonzero(x == 0)), low, high)
+        counting = Counting()
+        counting.add(values)
+        return counting.histogram()
 
     def __add__(self, other: "Histogram") -> "Histogram":
         """Count what either has counted: the same as one histogram of all values."""
@@ -74,8 +62,8 @@ class Histogram:
             return self if self.count else other
         low, high = min(self.min, other.min), max(self.max, other.max)
         exponent = _exponent(low, high)
-        counts = self._widened(exponent) + other._widened(exponent)
-        return Histogram(exponent, counts, self.zeros + other.zeros, low, high)
+        mine, others = (_merged(x.counts, exponent - x.exponent) for x in (self, other))
+        return Histogram(exponent, mine + others, self.zeros + other.zeros, low, high)
 
     def __eq__(self, other: object) -> bool:
         """Compare everything, bit by bit."""
@@ -84,13 +72,59 @@ class Histogram:
         mine, others = ((x.exponent, x.zeros, x.min, x.max) for x in (self, other))
         return mine == others and np.array_equal(self.counts, other.counts)
 
-    def _widened(self, exponent: int) -> npt.NDArray[np.int64]:
-        """Merge bins: floor(floor(x / w) / 2**n) is floor(x / (2**n w))."""
-        merged = 1 << min(exponent - self.exponent, 12)  # beyond 12, all values stand beside zero
-        counts = np.zeros(2 * _HALF, np.int64)
-        kept = _HALF // merged
-        counts[_HALF - kept : _HALF + kept] = self.counts.reshape(-1, merged).sum(axis=1)
+
+class Counting:
+    """A histogram that is not complete yet: values are added in place, where a sum of histograms makes new ones."""
+
+    def __init__(self) -> None:
+        self.size, self.zeros, self.min, self.max = 0, 0, 0.0, 0.0
+        self.exponent = _exponent(0.0, 0.0)
+        self.counts = np.zeros(2 * _HALF, np.int64)
+
+    def add(self, values: Array) -> None:
+        """Count ``values`` of any shape; raise FloatingPointError, naming it, if one is NaN or infinite."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            x = np.ravel(values).astype(np.float32, copy=False)
+            low, high = (float(x.min()), float(x.max())) if x.size else (0.0, 0.0)
+        if not math.isfinite(low + high):
+            raise FloatingPointError("NaN" if math.isnan(low) else "infinite")
+        if not x.size:
+            return
+        self._widen(*((min(self.min, low), max(self.max, high)) if self.size else (low, high)))
+        self.size += x.size
+        self.zeros += x.size - int(np.count_nonzero(x))
+        for start in range(0, x.size, 1 << 15):  # stays in the cache
+            np.add.at(self.counts, self._bins(x[start : start + (1 << 15)]), 1)
+
+    def histogram(self) -> Histogram:
+        """Return what is counted; nothing can be added then."""
+        return Histogram(self.exponent, self.counts, self.zeros, self.min, self.max)
+
+    def _widen(self, low: float, high: float) -> None:
+        """Make the bins as wide as these bounds ask for."""
+        self.min, self.max = low, high
+        before, self.exponent = self.exponent, _exponent(low, high)
+        if self.size and self.exponent > before:
+            self.counts = _merged(self.counts, self.exponent - before)
+
+    def _bins(self, x: Array) -> Array:
+        """Number the bins of values, from 0."""
+        # Dividing by a power of two is exact, except that float32 could under- or overflow.
+        kind: type[np.floating[Any]] = np.float32 if -100 < self.exponent <= 0 else np.float64
+        scaled = np.floor(x.astype(kind, copy=False) * kind(2.0**-self.exponent))
+        bins: Array = (scaled + kind(_HALF)).astype(np.intp)
+        return bins
+
+
+def _merged(counts: npt.NDArray[np.int64], doublings: int) -> npt.NDArray[np.int64]:
+    """Make bins wider by so many powers of two: floor(floor(x / w) / 2**n) is floor(x / (2**n w))."""
+    if not doublings:
         return counts
+    merged = 1 << min(doublings, 12)  # beyond 12, all values stand beside zero
+    wider = np.zeros(2 * _HALF, np.int64)
+    kept = _HALF // merged
+    wider[_HALF - kept : _HALF + kept] = counts.reshape(-1, merged).sum(axis=1)
+    return wider
 
 
 def _exponent(low: float, high: float) -> int:
@@ -304,9 +338,14 @@ def _errors(density: _Density, scale: Floats, zero_point: Floats, kind: Quantise
     error = ((ends - np.clip(np.rint(ends), first, last)) ** 2 * density.ends).sum(axis=1)
     if density.mass.size:
         u = density.edges / scale[:, None]
-        n = np.clip(np.rint(u), first, last)
+        n = np.rint(u)
+        np.clip(n, first, last, out=n)
         u -= n
-        integral = n / 12 + u * u * u / 3
+        integral = u * u  # in place from here on: these are the largest arrays there are
+        integral *= u
+        integral /= 3
+        n /= 12
+        integral += n
         slope = density.mass / np.diff(density.edges)
         # einsum, not @: its sums do not depend on the number of threads.
         error -= np.einsum("ij,j->i", integral, np.diff(slope, prepend=0.0, append=0.0)) * scale

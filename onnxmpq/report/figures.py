@@ -10,7 +10,7 @@ which is read by the fields of these classes.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from onnxmpq.artifacts import Accuracy, Check, Estimate, plain
@@ -196,8 +196,7 @@ class View:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data; what JSON has no number for (no noise at all) is text."""
-        found: dict[str, Any] = plain({"schema": self.schema, **asdict(self)})
-        return found
+        return {"schema": self.schema, **plain(self)}
 
     def to_text(self) -> str:
         """Return the numbers as a JSON file has them."""

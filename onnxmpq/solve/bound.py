@@ -19,8 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
-import scipy.sparse
+import scipy
 
 from onnxmpq.solve.reduce import Floats, Mask, Reduced
 
@@ -211,6 +210,7 @@ class Relaxation:
         self.present = np.arange(widest) < reduced.sizes[:, None]
         self.places = np.zeros((reduced.units, widest), dtype=np.int64)
         self.places[self.present] = np.arange(count)
+        self.owner, self.units, self.counts = reduced.owner, np.arange(reduced.units), np.arange(1, widest + 1)
         self.prices = np.zeros(slacks)
 
     def start(self) -> State:
@@ -289,12 +289,12 @@ class Relaxation:
 
     def _simplex(self, point: Floats) -> Floats:
         """Return the nearest shares that sum to one in every unit."""
-        padded = np.where(self.present, point[self.places], -1e30)
+        padded = np.where(self.present, point.take(self.places), -1e30)
         ordered = -np.sort(-padded, axis=1)
         over = np.cumsum(ordered, axis=1) - 1
-        positive = (ordered * np.arange(1, ordered.shape[1] + 1) > over).sum(1)
-        threshold = over[np.arange(self.reduced.units), positive - 1] / positive
-        return np.asarray(np.maximum(point - threshold[self.reduced.owner], 0.0), dtype=np.float64)
+        positive = (ordered * self.counts > over).sum(1)
+        threshold = over[self.units, positive - 1] / positive
+        return np.asarray(np.maximum(point - threshold[self.owner], 0.0), dtype=np.float64)
 
     def _shares(self, point: Floats) -> Floats:
         """Return the nearest shares that also keep the budgets, by a search for their prices (kept for the next)."""

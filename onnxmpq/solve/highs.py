@@ -14,8 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import scipy.linalg
-import scipy.sparse
+import scipy
 
 from onnxmpq.errors import InternalError
 from onnxmpq.solve.reduce import Floats, Integers, Mask, Reduced
@@ -44,7 +43,7 @@ class Model:
     """A linear program, with integers where ``integral`` is given."""
 
     costs: Floats
-    matrix: scipy.sparse.csr_array
+    matrix: "scipy.sparse.csr_array"
     row_lower: Floats
     row_upper: Floats
     lower: Floats

@@ -12,7 +12,7 @@ from math import inf
 from time import perf_counter
 
 import numpy as np
-import scipy.sparse
+import scipy
 
 from onnxmpq.solve import highs
 from onnxmpq.solve.reduce import Floats, Integers, Mask, Reduced

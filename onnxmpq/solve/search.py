@@ -77,7 +77,8 @@ class Search:
     def changes(self, walk: Walk) -> tuple[Floats, Floats, Integers]:
         """Return how each option would change value and usage, and which option its unit has now."""
         current = walk.picked[self.owner]
-        return walk.gradient - walk.gradient[current], self.reduced.rows - self.reduced.rows[:, current], current
+        gradient, rows = walk.gradient, self.reduced.rows
+        return gradient - gradient.take(current), rows - rows.take(current, 1), current
 
     def cheapest(self) -> Integers:
         """Return the option of every unit that uses the least of all rows together."""
@@ -131,10 +132,8 @@ class Search:
         priced = gain + self.prices @ used
         priced[walk.picked] = np.inf
         near = np.argpartition(priced, count - 1)[:count]
-        now, quadratic = current[near], self.reduced.quadratic
-        cross = quadratic[np.ix_(near, near)] - quadratic[np.ix_(near, now)]
-        cross += quadratic[np.ix_(now, now)] - quadratic[np.ix_(now, near)]
-        both = gain[near][:, None] + gain[near] + 2 * cross
+        now = current[near]
+        both = gain[near][:, None] + gain[near] + 2 * self._crossed(near, now)
         both[now[:, None] == now] = 0.0
         for row in range(len(self.allowed)):
             cost = used[row][near]
@@ -143,6 +142,14 @@ class Search:
         if both.flat[best] >= -self.tiny:
             return None
         return int(near[best // count]), int(near[best % count])
+
+    def _crossed(self, near: Integers, now: Integers) -> Floats:
+        """Return by how much two flips together differ from their sum, halved; ``take`` is faster than any index."""
+        taken, left = (self.reduced.quadratic.take(options, 0) for options in (near, now))
+        crossed: Floats = taken.take(near, 1)
+        crossed -= taken.take(now, 1)
+        crossed += left.take(now, 1) - left.take(near, 1)
+        return crossed
 
     def reprice(self, walk: Walk) -> None:
         """Estimate what a unit of every tight row is worth here: between what flips pay for it and what they give."""

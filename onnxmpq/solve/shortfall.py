@@ -4,7 +4,7 @@ from dataclasses import replace
 from time import perf_counter
 
 import numpy as np
-import scipy.sparse
+import scipy
 
 from onnxmpq.solve import highs
 from onnxmpq.solve.linear import solve_linear

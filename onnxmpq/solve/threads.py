@@ -7,6 +7,7 @@ may sum in another order: with one, a seed gives one answer.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib import import_module
 
 from threadpoolctl import ThreadpoolController  # ships no types
 
@@ -20,4 +21,6 @@ def one_thread() -> Iterator[None]:
 
 @cache
 def _controller() -> ThreadpoolController:
+    """Find the libraries that have threads: only what is loaded is found, and scipy brings one of its own."""
+    import_module("scipy.linalg")
     return ThreadpoolController()

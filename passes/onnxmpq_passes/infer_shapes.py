@@ -25,8 +25,11 @@ class InferShapes(Pass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Infer on a skeleton of the model and take over what is new."""
         try:
-            proto = onnx.shape_inference.infer_shapes(skeleton(model), data_prop=True)
+            given = skeleton(model)
+            proto = onnx.shape_inference.infer_shapes(given, data_prop=True)
         except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
+            return ir.passes.PassResult(model, modified=False)
+        if proto == given:  # as most often: nothing is missing
             return ir.passes.PassResult(model, modified=False)
         inferred, filled = ir.from_proto(proto), 0
         public = {*model.graph.inputs, *model.graph.outputs}

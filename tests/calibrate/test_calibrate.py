@@ -19,6 +19,7 @@ from onnxmpq.errors import InputError
 from onnxmpq.numerics.formats import container_bits
 from onnxmpq.numerics.ranges import (
     Affine,
+    Counting,
     Histogram,
     QuantisedType,
     Range,
@@ -60,6 +61,10 @@ def test_histogram_does_not_depend_on_order_or_grouping(values: list[float], dat
     backwards = sum(parts[::-1], Histogram.of(np.empty(0)))
     assert forwards == whole == backwards
     assert (whole.counts == forwards.counts).all()
+    counting = Counting()
+    for part in np.split(shuffled, cuts):
+        counting.add(part)
+    assert counting.histogram() == whole
 
 
 @given(VALUES)

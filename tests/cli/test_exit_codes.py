@@ -11,7 +11,7 @@ from onnxmpq import __version__
 from onnxmpq.cli import main
 from onnxmpq.errors import InfeasibleError, InputError, InternalError, RuntimeMissingError, VerifyError
 from tests.cli.running import code_of, run
-from tests.processes import python
+from tests.processes import onnxmpq, python
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def test_help_version_and_no_command_at_all(
     ],
 )
 def test_a_process_ends_with_the_code(arguments: list[str], code: int, desk: Path) -> None:
-    ended = python("-c", "from onnxmpq.cli import main; main()", *arguments, timeout=60)
+    ended = onnxmpq(*arguments)
     assert (ended.returncode, "Traceback" in ended.stderr) == (code, False)
     assert (ended.stdout != "") == (code == 0)
     assert ("Error: " in ended.stderr) == (code != 0)

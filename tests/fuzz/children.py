@@ -97,7 +97,7 @@ def _waited(child: int, seconds: float) -> int | None:
         if done:
             return status
         time.sleep(pause)
-        pause = min(2 * pause, 0.05)
+        pause = min(2 * pause, 0.01)
     os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return None

@@ -15,13 +15,13 @@ import onnx
 import onnx_ir as ir
 
 import onnxmpq.targets
-from onnxmpq.model.passes import pipeline
 from tests.asked import untimed
 from tests.fuzz import contents
 from tests.fuzz.bases import models, samples
 from tests.fuzz.children import Outcome, fresh, run
 from tests.fuzz.models import damaged
 from tests.graphs import from_text
+from tests.loaded import load
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,24 +120,8 @@ def command(*arguments: str) -> None:
 
 def preload() -> None:
     """Import what commands need, so that forked children need not."""
-    names = (
-        "cli.inspect",
-        "cli.quantize",
-        "cli.measure",
-        "cli.apply",
-        "cli.report",
-        "report.page",
-        "report.record",
-        "cli.solve",
-        "api",
-        "search.front",
-        "search.from_table",
-        "exchange.overrides",
-        "sensitivity.engine",
-    )
-    for name in ("onnxruntime", "PIL.Image", "onnxmpq_passes", *(f"onnxmpq.{name}" for name in names)):
-        importlib.import_module(name)
-    pipeline("normalise")
+    importlib.import_module("PIL.Image")
+    load()
 
 
 def _write_model(recipe: Recipe, base: bytes, folder: Path) -> None:

@@ -68,7 +68,7 @@ def greeting(length: int, content: bytes) -> Callable[[socket.socket], None]:
 SERVERS: dict[str, Callable[[socket.socket], None]] = {
     "a server of pages": http,
     "silence": greeting(0, b""),
-    "nothing but silence": lambda connection: time.sleep(3),
+    "nothing but silence": lambda connection: time.sleep(1.5),
     "one byte now and then": drip,
     "random bytes": lambda connection: connection.sendall(np.random.default_rng(0).bytes(10_000)),
     "a huge length": greeting(2**62, b""),

@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
 
-import networkx as nx  # type: ignore[import-untyped]
 import onnx_ir as ir
 
 from onnxmpq.artifacts import Space
@@ -89,6 +88,8 @@ class _Order:
     @classmethod
     def best(cls, model: ir.Model) -> "_Order":
         """Return the order with the fewest live bytes in the mean, the file's own where it is as good."""
+        import networkx as nx  # type: ignore[import-untyped]  # slow to load, and workers need none of it
+
         nodes = list(model.graph)
         index = {node: i for i, node in enumerate(nodes)}
         dag = nx.DiGraph()
@@ -174,6 +175,8 @@ def _cheapest(
     order: _Order, starts: Sequence[tuple[int, bool]], candidates: Sequence[int], chain_cost: float
 ) -> list[int]:
     """Return the candidates at which cutting makes the sum over all units' variants least."""
+    import networkx as nx
+
     end = len(order.nodes)
     if math.isinf(chain_cost) or not end:
         return []
