@@ -69,6 +69,7 @@ def searched(
         ended = subprocess.run(
             [sys.executable, "-c", _RUN, *arguments],
             env=os.environ | {"PYTHONPATH": path},
+            cwd=folder,  # not a checkout, which Python would look in first
             capture_output=True,
             text=True,
             check=False,
@@ -120,7 +121,7 @@ def compared(
     for data in models:
         for budget in budgets:
             others: np.ndarray | None = None
-            for label, checkout in (("before", against), ("here", ROOT)):
+            for label, checkout in (("before", against and against.resolve()), ("here", ROOT)):
                 if checkout is None:
                     continue
                 try:
