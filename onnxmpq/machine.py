@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import functools
 import gc
+import importlib
 import os
 import platform
 import re
@@ -16,6 +17,10 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 ISA = (
     *("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
@@ -106,6 +111,27 @@ def memory_bytes(
         return total, free
     text = run("-n", "hw.memsize").strip() if sys.platform == "darwin" else ""
     return (int(text) if text.isdigit() else None), None
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep linear algebra on one thread while the context lasts.
+
+    Several threads of BLAS make an eigendecomposition of a few hundred rows slower, many times so on a busy machine,
+    and may sum in another order: with one, a seed gives one answer, and processes side by side stay out of each
+    other's way.
+    """
+    with _controller().limit(limits=1):
+        yield
+
+
+@functools.cache
+def _controller() -> "ThreadpoolController":
+    """Find the libraries that have threads: only what is loaded is found, and scipy brings one of its own."""
+    from threadpoolctl import ThreadpoolController  # ships no types
+
+    importlib.import_module("scipy.linalg")
+    return ThreadpoolController()
 
 
 def give_back() -> None:

@@ -206,7 +206,8 @@ class MeasureOptions:
     """How losses are measured, what keeps the results, and where jobs run.
 
     ``memory`` is a ceiling in bytes for one process; ``batch`` follows from it where it is 0. ``executor`` is the name
-    of one or any ``concurrent.futures.Executor``, with ``ahead`` jobs in flight; results do not depend on it.
+    of one or any ``concurrent.futures.Executor``, with ``ahead`` jobs in flight; results do not depend on it. ``auto``
+    runs short work in this process, long work in ``jobs`` others.
 
     ``function`` is a loss of the user's own, a function of a module (workers must be able to import it). The Gram of
     interactions stays that of the built-in loss; what a variant adds alone is the function's. Where ``blends`` is None,
@@ -236,9 +237,18 @@ class MeasureOptions:
         metadata=flag("--memory", "Ceiling for one process.", typed="4GB", shows_default=True, parse="bytes"),
     )
     executor: "str | Executor" = field(
-        default="inline",
+        default="auto",
         metadata=flag(
-            "--executor", "inline, processes[:N], dask:local[:N], dask:URL.", shows_default=True, words="executors"
+            "--executor",
+            "auto, inline, processes[:N], dask:local[:N], dask:URL.",
+            shows_default=True,
+            words="executors",
+        ),
+    )
+    jobs: int = field(
+        default=0,
+        metadata=flag(
+            "--jobs", "Jobs side by side, each in a process: as many as there are cores and memory for if 0.", least=0
         ),
     )
     seed: int = field(default=0, metadata=flag("--seed", "Seed of everything random.", least=0))

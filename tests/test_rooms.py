@@ -36,7 +36,7 @@ MAY_IMPORT = {  # from the bottom up: every room, and every module that stands a
     "sensitivity": (
         "artifacts data disk errors lower machine metrics model numerics options runtimes targets version workspace"
     ),
-    "solve": "errors",
+    "solve": "errors machine",
     "methods": "artifacts budgets errors metrics model options registry sensitivity solve",
     "search": "artifacts budgets data disk errors methods metrics options sensitivity solve workspace",
     "guard": (

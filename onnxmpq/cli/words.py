@@ -15,7 +15,7 @@ from onnxmpq.registry import BUDGETS, METHODS, PASSES, TARGETS
 ISAS = ("any", "vnni")
 OVER = ("size", "bits", "bops", "memory")
 options, losses = MENU, LOSSES
-executors = ("inline", "processes", "processes:4", "dask:local", "dask:local:4", "dask:tcp://")
+executors = ("auto", "inline", "processes", "processes:4", "dask:local", "dask:local:4", "dask:tcp://")
 
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 _PASS_NAME = re.compile(r'^    name: ClassVar\[str\] = "([^"]+)"', re.MULTILINE)

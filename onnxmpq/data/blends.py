@@ -8,9 +8,9 @@ Lopez-Paz, "mixup: Beyond Empirical Risk Minimization", trains on such samples; 
 the float model's own outputs.) As many blends are measured as samples; of many samples every second one stays as it is.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any
 
 import numpy.typing as npt
@@ -45,12 +45,20 @@ class Blended:
             turn += 1
         return list(zip(firsts, [*plain[turn:], *plain[:turn]], strict=True))
 
-    def feeds(self, samples: Iterable[Feed]) -> Iterator[Feed]:
-        """Yield the samples that stay, and the blends; ``samples`` is read several times."""
-        yield from _at(samples, self.plain)
-        firsts, seconds = zip(*self.pairs, strict=True)
-        for first, second in zip(_at(samples, firsts), _at(samples, seconds), strict=True):
-            yield blend(first, second)
+    def feeds(self, samples: Iterable[Feed], places: Sequence[int] | None = None) -> Iterator[Feed]:
+        """Yield the samples that stay, and the blends behind them, or some of them by their places in that order.
+
+        ``samples`` is read several times.
+        """
+        plain, pairs = self.plain, self.pairs
+        wanted = range(len(plain) + len(pairs)) if places is None else places
+        for blended, group in groupby(wanted, lambda place: place >= len(plain)):
+            if not blended:
+                yield from at(samples, (plain[place] for place in group))
+                continue
+            firsts, seconds = zip(*(pairs[place - len(plain)] for place in group), strict=True)
+            for first, second in zip(at(samples, firsts), at(samples, seconds), strict=True):
+                yield blend(first, second)
 
 
 def may_blend(feeds: Iterable[Feed]) -> bool:
@@ -69,7 +77,7 @@ def blend(first: Feed, second: Feed) -> Feed:
     return {name: (FIRST * array + (1 - FIRST) * second[name]).astype(array.dtype) for name, array in first.items()}
 
 
-def _at(samples: Iterable[Feed], places: Iterable[int]) -> Iterator[Feed]:
+def at(samples: Iterable[Feed], places: Iterable[int]) -> Iterator[Feed]:
     """Yield the samples at places; those in ascending order are read in one go."""
     reader, last = enumerate(samples), -1
     for place in places:

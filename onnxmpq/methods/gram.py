@@ -7,7 +7,8 @@ One run of the rest of the model for every unit and option gives the responses z
 which is solved with a proof. Two closer models share its measurements: the same with each unit's own loss as it was
 measured, and superposition, which knows saturation. What each proposes is measured; around the best plans, one after
 another, responses are measured again (options next to the plan's own) and the search goes on in a neighbourhood, as
-long as the effort lasts. Only measured losses decide. Half of what is measured on are blends of samples.
+long as the effort lasts, and by default as that helps. Responses are measured on the first stage of the samples, plans
+in a race. Only measured losses decide. Half of what is measured on are blends of samples.
 """
 
 from collections.abc import Sequence
@@ -92,6 +93,7 @@ class Gram:
 
     name: ClassVar[str] = "gram"
     blends: ClassVar[bool] = True
+    staged: ClassVar[bool] = True
 
     def most_runs(self, study: Study) -> float:
         """Return about how many runs a search takes at most."""
@@ -104,29 +106,33 @@ class Gram:
     def propose(self, study: Study) -> Draft:
         """Return measured plans, the best first."""
         near = _worthwhile(study)
-        first = Models.of(study, study.table(near=near), near)
+        first = Models.of(study, study.table(near=near, staged=True), near)
         robust = _robust(study, first)
         solved = [*_solved(study, first, EXACTLY), _alone(study, first)]
         found = [*_distinct([*solved, *_refined(study, first, [*solved, *robust])]), *robust]
         rounds, most = 0, _affordable(study)
         centres: list[Choices] = []
-        while rounds < ROUNDS[study.effort] and study.runs + _round(study) <= most:
+        while rounds < ROUNDS[study.effort] and study.runs - study.settling + _round(study) <= most:
             centre = _next_centre(study, found, centres)
             if centre is None:
                 break
             rounds += 1
             centres.append(centre.choices)
             near = _near(study, centre.choices)
-            models = Models.of(study, study.table(centre.choices, near), near)
+            models = Models.of(study, study.table(centre.choices, near, staged=True), near)
             closer = _around(study, models)
-            closer += _probed(study, models, most, *_best(study, [centre, *closer]))
+            closer += _probed(study, models, most, _best(study, [centre, *closer])[0])
+            before, _ = _best(study, found)
             found = _distinct([*found, *closer])
+            after, _ = _best(study, found)
+            if study.effort == "default" and not study.improves(after.choices, before.choices):
+                break  # what further rounds could still find is not told from chance
         if study.effort != "quick" and not rounds:
-            found = _distinct([*found, *_probed(study, first, most, *_best(study, found))])
+            found = _distinct([*found, *_probed(study, first, most, _best(study, found)[0])])
         best, _ = _best(study, found)
         ranked = [best, *(candidate for candidate in found if candidate.choices != best.choices)]
         engine = study.engine
-        notes: tuple[str, ...] = (f"Rounds around a plan: {rounds}; plans measured: {len(study.measured)}.",)
+        notes: tuple[str, ...] = (f"Rounds around a plan: {rounds}; plans measured: {len(list(study.tried()))}.",)
         if blends := engine.samples - engine.plain:
             notes += (f"Losses are means over {engine.plain} samples and {blends} blends of two samples.",)
         return Draft(
@@ -148,7 +154,7 @@ def front_plans(study: Study, budget: str, limits: Sequence[int]) -> list[Drawn]
 
     Every limit has the plan of the quadratic model and the same refined by superposition.
     """
-    models = Models.of(study, study.table(), study.menu.options)
+    models = Models.of(study, study.table(staged=True), study.menu.options)
     problem = study.problem(models.linear, models.quadratic, constant=models.table.centre_loss.value)
     found: list[Drawn] = []
     for limit, solution in zip(limits, solve_front(problem, budget, limits, gap=1e-3, seed=study.seed), strict=True):
@@ -227,7 +233,7 @@ def _robust(study: Study, models: Models) -> list[Candidate]:
     return found
 
 
-def _probed(study: Study, models: Models, most: float, best: Candidate, loss: float) -> list[Candidate]:
+def _probed(study: Study, models: Models, most: float, best: Candidate) -> list[Candidate]:
     """Measure the likeliest flips and exchanges of a plan, as long as one of them helps; return what was measured."""
     if models.superposition is None:
         return []
@@ -241,17 +247,17 @@ def _probed(study: Study, models: Models, most: float, best: Candidate, loss: fl
         begin = study.menu.index(best.choices)
         if any(place not in kept for place, kept in zip(begin, places, strict=True)):
             break
-        if study.runs + PROBED * study.engine.repeats > most:
+        if study.runs - study.settling + PROBED * study.repeats(staged=True) > most:
             break
         around = neighbours(allowed, models.superposition, begin, PROBED, near=places)
         if not around:
             break
         tried = [Candidate(study.menu.choices(choices), value, None) for choices, value in around]
         found += tried
-        nearest, measured = _best(study, tried)
-        if measured >= loss:
+        nearest, _ = _best(study, [best, *tried])
+        if nearest is best:
             break
-        best, loss = nearest, measured
+        best = nearest
     return found
 
 
@@ -264,19 +270,19 @@ def _next_centre(study: Study, found: Sequence[Candidate], used: Sequence[Choice
 def _first(study: Study) -> float:
     """Return what the responses around float cost, in runs."""
     variants = Menu(study.menu.units, _worthwhile(study)).variants
-    return study.engine.cost(variants).full_runs * study.engine.repeats
+    return study.engine.cost(variants, study.engine.first).full_runs * study.repeats(staged=True)
 
 
 def _round(study: Study) -> float:
     """Return what a round costs at most, in runs: responses of two neighbours of every unit, and plans."""
-    return _first(study) * NEARBY + PROBED * study.engine.repeats
+    return _first(study) * NEARBY + PROBED * study.repeats(staged=True)
 
 
 def _affordable(study: Study) -> float:
     """Return the runs that the effort allows: by default a tenth of what measuring all pairs would take."""
     if study.effort == "extensive":
         return np.inf
-    return SHARE_OF_PAIRS * pair_runs(study, study.menu.variants)
+    return SHARE_OF_PAIRS * pair_runs(study, study.menu.variants) * study.engine.first_share
 
 
 def _worthwhile(study: Study) -> tuple[tuple[Option, ...], ...]:
@@ -319,7 +325,7 @@ def _distinct(found: Sequence[Candidate]) -> list[Candidate]:
 
 
 def _best(study: Study, found: Sequence[Candidate]) -> tuple[Candidate, float]:
-    """Measure candidates and return the best."""
-    losses = [estimate.value for estimate in study.losses([candidate.choices for candidate in found])]
+    """Measure candidates, in a race, and return the best."""
+    losses = [estimate.value for estimate in study.raced([candidate.choices for candidate in found])]
     place = int(np.argmin(losses))
     return found[place], losses[place]

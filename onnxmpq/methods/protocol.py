@@ -39,7 +39,22 @@ class Measurer(Protocol):
 
     @property
     def plain(self) -> int:
-        """How many of them are no blends; they come first."""
+        """How many of them are no blends."""
+        ...
+
+    @property
+    def batches(self) -> int:
+        """How many batches samples are in."""
+        ...
+
+    @property
+    def first(self) -> int:
+        """How many of these are the first stage."""
+        ...
+
+    @property
+    def first_share(self) -> float:
+        """The share of the samples that are in it."""
         ...
 
     @property
@@ -47,7 +62,7 @@ class Measurer(Protocol):
         """How many samples are measured for each that was given."""
         ...
 
-    def cost(self, variants: Sequence[Variant]) -> Cost:
+    def cost(self, variants: Sequence[Variant], batches: int | None = None) -> Cost:
         """Return what measuring variants takes, before anything runs."""
         ...
 
@@ -56,8 +71,12 @@ class Measurer(Protocol):
         options: Sequence[Option],
         centre: Mapping[str, Option] | None = None,
         variants: Sequence[Variant] | None = None,
+        batches: int | None = None,
     ) -> Table:
-        """Measure every unit at each of ``options``, or just ``variants``, alone, around ``centre``."""
+        """Measure every unit at each of ``options``, or just ``variants``, alone, around ``centre``.
+
+        On the first ``batches`` of samples, or on all.
+        """
         ...
 
     def responses(self, table: Table) -> Iterator[tuple[Loss, Array, npt.NDArray[np.float32]]]:
@@ -65,7 +84,15 @@ class Measurer(Protocol):
         ...
 
     def sample_losses(self, table: Table) -> Array:
-        """Return the loss of every variant of a table on every sample."""
+        """Return the loss of every variant of a table on each of its samples."""
+        ...
+
+    def own_samples(self, table: Table) -> npt.NDArray[np.int64]:
+        """Return which of a table's samples are no blends, in the order they came in."""
+        ...
+
+    def sample_losses_of(self, plans: Sequence[Mapping[str, Option]], batches: int) -> Array:
+        """Measure the true loss of whole plans on every sample of the first batches, [plans, samples]."""
         ...
 
     def float_outputs(self) -> Array:

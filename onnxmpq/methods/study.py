@@ -1,5 +1,6 @@
 """What every method works with: units and their menus, budgets as rows, measuring, and solving."""
 
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -14,10 +15,13 @@ from onnxmpq.budgets.rows import Row
 from onnxmpq.errors import InfeasibleError
 from onnxmpq.methods.agreement import Agreement, agreement
 from onnxmpq.methods.protocol import Measurer
+from onnxmpq.metrics.losses import mean_and_error
 from onnxmpq.sensitivity.table import Table, Variant
 from onnxmpq.solve import Budget, Problem, Shortfall, Solution, solve
 
 Choices = Mapping[str, Option]
+APART = 2.5  # standard errors by which a plan is worse than the best, which then no more samples are spent on
+CONTENDERS = 4  # plans of one race that are measured on all samples at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,11 @@ class Study:
     solver_seconds: float = 20.0
     progress: Callable[[str, int, int], None] = lambda *_: None
     runs: float = 0.0
+    settling: float = 0.0
+    """Of these, what it took to measure plans on all samples that were measured on the first stage before."""
     measured: dict[tuple[Option, ...], Estimate] = field(default_factory=dict)
+    begun: dict[tuple[Option, ...], np.ndarray] = field(default_factory=dict)
+    """Losses on the samples of the first stage, one by one."""
     solutions: list[Solution] = field(default_factory=list)
     first: Table | None = None
     """The first table around the float model that a method asked for."""
@@ -88,8 +96,13 @@ class Study:
 
     # ---- measuring -----------------------------------------------------------------------------------------------
 
-    def table(self, centre: Choices | None = None, near: Sequence[Sequence[Option]] | None = None) -> Table:
-        """Measure the menu's variants around a centre; ``near`` limits every unit to some options."""
+    def table(
+        self, centre: Choices | None = None, near: Sequence[Sequence[Option]] | None = None, *, staged: bool = False
+    ) -> Table:
+        """Measure the menu's variants around a centre; ``near`` limits every unit to some options.
+
+        ``staged``: on the first stage of the samples alone.
+        """
         held = {unit: option for unit, option in (centre or {}).items() if option != FLOAT}
         options = self.menu.options if near is None else near
         variants = [
@@ -98,8 +111,9 @@ class Study:
             for option in allowed
             if option != held.get(unit.name, FLOAT)
         ]
-        self.runs += self.engine.cost(variants).full_runs * self.engine.repeats
-        found = self.engine.table([], held, variants)
+        batches = self.engine.first if staged else self.engine.batches
+        self.runs += self.engine.cost(variants, batches).full_runs * self.repeats(staged=staged)
+        found = self.engine.table([], held, variants, batches)
         if self.first is None and not held:
             self.first = found
         return found
@@ -108,28 +122,82 @@ class Study:
         """Compare halves of the samples, by what was measured around the float model; None where nothing was."""
         if self.first is None:
             return None
-        head = self.engine.heads[0]
+        head, own = self.engine.heads[0], self.engine.own_samples(self.first)  # blends are of all kinds
         outputs, losses = self.engine.float_outputs(), self.engine.sample_losses(self.first)
-        plain = self.engine.plain  # blends are of all kinds
-        return agreement(
-            outputs[:plain, : head.width], losses[:, :plain], head.classes if head.kind != "power" else 0, self.seed
-        )
+        classes = head.classes if head.kind != "power" else 0
+        return agreement(outputs[own, : head.width], losses[:, own], classes, self.seed)
 
     def losses(self, plans: Sequence[Choices]) -> list[Estimate]:
         """Measure the true loss of plans, each once."""
         keys = [self._key(plan) for plan in plans]
         new = [plan for plan, key in zip(plans, keys, strict=True) if key not in self.measured]
         unique = {self._key(plan): plan for plan in new}
-        self.runs += len(unique) * self.engine.repeats
+        known = sum(key in self.begun for key in unique)
+        rest = known * (self.repeats(staged=False) - self.repeats(staged=True))
+        self.runs += (len(unique) - known) * self.repeats(staged=False) + rest
+        self.settling += rest
         for key, found in zip(unique, self.engine.losses(list(unique.values())), strict=True):
             self.measured[key] = found
         return [self.measured[key] for key in keys]
 
+    def raced(self, plans: Sequence[Choices]) -> list[Estimate]:
+        """Estimate the losses of plans; what may be the best of them is measured on all samples, others on some.
+
+        All are measured on the first stage. Those that are not worse there than the best by ``APART`` standard errors
+        of the difference, sample by sample, go on, ``CONTENDERS`` at a time. What does not has the loss of the best
+        and, on top, the difference there.
+        """
+        if self.engine.first == self.engine.batches:
+            return self.losses(plans)
+        keys = [self._key(plan) for plan in plans]
+        by_key = dict(zip(keys, plans, strict=True))
+        new = [key for key in by_key if key not in self.begun]
+        self.runs += sum(key not in self.measured for key in new) * self.repeats(staged=True)
+        if new:
+            first = self.engine.sample_losses_of([by_key[key] for key in new], self.engine.first)
+            self.begun.update(zip(new, first, strict=True))
+        ranked = sorted(by_key, key=lambda key: float(self.begun[key].mean()))
+        contenders = [key for key in ranked if not self._beaten(key, ranked[0])]
+        self.losses([by_key[key] for key in contenders[:CONTENDERS]])
+        leader = min((key for key in by_key if key in self.measured), key=lambda key: self.measured[key].value)
+        return [self._estimate(key, leader) for key in keys]
+
+    def improves(self, plan: Choices, other: Choices) -> bool:
+        """Tell whether a plan is better than another by more than the standard error of the difference."""
+        whole = self.settled(plan) and self.settled(other)
+        batches = self.engine.batches if whole else self.engine.first
+        losses = self.engine.sample_losses_of([plan, other], batches)
+        difference, error = mean_and_error(losses[1] - losses[0])
+        return difference > error
+
+    def settled(self, plan: Choices) -> bool:
+        """Tell whether a plan was measured on all samples."""
+        return self._key(plan) in self.measured
+
+    def repeats(self, *, staged: bool) -> float:
+        """Return how many runs of the model on all that was given it takes to run a plan, on the first stage or all."""
+        return self.engine.repeats * (self.engine.first_share if staged else 1.0)
+
+    def _beaten(self, key: tuple[Option, ...], best: tuple[Option, ...]) -> bool:
+        difference, error = mean_and_error(self.begun[key] - self.begun[best])
+        return difference > APART * error
+
+    def _estimate(self, key: tuple[Option, ...], leader: tuple[Option, ...]) -> Estimate:
+        """Return the loss of a plan, by its difference from another where it was not measured on all samples."""
+        if key in self.measured:
+            return self.measured[key]
+        difference, error = mean_and_error(self.begun[key] - self.begun[leader])
+        known = self.measured[leader]
+        return Estimate(max(known.value + difference, 0.0), math.hypot(known.error, error))
+
     def tried(self) -> Iterator[tuple[Choices, Estimate]]:
-        """Yield every plan that was measured, with its loss."""
-        for key, loss in self.measured.items():
+        """Yield every plan that was measured, on all samples or on some, with its loss."""
+        leader = min(self.measured, key=lambda key: self.measured[key].value, default=None)
+        for key in dict.fromkeys((*self.measured, *self.begun)):
+            if leader is None or (key not in self.measured and leader not in self.begun):
+                continue
             chosen = zip(self.menu.units, key, strict=True)
-            yield {unit.name: option for unit, option in chosen if option != FLOAT}, loss
+            yield {unit.name: option for unit, option in chosen if option != FLOAT}, self._estimate(key, leader)
 
     def _key(self, plan: Choices) -> tuple[Option, ...]:
         return tuple(plan.get(unit.name, FLOAT) for unit in self.menu.units)
@@ -300,6 +368,11 @@ def pair_runs(
 def blending(method: Method) -> bool:
     """Tell whether a method wants to measure on blends of samples, too: where it has a true ``blends``."""
     return bool(getattr(method, "blends", False))
+
+
+def staged(method: Method) -> bool:
+    """Tell whether a method measures what it might do on the first stage alone: where it has a true ``staged``."""
+    return bool(getattr(method, "staged", False))
 
 
 def make_rows(

@@ -125,7 +125,7 @@ class Reading:
         strides = self._strides(kernel)
         dilations = self.node.attributes.get_ints("dilations") or [1] * len(kernel)
         pads = paddings(self.node, x.shape[2:], kernel, strides, dilations)
-        padded = np.pad(x, [(0, 0), (0, 0), *pads])
+        padded = np.pad(x, [(0, 0), (0, 0), *pads]) if any(map(any, pads)) else x
         outputs = [
             (size - dilation * (width - 1) - 1) // stride + 1
             for size, width, stride, dilation in zip(padded.shape[2:], kernel, strides, dilations, strict=True)
@@ -229,20 +229,48 @@ def count(
     """
     feeds = max(len(samples), 1)
     most = {name: max(ENOUGH, _EACH * view.columns) / feeds for name, view in _views(wanted)}
-    sums = {name: np.zeros((view.groups, view.columns, view.columns)) for name, view in _views(wanted)}
-    counts = dict.fromkeys(wanted, 0)
+    sums = {name: _Sum(view) for name, view in _views(wanted)}
     for number, feed in enumerate(samples, 1):
         values = run(feed)
         for name, readings in wanted.items():
             for x in (x for read in readings for x in read.columns(values[read.tensor], most[name], number)):
-                with np.errstate(over="ignore", invalid="ignore"):
-                    sums[name] += _squares(x)
-                counts[name] += x.shape[-1]
+                sums[name].add(x)
         if progress:
             progress(number)
     for name in wanted:
-        hessian: Floats = sums.pop(name) / max(counts[name], 1)
+        hessian = sums.pop(name).mean()
         yield name, hessian if np.isfinite(hessian).all() else np.zeros_like(hessian)
+
+
+class _Sum:
+    """A sum of x xᵀ: columns wait until there are enough for a product, which costs much for few of them."""
+
+    def __init__(self, view: View) -> None:
+        self.total = np.zeros((view.groups, view.columns, view.columns))
+        self.enough = min(4 * view.columns, max(_CHUNK // (view.groups * view.columns), 1))
+        self.waiting: list[Array] = []
+        self.there = self.count = 0
+
+    def add(self, x: Array) -> None:
+        """Add columns [groups, columns, how many]."""
+        self.waiting.append(x)
+        self.there += x.shape[-1]
+        if self.there >= self.enough:
+            self._multiply()
+
+    def mean(self) -> Floats:
+        """Return the mean over all that was added."""
+        self._multiply()
+        found: Floats = self.total / max(self.count, 1)
+        return found
+
+    def _multiply(self) -> None:
+        if self.waiting:
+            x = self.waiting[0] if len(self.waiting) == 1 else np.concatenate(self.waiting, axis=2)
+            with np.errstate(over="ignore", invalid="ignore"):
+                self.total += _squares(x)
+            self.count += self.there
+        self.waiting, self.there = [], 0
 
 
 def _views(wanted: Mapping[str, tuple[Reading, ...]]) -> Iterator[tuple[str, View]]:

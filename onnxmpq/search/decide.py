@@ -3,7 +3,7 @@
 No plan is handed out that is worse than a uniform one: where calibration misled a method, uniform wins here.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -47,9 +47,7 @@ def decide(study: Study, method: Method, fits: Callable[[Choices], bool] = lambd
     """
     began = perf_counter()
     draft = method.propose(study)
-    losses = study.losses(draft.plans)
-    order = sorted(range(len(losses)), key=lambda place: losses[place].value)
-    best = next((place for place in order if fits(draft.plans[place])), order[0])
+    best, losses = _best(study, draft.plans, fits)
     method_runs = study.runs
     menu = study.menu
     every = dict.fromkeys(option for options in menu.options for option in options if option != FLOAT)
@@ -57,7 +55,7 @@ def decide(study: Study, method: Method, fits: Callable[[Choices], bool] = lambd
     for option in every:
         even = uniform_choices(menu.units, menu.options, option)
         if study.feasible(even) and even not in [known for known, _ in uniforms.values()]:
-            uniforms[str(option)] = (even, study.losses([even])[0])
+            uniforms[str(option)] = (even, study.raced([draft.plans[best], even])[1])
     choices: Choices = draft.plans[best]
     loss, chosen = losses[best], method.name
     predicted = draft.predicted[best] if best < len(draft.predicted) else None
@@ -85,6 +83,17 @@ def decide(study: Study, method: Method, fits: Callable[[Choices], bool] = lambd
         table=study.first,
         tried=tuple(study.tried()),
     )
+
+
+def _best(study: Study, plans: Sequence[Choices], fits: Callable[[Choices], bool]) -> tuple[int, Sequence[Estimate]]:
+    """Return the best plan that fits, measured on all samples, and the losses of all; the best where none fits."""
+    while True:
+        losses = study.raced(plans)
+        order = sorted(range(len(losses)), key=lambda place: losses[place].value)
+        best = next((place for place in order if fits(plans[place])), order[0])
+        if study.settled(plans[best]):
+            return best, losses
+        study.losses([plans[best]])
 
 
 def to_json(decision: Decision) -> dict[str, Any]:

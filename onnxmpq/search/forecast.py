@@ -8,6 +8,7 @@ import numpy as np
 
 from onnxmpq.budgets.limits import parse_limits
 from onnxmpq.data.samples import Data
+from onnxmpq.methods.study import staged
 from onnxmpq.options import Constraints, GraphOptions, MeasureOptions, Numbers, SearchOptions
 from onnxmpq.search.loop import Search
 from onnxmpq.workspace.export import Exporter
@@ -75,8 +76,9 @@ def foresee(
         study = looked.study(parse_limits(budget))
         study.solve(study.problem(np.zeros(sum(map(len, looked.menu.options)))))
         engine, variants = looked.engine, looked.menu.variants
-        cost = engine.cost(variants)
-        runs = cost.full_runs * engine.repeats
+        on_some = staged(looked.method)
+        cost = engine.cost(variants, engine.first if on_some else engine.batches)
+        runs = cost.full_runs * study.repeats(staged=on_some)
         most_runs = getattr(looked.method, "most_runs", lambda _: runs)(study)
         return Forecast(
             method=looked.method.name,

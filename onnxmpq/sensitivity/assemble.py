@@ -21,23 +21,26 @@ _PARTS = ("loss", "linear", "noise", "local")
 
 @dataclass(frozen=True, slots=True)
 class Assembler:
-    """Reads results of jobs, which ``result`` gives; those of one batch are held at a time."""
+    """Reads results of jobs, which ``result`` gives; those of one batch are held at a time.
+
+    ``rows`` are the samples of every batch; a table is of the first batches, as many as its samples say.
+    """
 
     result: Callable[[Job], Results]
     target: str
     heads: tuple[Head, ...]
-    batches: int
+    rows: tuple[int, ...]
     folder: Path
     function: LossFunction | None
 
-    def table(self, centre: Mapping[str, Option], variants: tuple[Variant, ...]) -> Table:
-        """Return the table of variants around a centre, without what it cost."""
+    def table(self, centre: Mapping[str, Option], variants: tuple[Variant, ...], batches: int) -> Table:
+        """Return the table of variants around a centre from the first batches, without what it cost."""
         held, count = as_choices(centre), len(variants)
         gram, squares = np.zeros((count, count)), np.zeros((count, count))
         parts: dict[str, list[Array]] = {name: [] for name in _PARTS}
         centre_losses, signals = [], []
         sketched = False
-        for batch in range(self.batches):
+        for batch in range(batches):
             outputs = self.result(CentreJob(held, batch))
             loss = self.loss(outputs["float"], batch)
             centre_losses.append(loss.values(outputs["centre"]))
@@ -87,7 +90,7 @@ class Assembler:
             raise InputError("The outputs are too large to keep every response, so superposition cannot be evaluated.")
         held = as_choices(table.centre)
         values = []
-        for batch in range(self.batches):
+        for batch in range(self._batches(table)):
             outputs = self.result(CentreJob(held, batch))
             total = outputs["centre"].astype(np.float64)
             for unit, option in plan.items():
@@ -99,25 +102,29 @@ class Assembler:
     def responses(self, table: Table) -> Iterator[tuple[Loss, Array, npt.NDArray[np.float32]]]:
         """Yield for every batch the loss, the centre's outputs and the responses of the table's variants."""
         held = as_choices(table.centre)
-        for batch in range(self.batches):
+        for batch in range(self._batches(table)):
             outputs = self.result(CentreJob(held, batch))
             found = [self.result(_response(held, variant, batch))["response"] for variant in table.variants]
             loss = self.loss(outputs["float"], batch)
             yield loss, outputs["centre"].astype(np.float64), np.stack(found).astype(np.float32, copy=False)
 
     def sample_losses(self, table: Table) -> Array:
-        """Return the loss of every variant of a table on every sample, [variants, samples], in the samples' order."""
+        """Return the loss of every variant of a table on each of its samples, [variants, samples]."""
         held = as_choices(table.centre)
         rows = [
-            [self.result(_response(held, variant, batch))["loss"] for batch in range(self.batches)]
+            [self.result(_response(held, variant, batch))["loss"] for batch in range(self._batches(table))]
             for variant in table.variants
         ]
         return np.stack([np.concatenate(row) for row in rows]).astype(np.float64)
 
     def float_outputs(self) -> Array:
         """Return the float model's outputs of every sample, the heads side by side."""
-        jobs = [CentreJob((), batch) for batch in range(self.batches)]
+        jobs = [CentreJob((), batch) for batch in range(len(self.rows))]
         return np.concatenate([self.result(job)["float"] for job in jobs]).astype(np.float64)
+
+    def _batches(self, table: Table) -> int:
+        """Return of how many batches a table is."""
+        return int(np.searchsorted(np.cumsum(self.rows), table.samples)) + 1
 
     def loss(self, reference: npt.NDArray[Any], batch: int) -> Loss:
         """Return the loss of one batch, from the float model's outputs."""

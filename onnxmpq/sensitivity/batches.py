@@ -1,22 +1,28 @@
-"""Samples in the files that workers read: some to a batch, and those that a model takes together as one feed."""
+"""Samples in the files that workers read: some to a batch, and those that a model takes together as one feed.
+
+Of many samples a ``STAGE`` comes first, in batches of its own: as many of every kind, from everywhere among them. A
+search measures all that it might do on these, and only what may be the best on all.
+"""
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxmpq.data.blends import Blended, may_blend
+from onnxmpq.data.blends import Blended, at, may_blend
 from onnxmpq.data.samples import Samples
 from onnxmpq.metrics.losses import Head
 from onnxmpq.options import MeasureOptions
 from onnxmpq.workspace.workspace import Workspace
 
 Feed = Mapping[str, npt.NDArray[Any]]
+STAGE = 64
+"""Samples of the first stage, where there are at least twice as many."""
 _TOGETHER = 8
 """Samples that run together: more would leave the processor's caches."""
 
@@ -32,22 +38,49 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where batches lie, how many there are, and the samples in them.
+    """Where batches lie, and the samples in them.
 
-    ``given`` samples became ``samples``, of which the first ``plain`` are no blends.
+    ``sizes`` are the samples of every batch, the ``first`` of them those of the first stage. ``given`` samples became
+    ``places``, by their places in the order they came in: from ``plain`` on they are blends. A sample has ``rows``.
     """
 
     folder: Path
-    batches: int
-    size: int
+    sizes: tuple[int, ...]
+    first: int
     given: int
-    samples: int
+    places: tuple[int, ...]
     plain: int
+    rows: int = 1
+
+    @property
+    def batches(self) -> int:
+        """How many batches there are."""
+        return len(self.sizes)
+
+    @property
+    def size(self) -> int:
+        """The samples of the largest batch."""
+        return max(self.sizes)
+
+    @property
+    def samples(self) -> int:
+        """How many rows are measured, blends among them."""
+        return len(self.places) * self.rows
 
     @property
     def repeats(self) -> float:
         """How many samples are measured for each that was given."""
-        return self.samples / self.given
+        return len(self.places) / self.given
+
+    def share(self, batches: int) -> float:
+        """Return the share of the samples that are in the first so many batches."""
+        return sum(self.sizes[:batches]) / len(self.places)
+
+    def own(self, rows: int) -> npt.NDArray[np.int64]:
+        """Return which of the first so many rows are of samples that are no blends, in the order they came in."""
+        places = np.repeat(self.places, self.rows)[:rows]
+        kept = np.flatnonzero(places < self.plain)
+        return kept[np.argsort(places[kept], kind="stable")]
 
 
 def lay_out(
@@ -59,27 +92,42 @@ def lay_out(
     """
     samples, rows = workspace.samples, max(workspace.samples.batch, 1)
     count = min(len(samples), options.samples or len(samples))
-    feeds: Iterator[Feed] = islice(samples, count)
     labels = samples.labels
-    plain = measured = count
-    if _blended(samples, count, heads, options):
-        found = Blended(count)
-        feeds, labels = found.feeds(samples), None
-        plain, measured = len(found.plain), len(found.plain) + len(found.pairs)
-    size = options.batch or size_within(options.memory, measured)
+    blends = Blended(count) if _blended(samples, count, heads, options) else None
+    plain = len(blends.plain) if blends else count
+    total = plain + (len(blends.pairs) if blends else 0)
+    size = options.batch or size_within(options.memory, total)
     stack = _may_stack(workspace, heads)
     folder = Path(tempfile.mkdtemp(prefix="batches-", dir=workspace.folder))
-    batches = first = 0
-    while group := list(islice(feeds, size)):
-        joined, of_each = _stacked(group, rows) if stack else (group, [rows] * len(group))
-        arrays = {f"{i}/{name}": array for i, feed in enumerate(joined) for name, array in feed.items()}
-        arrays["rows"] = np.array(of_each)
-        if labels is not None:
-            arrays["labels"] = labels[first : first + sum(of_each)]
-        first += sum(of_each)
-        np.savez(_file(folder, batches), **arrays)  # type: ignore[arg-type]
-        batches += 1
-    return Layout(folder, batches, size, count * rows, measured * rows, plain * rows)
+    sizes: list[int] = []
+    firsts: list[int] = []
+    stages = _stages(plain, total)
+    for stage in stages:
+        feeds = blends.feeds(samples, stage) if blends else at(samples, stage)
+        firsts.append(len(sizes))
+        for start in range(0, len(stage), size):
+            places = stage[start : start + size]
+            group = list(islice(feeds, len(places)))
+            joined, of_each = _stacked(group, rows) if stack else (group, [rows] * len(group))
+            arrays = {f"{i}/{name}": array for i, feed in enumerate(joined) for name, array in feed.items()}
+            arrays["rows"] = np.array(of_each)
+            if labels is not None and not blends:
+                arrays["labels"] = np.concatenate([labels[place * rows : (place + 1) * rows] for place in places])
+            np.savez(_file(folder, len(sizes)), **arrays)  # type: ignore[arg-type]
+            sizes.append(len(places))
+    first = firsts[1] if len(firsts) > 1 else len(sizes)
+    return Layout(folder, tuple(sizes), first, count, tuple(chain.from_iterable(stages)), plain, rows)
+
+
+def _stages(plain: int, total: int) -> list[list[int]]:
+    """Return the places of samples, the first stage before the rest where there are enough; blends are behind."""
+    if total < 2 * STAGE:
+        return [list(range(total))]
+    kept = STAGE * plain // total
+    first = [number * plain // kept for number in range(kept)]
+    blends = total - plain
+    first += [plain + number * blends // (STAGE - kept) for number in range(STAGE - kept)] if blends else []
+    return [first, sorted(set(range(total)) - set(first))]
 
 
 def _blended(samples: Samples, count: int, heads: tuple[Head, ...], options: MeasureOptions) -> bool:

@@ -3,7 +3,8 @@
     Engine(workspace, options)              calibrates, cuts, lays out the batches in a folder that workers see
     .table(centre, options)                 responses of every variant, and from them losses, linear part and Gram
     .pairs(table, ...)                      exact losses with two units changed
-    .losses(plans)                          true losses of whole plans
+    .losses(plans)                          true losses of whole plans, on all samples
+    .sample_losses_of(plans, batches)       the same on every sample of some batches
     .traces()                               Fisher traces by directional differences
 
 Every job's result goes to the store at once; what is there already is not run again. Results do not depend on the
@@ -15,6 +16,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import combinations
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,7 +29,7 @@ from onnxmpq.artifacts import FLOAT, Estimate, Option, Plan, Space
 from onnxmpq.errors import InputError
 from onnxmpq.lower.calibrated import Calibrated
 from onnxmpq.metrics.heads import find_heads
-from onnxmpq.metrics.losses import Head, Loss, LossFunction, mean_and_error
+from onnxmpq.metrics.losses import Head, Loss, mean_and_error
 from onnxmpq.numerics.hessians import TOGETHER_BYTES
 from onnxmpq.options import MeasureOptions
 from onnxmpq.sensitivity.assemble import Array, Assembler
@@ -35,10 +37,10 @@ from onnxmpq.sensitivity.batches import lay_out
 from onnxmpq.sensitivity.cuts.cutting import cut
 from onnxmpq.sensitivity.cuts.segments import Cuts
 from onnxmpq.sensitivity.estimate import Estimator
-from onnxmpq.sensitivity.stored.keys import job_json, key
+from onnxmpq.sensitivity.stored.keys import function_name, job_json, key
 from onnxmpq.sensitivity.stored.store import Store
 from onnxmpq.sensitivity.table import Cost, Table, Variant
-from onnxmpq.sensitivity.workers.executors import AHEAD, pool_of
+from onnxmpq.sensitivity.workers.executors import AHEAD, pool_of, runs_here
 from onnxmpq.sensitivity.workers.running import run_jobs
 from onnxmpq.sensitivity.workers.worker import (
     CentreJob,
@@ -131,14 +133,24 @@ class Engine:
         return self.layout.batches
 
     @property
+    def first(self) -> int:
+        """How many of them are the first stage: what all variants of a search are measured on."""
+        return self.layout.first
+
+    @property
+    def first_share(self) -> float:
+        """The share of the samples that are in it."""
+        return self.layout.share(self.layout.first)
+
+    @property
     def samples(self) -> int:
         """How many samples there are, blends among them."""
         return self.layout.samples
 
     @property
     def plain(self) -> int:
-        """How many of them are no blends; they come first."""
-        return self.layout.plain
+        """How many of them are no blends."""
+        return self.layout.plain * self.layout.rows
 
     @property
     def repeats(self) -> float:
@@ -163,8 +175,13 @@ class Engine:
         options: Sequence[Option],
         centre: Mapping[str, Option] | None = None,
         variants: Sequence[Variant] | None = None,
+        batches: int | None = None,
     ) -> Table:
-        """Measure every unit at each of ``options`` that it has, or just ``variants``, alone, around ``centre``."""
+        """Measure every unit at each of ``options`` that it has, or just ``variants``, alone, around ``centre``.
+
+        It is measured on the first ``batches``, on all where none are told.
+        """
+        batches = self.batches if batches is None else batches
         centre = {unit: option for unit, option in (centre or {}).items() if option != FLOAT}
         variants = self.variants(options, centre) if variants is None else tuple(variants)
         if not variants:
@@ -173,13 +190,13 @@ class Engine:
         began = time.perf_counter()
         jobs = [
             ResponseJob(held, (variant.unit, str(variant.option)), batch)
-            for batch in range(self.batches)
+            for batch in range(batches)
             for variant in variants
         ]
-        self.run([CentreJob(held, batch) for batch in range(self.batches)], "centre")
+        self.run([CentreJob(held, batch) for batch in range(batches)], "centre")
         self.run(jobs, "responses")
-        table = self._assembler.table(centre, variants)
-        cost = self.cost(variants)
+        table = self._assembler.table(centre, variants, batches)
+        cost = self.cost(variants, batches)
         return replace(
             table,
             cost={
@@ -199,8 +216,12 @@ class Engine:
         return self._assembler.responses(table)
 
     def sample_losses(self, table: Table) -> Array:
-        """Return the loss of every variant of a table on every sample, [variants, samples], in the samples' order."""
+        """Return the loss of every variant of a table on each of its samples, [variants, samples]."""
         return self._assembler.sample_losses(table)
+
+    def own_samples(self, table: Table) -> npt.NDArray[np.int64]:
+        """Return which of a table's samples are no blends, in the order they came in."""
+        return self.layout.own(table.samples)
 
     def float_outputs(self) -> Array:
         """Return the float model's outputs of every sample, the heads side by side."""
@@ -230,12 +251,15 @@ class Engine:
 
     def losses(self, plans: Sequence[Mapping[str, Option]]) -> list[Estimate]:
         """Measure the true loss of whole plans."""
+        found = self.sample_losses_of(plans, self.batches)
+        return [Estimate(*mean_and_error(losses)) for losses in found]
+
+    def sample_losses_of(self, plans: Sequence[Mapping[str, Option]], batches: int) -> Array:
+        """Measure the true loss of whole plans on every sample of the first batches, [plans, samples]."""
         keys = [as_choices(plan) for plan in plans]
-        self.run([PlanJob(k, batch) for batch in range(self.batches) for k in keys], "plans")
-        return [
-            Estimate(*mean_and_error(np.concatenate([self.result(PlanJob(k, b))["loss"] for b in range(self.batches)])))
-            for k in keys
-        ]
+        self.run([PlanJob(k, batch) for batch in range(batches) for k in keys], "plans")
+        rows = [np.concatenate([self.result(PlanJob(k, b))["loss"] for b in range(batches)]) for k in keys]
+        return np.array(rows, np.float64)
 
     def traces(self, draws: int = 4) -> dict[str, Estimate]:
         """Estimate the Fisher trace of every unit with weights from directional differences."""
@@ -265,9 +289,9 @@ class Engine:
                     found.append(Variant(unit.name, option))
         return tuple(found)
 
-    def cost(self, variants: Sequence[Variant]) -> Cost:
-        """Estimate what measuring variants takes, before anything runs."""
-        return self.estimator.cost(variants, self.layout)
+    def cost(self, variants: Sequence[Variant], batches: int | None = None) -> Cost:
+        """Estimate what measuring variants takes on the first batches, or on all, before anything runs."""
+        return self.estimator.cost(variants, self.layout, self.batches if batches is None else batches)
 
     # ---- running -------------------------------------------------------------------------------------------------
 
@@ -292,7 +316,9 @@ class Engine:
             self.fresh_jobs += 1
             self.workspace.progress(what, done, total)
 
-        executor = pool_of(self.options)
+        executor = pool_of(self.options, (total - done) / 1000, self.estimator.memory(self.layout.size))
+        if not runs_here(executor):
+            self._worker.rest()
         run_jobs(self._worker, todo, executor, on_result=keep, ahead=self.options.ahead or AHEAD)
 
     def result(self, job: Job) -> Results:
@@ -322,8 +348,9 @@ class Engine:
 
     @property
     def _assembler(self) -> Assembler:
-        function, folder = self.options.function, self.layout.folder
-        return Assembler(self.result, self.target.name, self.heads, self.batches, folder, function)
+        function, layout = self.options.function, self.layout
+        rows = tuple(size * layout.rows for size in layout.sizes)
+        return Assembler(self.result, self.target.name, self.heads, rows, layout.folder, function)
 
     # ---- preparation ---------------------------------------------------------------------------------------------
 
@@ -347,10 +374,10 @@ class Engine:
             "model": prepared.source.sha256 + "".join(f", {name}" for name in prepared.passes),
             "samples": hashlib.sha256(samples.encode()).hexdigest(),
             "blends": str(self.samples - self.plain),
-            "batch size": str(self.layout.size),
+            "batch size": f"{self.layout.size}, {self.layout.first} first",
             "target": hashlib.sha256(repr(self.target).encode()).hexdigest(),
             "ranges": json.dumps(asdict(self.calibrated.numbers), sort_keys=True),
-            "loss": json.dumps([asdict(head) for head in heads], sort_keys=True) + _function_name(options.function),
+            "loss": json.dumps([asdict(head) for head in heads], sort_keys=True) + function_name(options.function),
             "runtime": f"{reference.name} {reference.version}, {options.threads} threads",
             "engine": f"{__version__}, seed {options.seed}",
         }
@@ -369,17 +396,5 @@ class Engine:
         return losses[0].with_powers(powers).heads
 
 
-def _function_name(function: LossFunction | None) -> str:
-    """Return what tells a user's loss from another: where it is, and its code."""
-    if function is None:
-        return ""
-    code = getattr(function, "__code__", None)
-    digest = hashlib.sha256(code.co_code + repr(code.co_names).encode()).hexdigest() if code else ""
-    return f" {getattr(function, '__module__', '')}.{getattr(function, '__qualname__', repr(function))} {digest}"
-
-
 def _all_pairs(variants: Sequence[Variant]) -> Iterator[tuple[Variant, Variant]]:
-    for i, a in enumerate(variants):
-        for b in variants[i + 1 :]:
-            if a.unit != b.unit:
-                yield a, b
+    return ((a, b) for a, b in combinations(variants, 2) if a.unit != b.unit)

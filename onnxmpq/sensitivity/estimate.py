@@ -76,25 +76,25 @@ class Estimator:
         besides += GARBAGE_BYTES if self._weight_bytes >= LARGE_BYTES else 0
         return besides + weights + rounding + batch * (3 * crossing + 16 * widest)
 
-    def cost(self, variants: Sequence[Variant], layout: Layout) -> Cost:
-        """Estimate what measuring variants takes."""
+    def cost(self, variants: Sequence[Variant], layout: Layout, batches: int) -> Cost:
+        """Estimate what measuring variants takes on the first batches; runs are of those."""
         share = self._shares(variant.unit for variant in variants)
         runs = 2.0 + sum(share[variant.unit] for variant in variants)
-        jobs = layout.batches * (len(variants) + 1)
-        rebuilt = len(variants) * (1 if self._pieces_stay(len(variants)) else layout.batches)
-        seconds = layout.batches * runs * self._batch_seconds(layout) + rebuilt * _REBUILD_S + jobs * _JOB_S
+        jobs = batches * (len(variants) + 1)
+        rebuilt = len(variants) * (1 if self._pieces_stay(len(variants)) else batches)
+        of_samples = self._sample_seconds(layout) * sum(layout.sizes[:batches])
+        seconds = runs * of_samples + rebuilt * _REBUILD_S + jobs * _JOB_S
         return Cost(len(variants), jobs, runs, self.memory(layout.size), seconds)
 
     def work(self, jobs: Sequence[Job], layout: Layout) -> dict[Job, int]:
         """Foresee what every job takes, in milliseconds and at least one."""
-        run = self._batch_seconds(layout)
+        run = self._sample_seconds(layout)
         pairs = [choice for job in jobs if isinstance(job, PairsJob) for choice in job.others]
         variants = [job.variant for job in jobs if isinstance(job, ResponseJob)]
         share = self._shares({unit for unit, _ in (*variants, *pairs)})
-        stays = self._pieces_stay(len(jobs) // layout.batches)
+        stays = self._pieces_stay(len(jobs) // max(len({job.batch for job in jobs}), 1))
         work = {}
         for job in jobs:
-            fill = min(layout.size, layout.samples - job.batch * layout.size) / layout.size
             rebuilt = _REBUILD_S if job.batch == 0 or not stays else 0.0
             if isinstance(job, ResponseJob):
                 runs = share[job.variant[0]]
@@ -102,7 +102,7 @@ class Estimator:
                 runs, rebuilt = sum(share[unit] for unit, _ in job.others), rebuilt * len(job.others)
             else:
                 runs = 1.0
-            work[job] = max(round(1000 * (runs * run * fill + rebuilt + _JOB_S)), 1)
+            work[job] = max(round(1000 * (runs * run * layout.sizes[job.batch] + rebuilt + _JOB_S)), 1)
         return work
 
     def position(self, variant: Variant) -> int:
@@ -120,8 +120,8 @@ class Estimator:
         """Tell whether what variants change stays in memory from batch to batch."""
         return variants * self._weight_bytes / len(self.cuts.segments) < RECENT_BYTES
 
-    def _batch_seconds(self, layout: Layout) -> float:
-        """Return the seconds of the literal model on one batch, from a few timed runs of the float model."""
+    def _sample_seconds(self, layout: Layout) -> float:
+        """Return the seconds of the literal model on one sample, from a few timed runs of the float model."""
         if self._seconds is None:
             session = self.workspace.reference.session(
                 self.workspace.float_model, mode="deployed", threads=self.threads
@@ -131,7 +131,8 @@ class Estimator:
             began = time.perf_counter()
             for _ in range(_TIMED):
                 session.run(batch.feeds[0])
-            self._seconds = len(batch.rows) * (time.perf_counter() - began) / _TIMED / _LITERAL_SPEED
+            seconds = len(batch.rows) * (time.perf_counter() - began) / _TIMED / _LITERAL_SPEED
+            self._seconds = seconds / layout.sizes[0]
         return self._seconds
 
     @cached_property

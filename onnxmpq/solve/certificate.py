@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from onnxmpq.machine import one_thread
 from onnxmpq.solve.bound import Bounded, Multipliers, bounded, minorant
 from onnxmpq.solve.problem import Problem
 from onnxmpq.solve.reduce import Floats, Mask, Reduced, limited, presolve
-from onnxmpq.solve.threads import one_thread
 
 TRIED = 4096  # plans in a box without multipliers that are tried one by one
 

@@ -8,6 +8,7 @@ from time import perf_counter
 import numpy as np
 
 from onnxmpq.errors import InternalError
+from onnxmpq.machine import one_thread
 from onnxmpq.solve.bound import State
 from onnxmpq.solve.branch import Found, Tree, first_plan, prepare
 from onnxmpq.solve.certificate import Certificate
@@ -18,7 +19,6 @@ from onnxmpq.solve.reduce import Integers, Presolved, Reduced, presolve
 from onnxmpq.solve.search import Search, Walk
 from onnxmpq.solve.shortfall import shortfall
 from onnxmpq.solve.solution import Solution, Status, relative_gap
-from onnxmpq.solve.threads import one_thread
 
 PROVEN = 1e-4  # relative gap up to which a plan counts as optimal
 NEGLIGIBLE = 1e-8  # of the largest coefficient: what a bound may miss where the objective is about zero

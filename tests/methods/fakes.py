@@ -53,6 +53,8 @@ class FakeEngine:
     measure: Callable[[Choices], float] | None = None
     measured: list[dict[str, Option]] = field(default_factory=list)
     batches: int = 1
+    first: int = 1
+    first_share: float = 1.0
     samples: int = 1
     plain: int = 1
     repeats: float = 1.0
@@ -78,11 +80,13 @@ class FakeEngine:
     def _together(self, a: Variant, b: Variant) -> float:
         return self.together.get((a, b), 0.0) + self.together.get((b, a), 0.0)
 
-    def cost(self, variants: Sequence[Variant]) -> RunCost:
+    def cost(self, variants: Sequence[Variant], batches: int | None = None) -> RunCost:
         """Count two runs and one for each variant."""
         return RunCost(len(variants), len(variants), 2.0 + len(variants), 0, 0.0)
 
-    def table(self, options: Sequence[Option], centre: Choices, variants: Sequence[Variant]) -> Table:
+    def table(
+        self, options: Sequence[Option], centre: Choices, variants: Sequence[Variant], batches: int | None = None
+    ) -> Table:
         """Measure variants alone around a centre."""
         zeros = np.zeros(len(variants))
         around = self.true_loss(centre)
@@ -129,6 +133,10 @@ class FakeEngine:
         """Measure plans, and remember which."""
         self.measured += [dict(plan) for plan in plans]
         return [Estimate(self.true_loss(plan), 0.0) for plan in plans]
+
+    def sample_losses_of(self, plans: Sequence[Choices], batches: int) -> np.ndarray:
+        """Return the losses of plans on the one sample."""
+        return np.array([[self.true_loss(plan)] for plan in plans])
 
     def traces(self, draws: int = 4) -> dict[str, Estimate]:
         """Return the traces as given."""

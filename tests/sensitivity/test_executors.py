@@ -331,7 +331,7 @@ def test_a_closed_executor_takes_no_jobs() -> None:
 
 @pytest.mark.parametrize("spec", ["", "threads", "inline:2", "dask", "dask:here", "dask:localhost", "processes2"])
 def test_an_unknown_executor_is_refused_with_the_known_ones(spec: str) -> None:
-    with pytest.raises(InputError, match=f"no executor '{spec}'. Known: inline, processes, .*dask:tcp"):
+    with pytest.raises(InputError, match=f"no executor '{spec}'. Known: auto, inline, processes, .*dask:tcp"):
         open_executor(spec).__enter__()
 
 

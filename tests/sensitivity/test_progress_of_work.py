@@ -39,7 +39,7 @@ def test_early_units_are_more_work_than_late_ones(
 ) -> None:
     model = MODELS / "digits_cnn.onnx"
     told: list[tuple[str, int, int]] = []
-    monkeypatch.setattr(Estimator, "_batch_seconds", lambda *_: 10.0)  # as if the model were large
+    monkeypatch.setattr(Estimator, "_sample_seconds", lambda *_: 2.0)  # as if the model were large
     with engine_on(model, samples, progress=lambda *step: told.append(step)) as engine:
         engine.table([Option.parse("w4a8")])
     steps = [done for what, done, _ in told if what == "responses"]

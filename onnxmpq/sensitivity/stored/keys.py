@@ -8,7 +8,7 @@ Equal jobs have the same text on every machine, any other job has another one. W
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from math import isfinite
 from typing import Any
@@ -55,3 +55,12 @@ def _plain(value: object) -> Any:
     if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
         return {name: _plain(item) for name, item in value.items()}
     raise InternalError(f"A job cannot hold {value!r} ({type(value).__name__}): its key would not be certain.")
+
+
+def function_name(function: Callable[..., object] | None) -> str:
+    """Return what tells a user's loss from another: where it is, and its code."""
+    if function is None:
+        return ""
+    code = getattr(function, "__code__", None)
+    digest = hashlib.sha256(code.co_code + repr(code.co_names).encode()).hexdigest() if code else ""
+    return f" {getattr(function, '__module__', '')}.{getattr(function, '__qualname__', repr(function))} {digest}"

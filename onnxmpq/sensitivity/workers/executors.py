@@ -3,6 +3,7 @@
     with open_executor("processes:4") as executor:
         run_jobs(measure, jobs, executor, on_result=keep)
 
+    auto        ``AutoExecutor``       here, or in a process for each core once there is much to do
     inline      ``InlineExecutor``     here
     processes   ``ProcessExecutor``    in ``onnxmpq.sensitivity.workers.processes``
     dask        ``ClusterExecutor``    in ``onnxmpq.sensitivity.workers.cluster``
@@ -10,7 +11,6 @@
 All are executors as `concurrent.futures` has them; ``run_jobs`` is in ``onnxmpq.sensitivity.workers.running``.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
@@ -19,6 +19,7 @@ from typing import ParamSpec, TypeVar
 
 from onnxmpq.disk.reading import brief
 from onnxmpq.errors import InputError, InternalError, nearest
+from onnxmpq.machine import memory_bytes, usable_cores
 from onnxmpq.options import MeasureOptions
 from onnxmpq.sensitivity.workers.cluster import open_cluster
 from onnxmpq.sensitivity.workers.processes import ProcessExecutor
@@ -26,9 +27,19 @@ from onnxmpq.sensitivity.workers.processes import ProcessExecutor
 P = ParamSpec("P")
 T = TypeVar("T")
 
-KNOWN = ("inline", "processes", "processes:<workers>", "dask:local", "dask:local:<workers>", "dask:tcp://<host>:<port>")
+KNOWN = (
+    "auto",
+    "inline",
+    "processes",
+    "processes:<workers>",
+    "dask:local",
+    "dask:local:<workers>",
+    "dask:tcp://<host>:<port>",
+)
 """What ``open_executor`` takes."""
 
+MUCH_S = 10.0
+"""Seconds of work from which on it is worth the start of processes."""
 AHEAD = 16
 """Jobs in flight at least, so that all workers have some."""
 
@@ -47,10 +58,52 @@ class InlineExecutor(Executor):
         return future
 
 
+class AutoExecutor(Executor):
+    """Run jobs here as long as there is little to do; where there is much, in a worker process for each core.
+
+    ``jobs`` is how many there are at most, as many as cores where it is 0. Results are the same.
+    """
+
+    def __init__(self, jobs: int = 0) -> None:
+        self._most = jobs or usable_cores()
+        self._here = InlineExecutor()
+        self._workers: ProcessExecutor | None = None
+
+    @property
+    def here(self) -> bool:
+        """Tell whether jobs run in this process."""
+        return self._workers is None
+
+    def expect(self, seconds: float, memory_each: int) -> None:
+        """Start workers where jobs take long and memory is there for two."""
+        if self._workers is None and seconds > MUCH_S and (count := self.workers(memory_each)) > 1:
+            self._workers = ProcessExecutor(count, main=False)
+
+    def workers(self, memory_each: int) -> int:
+        """Return how many processes of so much memory there are cores and memory for."""
+        free = memory_bytes()[1]
+        return max(1, min(self._most, self._most if free is None else free // max(memory_each, 1)))
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run ``fn`` here, or hand it to a worker."""
+        return (self._workers or self._here).submit(fn, *args, **kwargs)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the workers."""
+        if self._workers is not None:
+            self._workers.shutdown(wait, cancel_futures=cancel_futures)
+
+    def kill(self) -> None:
+        """End the workers now."""
+        if self._workers is not None:
+            self._workers.kill()
+
+
 @contextmanager
-def open_executor(spec: str) -> Iterator[Executor]:
+def open_executor(spec: str, jobs: int = 0) -> Iterator[Executor]:
     """Give the executor that ``spec`` names, and end its workers afterwards; after an error, at once.
 
+    ``auto``                    this process; where jobs take long ``jobs`` worker processes, one for each core if 0
     ``inline``                  this process, one job after the other
     ``processes``               as many worker processes as there are cores; ``processes:4`` four of them
     ``dask:local``              a dask cluster on this machine; ``dask:local:2`` with two workers
@@ -62,8 +115,12 @@ def open_executor(spec: str) -> Iterator[Executor]:
     where, _, count = rest.partition(":")
     if spec == "inline":
         yield InlineExecutor()
-    elif kind == "processes":
-        executor = ProcessExecutor(_workers(spec, rest) if ":" in spec else _cores())
+    elif kind == "processes" or spec == "auto":
+        executor = (
+            AutoExecutor(jobs)
+            if spec == "auto"
+            else ProcessExecutor(_workers(spec, rest) if ":" in spec else jobs or usable_cores())
+        )
         try:
             yield executor
         except BaseException:
@@ -71,13 +128,15 @@ def open_executor(spec: str) -> Iterator[Executor]:
             raise
         executor.shutdown()
     elif kind == "dask" and where == "local":
-        with open_cluster(None, _workers(spec, count) if rest.startswith("local:") else _cores()) as client:
+        with open_cluster(
+            None, _workers(spec, count) if rest.startswith("local:") else jobs or usable_cores()
+        ) as client:
             yield client
     elif kind == "dask" and "://" in rest:
         with open_cluster(rest, 0) as client:
             yield client
     else:
-        hint = nearest(kind, ("inline", "processes", "dask"))
+        hint = nearest(kind, ("auto", "inline", "processes", "dask"))
         raise InputError(f"There is no executor '{brief(spec)}'. Known: {', '.join(KNOWN)}.{hint}")
 
 
@@ -87,19 +146,29 @@ def opened(options: MeasureOptions) -> Iterator[MeasureOptions]:
     if not isinstance(options.executor, str):
         yield options
         return
-    with open_executor(options.executor) as executor:
+    with open_executor(options.executor, options.jobs) as executor:
         count = options.executor.rpartition(":")[2]
-        named = int(count) if count.isdigit() and "//" not in options.executor else 0
+        named = int(count) if count.isdigit() and "//" not in options.executor else options.jobs or usable_cores()
         yield replace(options, executor=executor, ahead=options.ahead or max(AHEAD, 2 * named))
 
 
-def pool_of(options: MeasureOptions) -> Executor:
-    """Return the executor of options that were opened; what is inline need not be."""
+def pool_of(options: MeasureOptions, seconds: float, memory_each: int) -> Executor:
+    """Return the executor of options that were opened, for jobs of so many seconds; what is inline need not be.
+
+    A loss of the user's own may be part of the program itself, which workers of ``auto`` do not read.
+    """
+    if isinstance(options.executor, AutoExecutor) and options.function is None:
+        options.executor.expect(seconds, memory_each)
     if not isinstance(options.executor, str):
         return options.executor
-    if options.executor == "inline":
+    if options.executor in ("auto", "inline"):
         return InlineExecutor()
     raise InternalError(f"The executor '{options.executor}' is not open.")
+
+
+def runs_here(executor: Executor) -> bool:
+    """Tell whether an executor runs jobs in this process."""
+    return isinstance(executor, InlineExecutor) or (isinstance(executor, AutoExecutor) and executor.here)
 
 
 def _workers(spec: str, text: str) -> int:
@@ -109,8 +178,3 @@ def _workers(spec: str, text: str) -> int:
             f"The executor '{brief(spec)}' needs a number of workers from 1 to 1024 at its end, not '{brief(text)}'."
         )
     return int(text)
-
-
-def _cores() -> int:
-    """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -13,17 +13,20 @@ import os
 import pickle
 import queue
 import signal
+import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from types import ModuleType
 from typing import Any, ParamSpec, TypeVar
 
 from onnxmpq.errors import InputError, InternalError, OnnxmpqError
 
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -39,7 +42,9 @@ class ProcessExecutor(Executor):
     died, however that happened; a worker ends in the same way with this process.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, *, main: bool = True) -> None:
+        """Start nothing yet; without ``main`` workers do not read the program itself, and cannot run what is in it."""
+        self.main = main
         self._tasks: queue.SimpleQueue[tuple[Future[Any], Callable[[], bytes]] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._closed = self._killed = False
@@ -114,7 +119,7 @@ class ProcessExecutor(Executor):
         with self._lock:
             if self._killed:
                 raise WorkerDied("The executor was ended.")
-            worker = _Worker()
+            worker = _Worker(main=self.main)
             self._workers.add(worker)
         try:
             worker.greet()
@@ -133,13 +138,13 @@ class ProcessExecutor(Executor):
 class _Worker:
     """A spawned process and this side of its pipe."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, main: bool) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process: SpawnProcess = context.Process(target=_serve, args=(theirs,), daemon=True)
         self.lost = False
-        with theirs:  # only the process holds that end, so that its death closes the pipe
-            self.process.start()
+        with theirs, nullcontext() if main else _no_main():
+            self.process.start()  # only it holds that end of the pipe now, so that its death closes it
 
     def greet(self) -> None:
         """Wait until the process is up."""
@@ -176,9 +181,22 @@ class _Worker:
         return f"signal {-code}" if code and code < 0 else f"exit code {code}"
 
 
+@contextmanager
+def _no_main() -> Iterator[None]:
+    """Let a process that is spawned meanwhile find no program to read: a script may start a search as it is read."""
+    program = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = program
+
+
 def _serve(connection: Connection) -> None:
     """Do jobs until the other end of the pipe is closed: what a worker process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the one that started us decides
+    for name in _THREADS:  # read when the libraries are loaded, which the first job does
+        os.environ.setdefault(name, "1")
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(EOFError, OSError):
         connection.send_bytes(b"up")

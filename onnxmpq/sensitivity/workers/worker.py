@@ -16,6 +16,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxmpq.artifacts import FLOAT, Option
+from onnxmpq.machine import one_thread
 from onnxmpq.metrics.losses import Array, Head, Loss, LossFunction, log_softmax
 from onnxmpq.options import Numbers
 from onnxmpq.runtimes import get_runtime
@@ -101,19 +102,9 @@ class Worker:
         self._building = threading.Lock()
 
     def __call__(self, job: Job) -> Results:
-        """Run one job."""
-        bench = self._opened()
-        match job:
-            case CentreJob():
-                return bench.centre(job)
-            case ResponseJob():
-                return bench.response(job)
-            case PairsJob():
-                return bench.pairs(job)
-            case PlanJob():
-                return bench.plan(job)
-            case TraceJob():
-                return bench.trace(job)
+        """Run one job, its linear algebra on one thread: the same bits in whatever process it is."""
+        with one_thread():
+            return self._opened().run(job)
 
     def rest(self) -> None:
         """Let go of what is held for jobs; the next one builds it again."""
@@ -188,6 +179,20 @@ class Bench:
         calibrated = shared(Path(recipe.folder), target, recipe.numbers)
         self.chain = Chain(calibrated, get_runtime("onnxruntime"), recipe.threads)
         self._batch: tuple[object, _Batch] | None = None
+
+    def run(self, job: Job) -> Results:
+        """Run one job."""
+        match job:
+            case CentreJob():
+                return self.centre(job)
+            case ResponseJob():
+                return self.response(job)
+            case PairsJob():
+                return self.pairs(job)
+            case PlanJob():
+                return self.plan(job)
+            case TraceJob():
+                return self.trace(job)
 
     def batch(self, centre: tuple[Choice, ...], index: int) -> "_Batch":
         """Return a batch with the values of a centre, which the last one asked for keeps."""
