@@ -86,6 +86,8 @@ class Study:
     begun: dict[tuple[Option, ...], np.ndarray] = field(default_factory=dict)
     """Losses on the samples of the first stage, one by one."""
     solutions: list[Solution] = field(default_factory=list)
+    solved: dict[tuple[object, ...], Solution] = field(default_factory=dict)
+    """Solutions of problems as they were asked, which studies of one search share."""
     first: Table | None = None
     """The first table around the float model that a method asked for."""
 
@@ -260,7 +262,11 @@ class Study:
         """Solve a problem of this study; raise InfeasibleError when nothing meets the budgets."""
         begin = self.menu.index(start) if start is not None and self.menu.contains(start) else None
         self.progress("solve", 0, 0)
-        solution = solve(problem, gap=gap, time_limit=self.solver_seconds, seed=self.seed, start=begin)
+        asked = (problem.identity, gap, begin)
+        solution = self.solved.get(asked)
+        if solution is None:
+            solution = solve(problem, gap=gap, time_limit=self.solver_seconds, seed=self.seed, start=begin)
+            self.solved[asked] = solution
         self.solutions.append(solution)
         if solution.shortfall is not None and len(solution.shortfall.budgets) == len(self.rows):
             raise InfeasibleError(f"No plan meets the budgets. {self._told(solution.shortfall)}")

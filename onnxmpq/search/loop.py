@@ -32,7 +32,7 @@ from onnxmpq.search.sizing import Sizing
 from onnxmpq.search.whole import Whole
 from onnxmpq.sensitivity.engine import Engine
 from onnxmpq.sensitivity.table import Table
-from onnxmpq.solve import relative_gap
+from onnxmpq.solve import Solution, relative_gap
 from onnxmpq.workspace.export import Exporter
 from onnxmpq.workspace.prepare import parsed
 
@@ -92,6 +92,7 @@ class Search:
         self.judged = judged if judged is not None and judged.labels is not None else self.workspace.samples
         self.sizing = Sizing(exporter, empty, self.menu)
         self._shifts: Counter[str] = Counter()
+        self._solved: dict[tuple[object, ...], Solution] = {}
         self._files: dict[tuple[Option, ...], Whole] = {}
 
     def __enter__(self) -> Self:
@@ -115,7 +116,8 @@ class Search:
             for row in make_rows(limits, menu, self, self.sizing.beside(menu.offered) if sized else None)
         )
         effort = effort or self.effort
-        return Study(self.engine, menu, rows, effort=effort, seed=self.seed, progress=self.workspace.progress)
+        progress = self.workspace.progress
+        return Study(self.engine, menu, rows, effort=effort, seed=self.seed, progress=progress, solved=self._solved)
 
     def whole(self, choices: Choices) -> Whole:
         """Return the file that choices lead to."""

@@ -11,6 +11,7 @@ The options of all units stand one after another, so that ``linear`` has one ent
 and column. A quadratic matrix need not be symmetric, nor positive semidefinite.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -74,6 +75,15 @@ class Problem:
         """Refuse what cannot be solved; every fault is told at once."""
         if faults := list(_faults(self)):
             raise InputError("The assignment problem cannot be used. " + " ".join(faults))
+
+    @property
+    def identity(self) -> str:
+        """Return what tells it from every other problem."""
+        found = hashlib.sha256(repr((self.units, self.options, self.groups, self.forbidden, self.constant)).encode())
+        found.update(repr((self.implications, [(known.name, known.limit) for known in self.budgets])).encode())
+        for array in (self.linear, self.quadratic, *(known.weights for known in self.budgets)):
+            found.update(b"none" if array is None else f"{array.dtype}{array.shape}".encode() + array.tobytes())
+        return found.hexdigest()
 
     @property
     def sizes(self) -> np.ndarray:

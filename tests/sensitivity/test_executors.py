@@ -18,10 +18,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from onnxmpq.api import measure
 from onnxmpq.errors import InputError, InternalError
-from onnxmpq.sensitivity.workers.executors import InlineExecutor, open_executor
+from onnxmpq.options import MeasureOptions
+from onnxmpq.sensitivity.workers.executors import AutoExecutor, InlineExecutor, open_executor, runs_here
 from onnxmpq.sensitivity.workers.processes import ProcessExecutor, WorkerDied
 from onnxmpq.sensitivity.workers.running import run_jobs
+from tests.small import MODELS, small_model
 
 ROOT = Path(__file__).parents[2]
 needs_dask = pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="distributed is not installed")
@@ -55,6 +58,10 @@ def draw(job: Job) -> npt.NDArray[np.float64]:
 
 def identity(job: Job) -> Job:
     return job
+
+
+def where(job: Job) -> int:
+    return os.getpid()
 
 
 def die_once(job: Job) -> int:
@@ -169,6 +176,62 @@ def test_what_a_job_raises_is_raised_and_not_tried_again(spec: str, tmp_path: Pa
     assert len(list(tmp_path.iterdir())) < 1000
 
 
+def test_workers_start_where_there_is_much_to_do_and_memory_for_them() -> None:
+    with open_executor("auto", 2) as executor:
+        assert isinstance(executor, AutoExecutor)
+        executor.expect(0.1, 1)
+        executor.expect(1e6, 10**15)
+        assert runs_here(executor)
+        assert executor.submit(where, Job(1)).result() == os.getpid()
+        executor.expect(1e6, 1)
+        assert not runs_here(executor)
+        assert executor.submit(where, Job(1)).result() != os.getpid()
+    with open_executor("auto", 1) as executor:
+        assert isinstance(executor, AutoExecutor)
+        executor.expect(1e6, 1)
+        assert runs_here(executor)
+
+
+UNGUARDED = """
+import sys
+import onnxmpq
+import onnxmpq.sensitivity.workers.executors as executors
+from tests.small import MODELS, small_model
+
+executors.MUCH_S = 0.0
+print("read", flush=True)
+table = onnxmpq.measure(
+    small_model(),
+    MODELS / "digits_calibration.npz",
+    options=("w4a8",),
+    measure=onnxmpq.MeasureOptions(jobs=2, samples=8),
+)
+print(len(table.variants), table.loss.sum())
+"""
+
+
+def test_a_program_without_a_guard_is_read_once(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(UNGUARDED, "utf-8")
+    path = os.pathsep.join(sys.path)
+    ended = subprocess.run(
+        [sys.executable, "program.py"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told, figures = ended.stdout.splitlines()
+    assert told == "read"
+    expected = measure(
+        small_model(),
+        MODELS / "digits_calibration.npz",
+        options=("w4a8",),
+        measure=MeasureOptions(executor="inline", samples=8),
+    )
+    assert figures == f"{len(expected.variants)} {expected.loss.sum()}"
+
+
 def test_an_error_carries_the_traceback_of_its_worker() -> None:
     with ProcessExecutor(1) as executor:
         error = executor.submit(fail_at_three, Job(3, "/")).exception()
@@ -227,6 +290,7 @@ SCRIPT = """
 import signal, sys, time
 from onnxmpq.sensitivity.workers.executors import open_executor
 from onnxmpq.sensitivity.workers.running import run_jobs
+from tests.small import MODELS, small_model
 
 def nap(seconds):
     time.sleep(seconds)
