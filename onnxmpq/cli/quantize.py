@@ -158,12 +158,14 @@ def _forecast(
         show.as_json(found.to_json())
         return
     ends = [f"{show.size(end)} ({end / found.float_bytes:.0%})" for end in (found.least_bytes, found.most_bytes)]
+    processes = "one process" if found.processes == 1 else f"{found.processes} processes"
     on = f"{found.samples} samples" + (f" and {found.blends} blends" if found.blends else "")
     show.out.print(
         f"{found.units} units, {found.variants} variants: files from {' to '.join(ends)} of float; the budgets can be "
         f"met.\nThe first measurement takes {found.full_runs:.1f} runs of the model on all samples ({on}), about "
-        f"{found.seconds:.0f} s and {show.size(found.memory_bytes)} in one process; the whole search by {found.method} "
-        f"at most about {found.most_runs:.0f} runs, {found.most_seconds:.0f} s.\nNothing was measured.",
+        f"{found.seconds / found.processes:.0f} s; the whole search by {found.method} at most about "
+        f"{found.most_runs:.0f} runs, {found.most_seconds / found.processes:.0f} s: in {processes} of "
+        f"{show.size(found.memory_bytes)}.\nNothing was measured.",
         soft_wrap=True,
     )
 

@@ -11,6 +11,7 @@ from onnxmpq.data.samples import Data
 from onnxmpq.methods.study import staged
 from onnxmpq.options import Constraints, GraphOptions, MeasureOptions, Numbers, SearchOptions
 from onnxmpq.search.loop import Search
+from onnxmpq.sensitivity.workers.executors import side_by_side
 from onnxmpq.workspace.export import Exporter
 from onnxmpq.workspace.prepare import Model, Progress, prepare, silent
 from onnxmpq.workspace.workspace import workspace
@@ -21,7 +22,8 @@ class Forecast:
     """Units and variants, the files that are possible, and what measuring takes in runs of the model on all samples.
 
     ``full_runs`` and ``seconds`` are those of the first measurement, ``most_runs`` about the most of the whole search
-    where the method knows; files are between ``least_bytes`` and ``most_bytes``.
+    where the method knows, ``seconds`` and ``memory_bytes`` those of one process, of which there are ``processes`` side
+    by side; files are between ``least_bytes`` and ``most_bytes``.
     """
 
     method: str
@@ -33,6 +35,7 @@ class Forecast:
     most_runs: float
     seconds: float
     memory_bytes: int
+    processes: int
     least_bytes: int
     most_bytes: int
     float_bytes: int
@@ -90,6 +93,7 @@ def foresee(
             most_runs=max(most_runs, runs),
             seconds=cost.seconds,
             memory_bytes=cost.memory,
+            processes=side_by_side(measure, cost.seconds, cost.memory),
             least_bytes=least,
             most_bytes=most,
             float_bytes=prepared.source.size_bytes,

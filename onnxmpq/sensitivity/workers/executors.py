@@ -166,6 +166,17 @@ def pool_of(options: MeasureOptions, seconds: float, memory_each: int) -> Execut
     raise InternalError(f"The executor '{options.executor}' is not open.")
 
 
+def side_by_side(options: MeasureOptions, seconds: float, memory_each: int) -> int:
+    """Return how many processes will run jobs of so many seconds; of a cluster nothing is known yet."""
+    if not isinstance(options.executor, str):
+        return 1
+    kind, _, count = options.executor.partition(":")
+    if kind == "processes":
+        return _workers(options.executor, count) if count else options.jobs or usable_cores()
+    small = kind != "auto" or options.function is not None or seconds <= MUCH_S
+    return 1 if small else AutoExecutor(options.jobs).workers(memory_each)
+
+
 def runs_here(executor: Executor) -> bool:
     """Tell whether an executor runs jobs in this process."""
     return isinstance(executor, InlineExecutor) or (isinstance(executor, AutoExecutor) and executor.here)
