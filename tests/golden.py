@@ -29,7 +29,7 @@ from onnxmpq.methods.uniform import uniform
 from onnxmpq.model.layers import constant, shape_of
 from onnxmpq.model.load import load
 from onnxmpq.model.normalise import normalise
-from onnxmpq.numerics.ranges import Histogram
+from onnxmpq.numerics.histograms import Histogram
 from onnxmpq.options import Numbers
 from onnxmpq.targets import ISAS, builtin_names, split_variant
 from onnxmpq.targets import target as find_target

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxmpq.errors import InputError
-from onnxmpq.numerics.ranges import Counting, Ranges
+from onnxmpq.numerics.histograms import Counting, Ranges
 
 Array: TypeAlias = npt.NDArray[Any]
 

@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 
 from onnxmpq.numerics.hessians import Hessians
-from onnxmpq.numerics.ranges import Histogram, Ranges
+from onnxmpq.numerics.histograms import Histogram, Ranges
 
 
 @dataclass(slots=True)

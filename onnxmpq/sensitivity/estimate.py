@@ -10,7 +10,7 @@ from onnxmpq.artifacts import FLOAT
 from onnxmpq.errors import InputError
 from onnxmpq.lower.calibrated import Calibrated
 from onnxmpq.model.layers import weight_bytes
-from onnxmpq.numerics.ranges import HISTOGRAM_BYTES
+from onnxmpq.numerics.histograms import HISTOGRAM_BYTES
 from onnxmpq.sensitivity.batches import Layout, read_batch
 from onnxmpq.sensitivity.chain import GARBAGE_BYTES, LARGE_BYTES, RECENT_BYTES
 from onnxmpq.sensitivity.cuts.segments import Cuts, loaded_bytes

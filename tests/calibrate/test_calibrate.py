@@ -17,17 +17,8 @@ from hypothesis import strategies as st
 from onnxmpq.calibrate.run import calibrate
 from onnxmpq.errors import InputError
 from onnxmpq.numerics.formats import container_bits
-from onnxmpq.numerics.ranges import (
-    Affine,
-    Counting,
-    Histogram,
-    QuantisedType,
-    Range,
-    Ranges,
-    choose_range,
-    expected_error,
-    quantiser,
-)
+from onnxmpq.numerics.histograms import Counting, Histogram, Ranges
+from onnxmpq.numerics.ranges import Affine, QuantisedType, Range, choose_range, expected_error, quantiser
 from onnxmpq.options import ACTIVATION_RANGES, ActivationRanges
 
 Floats = npt.NDArray[np.float32]
