@@ -205,9 +205,10 @@ class SearchOptions:
 class MeasureOptions:
     """How losses are measured, what keeps the results, and where jobs run.
 
-    ``memory`` is a ceiling in bytes for one process; ``batch`` follows from it where it is 0. ``executor`` is the name
-    of one or any ``concurrent.futures.Executor``, with ``ahead`` jobs in flight; results do not depend on it. ``auto``
-    runs short work in this process, long work in ``jobs`` others.
+    ``memory`` is a ceiling in bytes for one process; ``batch`` follows from it where it is 0, and ``stage``, how many
+    samples a search measures all that it might do on, from what a sample takes. ``executor`` is the name of one or any
+    ``concurrent.futures.Executor``, with ``ahead`` jobs in flight; results do not depend on it. ``auto`` runs short
+    work in this process, long work in ``jobs`` others.
 
     ``function`` is a loss of the user's own, a function of a module (workers must be able to import it). The Gram of
     interactions stays that of the built-in loss; what a variant adds alone is the function's. Where ``blends`` is None,
@@ -254,6 +255,7 @@ class MeasureOptions:
     seed: int = field(default=0, metadata=flag("--seed", "Seed of everything random.", least=0))
     threads: int = field(default=1, metadata=flag("--threads", "Threads of each process.", least=1, shows_default=True))
     batch: int = 0
+    stage: int = 0
     function: Callable[..., Any] | None = None
     ahead: int = 0
 

@@ -1,7 +1,7 @@
 """Samples in the files that workers read: some to a batch, and those that a model takes together as one feed.
 
-Of many samples a ``STAGE`` comes first, in batches of its own: as many of every kind, from everywhere among them. A
-search measures all that it might do on these, and only what may be the best on all.
+Of many samples of a large model a first stage comes first, in batches of its own: as many of every kind, from
+everywhere among them. A search measures all that it might do on these, and only what may be the best on all.
 """
 
 import tempfile
@@ -22,7 +22,9 @@ from onnxmpq.workspace.workspace import Workspace
 
 Feed = Mapping[str, npt.NDArray[Any]]
 STAGE = 64
-"""Samples of the first stage, where there are at least twice as many."""
+"""Samples of the first stage at least; what is chosen on fewer does not hold for others."""
+STAGE_MACS = 32_000_000_000
+"""What running the first stage takes, in multiply-accumulates: where samples are cheap there are more of them."""
 _TOGETHER = 8
 """Samples that run together: more would leave the processor's caches."""
 
@@ -84,11 +86,16 @@ class Layout:
 
 
 def lay_out(
-    workspace: Workspace, heads: tuple[Head, ...], options: MeasureOptions, size_within: Callable[[int, int], int]
+    workspace: Workspace,
+    heads: tuple[Head, ...],
+    options: MeasureOptions,
+    macs: int,
+    size_within: Callable[[int, int], int],
 ) -> Layout:
     """Write batches into a new folder of a workspace, with blends behind the samples where they are measured.
 
-    ``size_within`` tells how many of so many samples may run together within a ceiling of memory.
+    ``macs`` is what running one sample takes; ``size_within`` tells how many of so many samples may run together within
+    a ceiling of memory.
     """
     samples, rows = workspace.samples, max(workspace.samples.batch, 1)
     count = min(len(samples), options.samples or len(samples))
@@ -101,7 +108,7 @@ def lay_out(
     folder = Path(tempfile.mkdtemp(prefix="batches-", dir=workspace.folder))
     sizes: list[int] = []
     firsts: list[int] = []
-    stages = _stages(plain, total)
+    stages = _stages(plain, total, options.stage or max(STAGE, STAGE_MACS // max(macs * rows, 1)))
     for stage in stages:
         feeds = blends.feeds(samples, stage) if blends else at(samples, stage)
         firsts.append(len(sizes))
@@ -119,14 +126,14 @@ def lay_out(
     return Layout(folder, tuple(sizes), first, count, tuple(chain.from_iterable(stages)), plain, rows)
 
 
-def _stages(plain: int, total: int) -> list[list[int]]:
-    """Return the places of samples, the first stage before the rest where there are enough; blends are behind."""
-    if total < 2 * STAGE:
+def _stages(plain: int, total: int, stage: int) -> list[list[int]]:
+    """Return the places of samples, those of the first stage before the rest where there are twice as many."""
+    if total < 2 * stage:
         return [list(range(total))]
-    kept = STAGE * plain // total
+    kept = stage * plain // total
     first = [number * plain // kept for number in range(kept)]
     blends = total - plain
-    first += [plain + number * blends // (STAGE - kept) for number in range(STAGE - kept)] if blends else []
+    first += [plain + number * blends // (stage - kept) for number in range(stage - kept)] if blends else []
     return [first, sorted(set(range(total)) - set(first))]
 
 

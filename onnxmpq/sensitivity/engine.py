@@ -83,7 +83,7 @@ class Engine:
         self.cuts: Cuts = cut(self.model, self.space)
         heads = find_heads(self.model, self.options.loss, self.options.outputs)
         self.estimator = Estimator(workspace, self.calibrated, self.cuts, self.options.threads)
-        self.layout = lay_out(workspace, heads, self.options, self.estimator.batch_within)
+        self.layout = lay_out(workspace, heads, self.options, self.cuts.macs, self.estimator.batch_within)
         self._worker = Worker(self._recipe(heads))
         self.store = Store.open(Path(self.options.store or self.layout.folder / "results.store"), self._identity(heads))
         try:

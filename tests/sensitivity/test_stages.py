@@ -36,7 +36,9 @@ def images(count: int) -> np.ndarray:
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
     """Open an engine on many samples, a few to a batch."""
-    with engine_on(small_model(), {"image": images(SAMPLES)}, MeasureOptions(batch=48, blends=False)) as opened:
+    with engine_on(
+        small_model(), {"image": images(SAMPLES)}, MeasureOptions(batch=48, stage=STAGE, blends=False)
+    ) as opened:
         yield opened
 
 
@@ -70,13 +72,18 @@ def test_a_table_of_the_first_stage_is_part_of_that_of_all(engine: Engine) -> No
 
 @pytest.mark.parametrize("count", [1, 64, 2 * STAGE - 1])
 def test_few_samples_are_one_stage(count: int) -> None:
-    with engine_on(small_model(), {"image": images(count)}, MeasureOptions(blends=False)) as opened:
+    with engine_on(small_model(), {"image": images(count)}, MeasureOptions(stage=STAGE, blends=False)) as opened:
         assert (opened.first, opened.first_share) == (opened.batches, 1.0)
         assert opened.layout.places == tuple(range(count))
 
 
+def test_all_samples_of_a_small_model_are_one_stage() -> None:
+    with engine_on(small_model(), {"image": images(SAMPLES)}, MeasureOptions(blends=False)) as opened:
+        assert (opened.first_share, opened.samples) == (1.0, SAMPLES)
+
+
 def test_blends_are_in_the_first_stage_as_they_are_in_all() -> None:
-    with engine_on(small_model(), {"image": images(140)}, MeasureOptions(blends=True)) as opened:
+    with engine_on(small_model(), {"image": images(140)}, MeasureOptions(stage=STAGE, blends=True)) as opened:
         first = np.array(opened.layout.places[:STAGE])
         assert ((first < opened.layout.plain).sum(), opened.layout.plain, opened.samples) == (STAGE // 2, 70, 140)
         assert len(opened.own_samples(opened.table([W8], batches=opened.first))) == STAGE // 2
@@ -86,7 +93,7 @@ def test_blends_are_in_the_first_stage_as_they_are_in_all() -> None:
 def test_labels_go_with_their_samples() -> None:
     with np.load(MODELS / "digits_evaluation.npz") as data:
         given = {"image": data["image"][:SAMPLES], "labels": data["labels"][:SAMPLES]}
-    with engine_on(small_model(), given, MeasureOptions(loss="ce")) as opened:
+    with engine_on(small_model(), given, MeasureOptions(stage=STAGE, loss="ce")) as opened:
         table = opened.table([W8], batches=opened.first)
         outputs = opened.float_outputs()[:STAGE]
         wanted = given["labels"][list(opened.layout.places[:STAGE])]
@@ -158,7 +165,7 @@ def test_few_of_many_equals_are_measured_on_all_samples() -> None:
 
 
 def test_what_a_search_takes_was_measured_on_all_samples(tmp_path: Path) -> None:
-    store = MeasureOptions(store=tmp_path / "s.store", blends=False)
+    store = MeasureOptions(store=tmp_path / "s.store", stage=STAGE, blends=False)
     with (
         workspace(prepare(small_model(), "ort-cpu"), {"image": images(SAMPLES)}, Numbers.searched()) as place,
         Search(Exporter(place), Plan("ort-cpu", "", {}), SearchOptions(), store, Constraints()) as search,

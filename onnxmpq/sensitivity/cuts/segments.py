@@ -45,6 +45,11 @@ class Cuts:
         index = {name: segment.index for segment in self.segments for name in segment.nodes}
         object.__setattr__(self, "_index", index | {name: index[node] for name, node in self.bodies.items()})
 
+    @property
+    def macs(self) -> int:
+        """What running one sample takes, in multiply-accumulates."""
+        return sum(segment.macs for segment in self.segments)
+
     def segment_of(self, node_name: str) -> int:
         """Return the index of the segment in which a node of the normalised model runs, or raise KeyError."""
         return self._index[node_name]
