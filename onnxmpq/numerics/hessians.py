@@ -39,9 +39,9 @@ It takes 170 MB; to factor it takes four times that and a few seconds. Twice the
 """
 TOGETHER_BYTES = 1 << 29
 """Hessians counted in one pass over the samples; more of them take more passes."""
-ENOUGH = 1 << 15
+ENOUGH = 1 << 17
 """Inputs of a layer from which its Hessian is counted, or ``_EACH`` for each of its columns where that is more."""
-_EACH = 32
+_EACH = 256
 _CHUNK = 1 << 22  # numbers of columns laid out at a time
 _SMALL = 1 << 22  # numbers of a Hessian up to which it stays factored for the next number of bits
 _TYPES = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE})
