@@ -23,7 +23,7 @@ from onnxmpq.workspace.workspace import Workspace
 Feed = Mapping[str, npt.NDArray[Any]]
 STAGE = 64
 """Samples of the first stage at least; what is chosen on fewer does not hold for others."""
-STAGE_MACS = 32_000_000_000
+STAGE_MACS = 24_000_000_000
 """What running the first stage takes, in multiply-accumulates: where samples are cheap there are more of them."""
 _TOGETHER = 8
 """Samples that run together: more would leave the processor's caches."""
