@@ -28,10 +28,10 @@ RECENT_BYTES = 48_000_000
 """Serialised pieces of recent variants that stay at hand, and twice as much of the weights in their sessions."""
 
 
-LARGE_BYTES = 1 << 24
+_LARGE_BYTES = 1 << 24
 """Weights from which on memory is given back behind plans: graphs refer to themselves, and wait for it."""
-GARBAGE_BYTES = 1 << 27
-"""How many bytes of weights plans may have left behind by then."""
+_GARBAGE_BYTES = 1 << 26
+"""How many bytes of weights plans may have left behind by then; the overhead that is foreseen has room for them."""
 
 
 class Chain:
@@ -48,7 +48,7 @@ class Chain:
         self._recent: OrderedDict[Name, tuple[Piece, ...]] = OrderedDict()
         self._placed: dict[Name, frozenset[Pair]] = {}
         self._weights, self._garbage = weight_bytes(calibrated.model), 0
-        self._large = self._weights >= LARGE_BYTES
+        self._large = self._weights >= _LARGE_BYTES
 
     def pieces(self, choices: Choices, *, keep: bool = False) -> tuple[Piece, ...]:
         """Return the pieces of a plan; ``keep`` holds on to them and to their sessions, as for a centre."""
@@ -61,7 +61,7 @@ class Chain:
         plan = Plan(self.calibrated.target.name, "", dict(choices))
         pieces = self.splitter.split(self.calibrated.lower(plan).model if name else self.calibrated.model)
         self._garbage += self._weights
-        if self._large and self._garbage >= GARBAGE_BYTES:
+        if self._large and self._garbage >= _GARBAGE_BYTES:
             give_back()
             self._garbage = 0
         if keep:

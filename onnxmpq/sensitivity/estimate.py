@@ -12,7 +12,7 @@ from onnxmpq.lower.calibrated import Calibrated
 from onnxmpq.model.layers import weight_bytes
 from onnxmpq.numerics.histograms import HISTOGRAM_BYTES
 from onnxmpq.sensitivity.batches import Layout, read_batch
-from onnxmpq.sensitivity.chain import GARBAGE_BYTES, LARGE_BYTES, RECENT_BYTES
+from onnxmpq.sensitivity.chain import RECENT_BYTES
 from onnxmpq.sensitivity.cuts.segments import Cuts, loaded_bytes
 from onnxmpq.sensitivity.table import Cost, Variant
 from onnxmpq.sensitivity.workers.worker import Job, PairsJob, ResponseJob
@@ -73,7 +73,6 @@ class Estimator:
         widest = max(*(segment.live_bytes for segment in self.cuts.segments), *each, 0)
         rounding = _ROUNDING_BYTES * self.calibrated.largest_hessian()
         besides = _OVERHEAD_BYTES + samples.held_bytes + _COUNTED * counted
-        besides += GARBAGE_BYTES if self._weight_bytes >= LARGE_BYTES else 0
         return besides + weights + rounding + batch * (3 * crossing + 16 * widest)
 
     def cost(self, variants: Sequence[Variant], layout: Layout, batches: int) -> Cost:
