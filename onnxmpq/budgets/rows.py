@@ -44,11 +44,6 @@ class Row:
         """Return what a plan takes as a whole, as far as the row knows."""
         return used + self.fixed
 
-    @property
-    def most_of_whole(self) -> int:
-        """The most that a plan may take as a whole."""
-        return self.most + self.fixed
-
     def total(self, used: float) -> float:
         """Return what people read: with what no unit can change, and bits as a mean."""
         return (used + self.fixed) / self.divisor

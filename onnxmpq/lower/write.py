@@ -167,13 +167,11 @@ class _Writer:
 
     def moved(self, node: ir.Node, layer: Layer, value: ir.Value, quantised: QuantisedWeight) -> np.ndarray | float:
         """Return what rounding a weight moves a bias by, once for codes that are kept."""
-        mean, shifts = self.means.get(layer.node), self.quantiser.shifts
-        kept = self.kept.get(value.name or "")
-        if shifts is None or kept is None:
-            return shift(node, layer, constant(value), mean, quantised)
-        if (layer.node, kept) not in shifts:
-            shifts[layer.node, kept] = shift(node, layer, constant(value), mean, quantised)
-        return shifts[layer.node, kept]
+        codes, shifts = self.kept.get(value.name or ""), self.quantiser.shifts
+        known = {} if codes is None or shifts is None else shifts
+        if (layer.node, codes) not in known:
+            known[layer.node, codes] = shift(node, layer, constant(value), self.means.get(layer.node), quantised)
+        return known[layer.node, codes]
 
     def forget(self, weights: Iterable[str]) -> None:
         """Let go of the codes of weights that no other layer reads, and of the pages they were made from."""

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -16,7 +15,7 @@ from onnxmpq.errors import InfeasibleError
 from onnxmpq.methods.agreement import Agreement, agreement
 from onnxmpq.methods.protocol import Measurer
 from onnxmpq.metrics.losses import mean_and_error
-from onnxmpq.sensitivity.table import Table, Variant
+from onnxmpq.sensitivity.table import Table, Variant, pairs_of
 from onnxmpq.solve import Budget, Problem, Shortfall, Solution, solve
 
 Choices = Mapping[str, Option]
@@ -134,6 +133,8 @@ class Study:
         keys = [self._key(plan) for plan in plans]
         new = [plan for plan, key in zip(plans, keys, strict=True) if key not in self.measured]
         unique = {self._key(plan): plan for plan in new}
+        if not unique:
+            return [self.measured[key] for key in keys]
         known = sum(key in self.begun for key in unique)
         rest = known * (self.repeats(staged=False) - self.repeats(staged=True))
         self.runs += (len(unique) - known) * self.repeats(staged=False) + rest
@@ -367,7 +368,7 @@ def pair_runs(
     """Return how many runs of the whole model pairs are worth (all if None): each starts where its later unit does."""
     nothing = study.engine.cost(()).full_runs
     share = {variant: study.engine.cost((variant,)).full_runs - nothing for variant in variants}
-    wanted = ((a, b) for a, b in combinations(variants, 2) if a.unit != b.unit) if pairs is None else pairs
+    wanted = pairs_of(variants) if pairs is None else pairs
     return sum(min(share[first], share[second]) for first, second in wanted)
 
 

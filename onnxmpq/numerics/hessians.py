@@ -122,7 +122,7 @@ class Reading:
     def _windows(self, x: Array, most: float, turn: int) -> Iterator[Array]:
         """Lay out what each output position of a convolution sees."""
         kernel = self.view.shape[2:]
-        strides = self._strides(kernel)
+        strides = self.node.attributes.get_ints("strides") or [1] * len(kernel)
         dilations = self.node.attributes.get_ints("dilations") or [1] * len(kernel)
         pads = paddings(self.node, x.shape[2:], kernel, strides, dilations)
         padded = np.pad(x, [(0, 0), (0, 0), *pads]) if any(map(any, pads)) else x
@@ -133,8 +133,8 @@ class Reading:
         steps = _steps(outputs, most / len(padded))
         starts = [turn // math.prod(steps[:axis]) % step for axis, step in enumerate(steps)]
         taken = [len(range(start, size, step)) for start, size, step in zip(starts, outputs, steps, strict=True)]
+        begin = [start * stride for start, stride in zip(starts, strides, strict=True)]
         strides = [stride * step for stride, step in zip(strides, steps, strict=True)]
-        begin = [start * stride for start, stride in zip(starts, self._strides(kernel), strict=True)]
         each = max(x.shape[1] * math.prod(kernel) * math.prod(taken[1:]), 1)
         height = max(1, _CHUNK // each)
         for image in padded:
@@ -149,9 +149,6 @@ class Reading:
                     )
                     found[(slice(None), *tap)] = image[(slice(None), *window)]
                 yield found.reshape(self.view.groups, self.view.columns, -1)
-
-    def _strides(self, kernel: Sequence[int]) -> Sequence[int]:
-        return self.node.attributes.get_ints("strides") or [1] * len(kernel)
 
 
 def _steps(outputs: Sequence[int], most: float) -> list[int]:

@@ -4,7 +4,7 @@ rows foresee it (size, and what others add)      rows are shifted by what they w
 no rows (drop)                                   the smallest file within it is bisected, over sizes
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from onnxmpq.artifacts import FLOAT, Option
@@ -94,8 +94,14 @@ class _Files:
 
     def over(self, choices: Choices) -> dict[str, int]:
         """Return by how much the file of a plan exceeds each budget."""
+        return self.beyond(choices, {row.limit: row.most for row in self.looked_up})
+
+    def beyond(self, choices: Choices, used: Mapping[Limit, int]) -> dict[str, int]:
+        """Return by how much the file of a plan takes more than rows foresee where units take ``used`` of them."""
         file = self.search.whole(choices)
-        return {row.limit.kind: int(row.limit.budget.actual(file)) - row.most_of_whole for row in self.looked_up}
+        return {
+            row.limit.kind: int(row.limit.budget.actual(file)) - row.foreseen(used[row.limit]) for row in self.looked_up
+        }
 
     def fit(self, choices: Choices) -> bool:
         """Tell whether the file of a plan is within the budgets."""
@@ -105,16 +111,12 @@ class _Files:
 
     def wrong(self, choices: Choices) -> dict[str, int]:
         """Return by how much the file of a plan takes more than rows foresee."""
-        used = {row.limit: usage for row, usage in zip(self.study.rows, self.study.usage(choices), strict=True)}
-        over = self.over(choices)
-        return {
-            row.limit.kind: over[row.limit.kind] + row.most_of_whole - row.foreseen(used[row.limit])
-            for row in self.looked_up
-        }
+        limits = [row.limit for row in self.study.rows]
+        return self.beyond(choices, dict(zip(limits, self.study.usage(choices), strict=True)))
 
     def slack(self, choices: Choices) -> dict[str, int]:
         """Return by how much rows are wrong that foresee far more than the file of a plan takes."""
-        wrong, most = self.wrong(choices), {row.limit.kind: row.most_of_whole for row in self.looked_up}
+        wrong, most = self.wrong(choices), {row.limit.kind: row.foreseen(row.most) for row in self.looked_up}
         return {kind: off for kind, off in wrong.items() if -off > SLACK * most[kind]}
 
     def feasible(self, choices: Choices) -> bool:

@@ -107,11 +107,9 @@ def lay_out(
     stack = _may_stack(workspace, heads)
     folder = Path(tempfile.mkdtemp(prefix="batches-", dir=workspace.folder))
     sizes: list[int] = []
-    firsts: list[int] = []
     stages = _stages(plain, total, options.stage or max(STAGE, STAGE_MACS // max(macs * rows, 1)))
     for stage in stages:
         feeds = blends.feeds(samples, stage) if blends else at(samples, stage)
-        firsts.append(len(sizes))
         for start in range(0, len(stage), size):
             places = stage[start : start + size]
             group = list(islice(feeds, len(places)))
@@ -122,7 +120,7 @@ def lay_out(
                 arrays["labels"] = np.concatenate([labels[place * rows : (place + 1) * rows] for place in places])
             np.savez(_file(folder, len(sizes)), **arrays)  # type: ignore[arg-type]
             sizes.append(len(places))
-    first = firsts[1] if len(firsts) > 1 else len(sizes)
+    first = -(-len(stages[0]) // size)
     return Layout(folder, tuple(sizes), first, count, tuple(chain.from_iterable(stages)), plain, rows)
 
 

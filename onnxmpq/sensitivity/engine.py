@@ -16,7 +16,6 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from itertools import combinations
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -39,7 +38,7 @@ from onnxmpq.sensitivity.cuts.segments import Cuts
 from onnxmpq.sensitivity.estimate import Estimator
 from onnxmpq.sensitivity.stored.keys import function_name, job_json, key
 from onnxmpq.sensitivity.stored.store import Store
-from onnxmpq.sensitivity.table import Cost, Table, Variant
+from onnxmpq.sensitivity.table import Cost, Table, Variant, pairs_of
 from onnxmpq.sensitivity.workers.executors import AHEAD, pool_of, runs_here
 from onnxmpq.sensitivity.workers.running import run_jobs
 from onnxmpq.sensitivity.workers.worker import (
@@ -230,7 +229,7 @@ class Engine:
     def pairs(self, table: Table, wanted: Iterable[tuple[Variant, Variant]] | None = None) -> Table:
         """Add the exact losses of pairs of variants, all of them unless told which."""
         rows: dict[Variant, list[Variant]] = {}
-        asked = _all_pairs(table.variants) if wanted is None else wanted
+        asked = pairs_of(table.variants) if wanted is None else wanted
         position = {variant: self.estimator.position(variant) for variant in table.variants}
         for a, b in asked:
             first, second = sorted((a, b), key=lambda v: (position[v], v))
@@ -307,6 +306,8 @@ class Engine:
         total, last = sum(work.values()), time.perf_counter()
         done = total - sum(work[job] for job in set(todo))
         self.workspace.progress(what, done, total)
+        if not todo:
+            return
 
         def keep(job: Job, results: Results) -> None:
             nonlocal done, last
@@ -394,7 +395,3 @@ class Engine:
         losses = [Loss(heads, self.result(job)["float"].astype(np.float64)) for job in jobs]
         powers = np.concatenate([loss.signal() for loss in losses]).mean(0)
         return losses[0].with_powers(powers).heads
-
-
-def _all_pairs(variants: Sequence[Variant]) -> Iterator[tuple[Variant, Variant]]:
-    return ((a, b) for a, b in combinations(variants, 2) if a.unit != b.unit)

@@ -10,8 +10,9 @@ facts         what budgets are counted from, where it is known: with it `onnxmpq
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -57,6 +58,11 @@ class Variant:
     def __str__(self) -> str:
         """Write it as ``unit@option``."""
         return f"{self.unit}@{self.option}"
+
+
+def pairs_of(variants: Sequence[Variant]) -> Iterator[tuple[Variant, Variant]]:
+    """Return all pairs of variants that a plan may have together: those of two units."""
+    return ((a, b) for a, b in combinations(variants, 2) if a.unit != b.unit)
 
 
 @dataclass(frozen=True, slots=True)

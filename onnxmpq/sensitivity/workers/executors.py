@@ -76,11 +76,13 @@ class AutoExecutor(Executor):
 
     def expect(self, seconds: float, memory_each: int) -> None:
         """Start workers where jobs take long and memory is there for two."""
-        if self._workers is None and seconds > MUCH_S and (count := self.workers(memory_each)) > 1:
+        if self._workers is None and (count := self.workers(seconds, memory_each)) > 1:
             self._workers = ProcessExecutor(count, main=False)
 
-    def workers(self, memory_each: int) -> int:
-        """Return how many processes of so much memory there are cores and memory for."""
+    def workers(self, seconds: float, memory_each: int) -> int:
+        """Return how many processes of so much memory are worth it and have a core and memory."""
+        if seconds <= MUCH_S:
+            return 1
         free = memory_bytes()[1]
         return max(1, min(self._most, self._most if free is None else free // max(memory_each, 1)))
 
@@ -115,22 +117,15 @@ def open_executor(spec: str, jobs: int = 0) -> Iterator[Executor]:
     where, _, count = rest.partition(":")
     if spec == "inline":
         yield InlineExecutor()
-    elif kind == "processes" or spec == "auto":
-        executor = (
-            AutoExecutor(jobs)
-            if spec == "auto"
-            else ProcessExecutor(_workers(spec, rest) if ":" in spec else jobs or usable_cores())
-        )
-        try:
+    elif spec == "auto":
+        with _ending(AutoExecutor(jobs)) as executor:
             yield executor
-        except BaseException:
-            executor.kill()
-            raise
-        executor.shutdown()
+    elif kind == "processes":
+        with _ending(ProcessExecutor(_workers(spec, rest) if ":" in spec else jobs or usable_cores())) as executor:
+            yield executor
     elif kind == "dask" and where == "local":
-        with open_cluster(
-            None, _workers(spec, count) if rest.startswith("local:") else jobs or usable_cores()
-        ) as client:
+        workers = _workers(spec, count) if rest.startswith("local:") else jobs or usable_cores()
+        with open_cluster(None, workers) as client:
             yield client
     elif kind == "dask" and "://" in rest:
         with open_cluster(rest, 0) as client:
@@ -138,6 +133,17 @@ def open_executor(spec: str, jobs: int = 0) -> Iterator[Executor]:
     else:
         hint = nearest(kind, ("auto", "inline", "processes", "dask"))
         raise InputError(f"There is no executor '{brief(spec)}'. Known: {', '.join(KNOWN)}.{hint}")
+
+
+@contextmanager
+def _ending(executor: AutoExecutor | ProcessExecutor) -> Iterator[Executor]:
+    """Give an executor, and end its workers afterwards; after an error, at once."""
+    try:
+        yield executor
+    except BaseException:
+        executor.kill()
+        raise
+    executor.shutdown()
 
 
 @contextmanager
@@ -173,8 +179,8 @@ def side_by_side(options: MeasureOptions, seconds: float, memory_each: int) -> i
     kind, _, count = options.executor.partition(":")
     if kind == "processes":
         return _workers(options.executor, count) if count else options.jobs or usable_cores()
-    small = kind != "auto" or options.function is not None or seconds <= MUCH_S
-    return 1 if small else AutoExecutor(options.jobs).workers(memory_each)
+    here = kind != "auto" or options.function is not None
+    return 1 if here else AutoExecutor(options.jobs).workers(seconds, memory_each)
 
 
 def runs_here(executor: Executor) -> bool:

@@ -26,7 +26,6 @@ from typing import Any, ParamSpec, TypeVar
 
 from onnxmpq.errors import InputError, InternalError, OnnxmpqError
 
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -195,8 +194,6 @@ def _no_main() -> Iterator[None]:
 def _serve(connection: Connection) -> None:
     """Do jobs until the other end of the pipe is closed: what a worker process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the one that started us decides
-    for name in _THREADS:  # read when the libraries are loaded, which the first job does
-        os.environ.setdefault(name, "1")
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(EOFError, OSError):
         connection.send_bytes(b"up")
