@@ -12,7 +12,7 @@ import numpy as np
 from onnxmpq.artifacts import Accuracy
 from onnxmpq.data.samples import Samples, checked_labels
 from onnxmpq.errors import InputError
-from onnxmpq.metrics.losses import Head, Loss, mean_and_error
+from onnxmpq.metrics.losses import Head, Loss, mean_and_error, rows_of
 
 Feed = Mapping[str, np.ndarray]
 
@@ -79,11 +79,11 @@ def fall(
 
 def mean_loss(before: Model, after: Model, samples: Samples, heads: Sequence[Head]) -> tuple[float, float]:
     """Return the mean loss of a model against another and its standard error, as an engine measures it."""
-    rows = max(samples.batch, 1)
     losses: list[list[np.ndarray]] = [[] for _ in heads]
     signals: list[list[np.ndarray]] = [[] for _ in heads]
     for feed in samples:
         wanted, got = before.run(feed), after.run(feed)
+        rows = rows_of(wanted, heads, samples.batch)
         for head in heads:
             if got[head.name].shape != wanted[head.name].shape:
                 raise InputError(

@@ -15,9 +15,9 @@ W = 2 / signal power, g = W (c - float), y = √W z. The quadratic part is a Gra
 construction.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +62,14 @@ class Head:
         array = np.asarray(output, np.float64)
         values = (np.moveaxis(array, self.axis, -1) if array.ndim else array).reshape(samples, -1)
         return np.log(np.maximum(values, 1e-30)) if self.probabilities else values
+
+
+def rows_of(outputs: Mapping[str, npt.NDArray[Any]], heads: Sequence[Head], batch: int) -> int:
+    """Return how many rows a sample has: the batch that inputs fix, where all outputs have it, too.
+
+    What an input fixes first may be something else, as the layers whose state it is.
+    """
+    return batch if batch > 1 and all(outputs[head.name].shape[:1] == (batch,) for head in heads) else 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from onnxmpq.data.blends import Blended, at, may_blend
 from onnxmpq.data.samples import Samples
-from onnxmpq.metrics.losses import Head
+from onnxmpq.metrics.losses import Head, rows_of
 from onnxmpq.options import MeasureOptions
 from onnxmpq.workspace.workspace import Workspace
 
@@ -97,7 +97,7 @@ def lay_out(
     ``macs`` is what running one sample takes; ``size_within`` tells how many of so many samples may run together within
     a ceiling of memory.
     """
-    samples, rows = workspace.samples, max(workspace.samples.batch, 1)
+    samples, rows = workspace.samples, _rows(workspace, heads)
     count = min(len(samples), options.samples or len(samples))
     labels = samples.labels
     blends = Blended(count) if _blended(samples, count, heads, options) else None
@@ -173,6 +173,14 @@ def read_labels(folder: Path, index: int) -> npt.NDArray[np.int64] | None:
 
 def _file(folder: Path, index: int) -> Path:
     return folder / f"batch_{index:05d}.npz"
+
+
+def _rows(workspace: Workspace, heads: tuple[Head, ...]) -> int:
+    """Return how many rows every sample has; where inputs may fix a batch, the first sample is run to see."""
+    if workspace.samples.batch <= 1:
+        return 1
+    session = workspace.reference.session(workspace.float_model, mode="deployed")
+    return rows_of(session.run(next(iter(workspace.samples))), heads, workspace.samples.batch)
 
 
 def _may_stack(workspace: Workspace, heads: tuple[Head, ...]) -> bool:

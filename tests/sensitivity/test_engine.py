@@ -615,3 +615,24 @@ def test_a_target_is_read_once_wherever_workers_run(tmp_path: Path, monkeypatch:
     ):
         table = engine.table(OPTIONS[:1])
     assert table.target == "ort-cpu"
+
+
+def test_what_an_input_fixes_first_need_not_be_a_batch() -> None:
+    """A state of two layers beside a signal of any batch: every sample has one row."""
+    w = np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)
+    text = (
+        "g (float[a, 16] x, float[2, b, 8] s) => (float[a, 8] y, float[2, b, 8] t) { y = MatMul(x, w) t = Add(y, s) }"
+    )
+    generator = np.random.default_rng(1)
+    samples = [
+        {
+            "x": generator.normal(size=(1, 16)).astype(np.float32),
+            "s": generator.normal(size=(2, 1, 8)).astype(np.float32),
+        }
+        for _ in range(6)
+    ]
+    with engine_of(from_text(text, {"w": w}), samples) as engine:
+        table = engine.table((Option(8, 8), Option(4, 8)))
+        assert (table.samples, engine.float_outputs().shape) == (6, (6, 24))
+        assert 0 < table.loss[0] < table.loss[1]
+        np.testing.assert_allclose(engine.losses([{table.variants[0].unit: Option(8, 8)}])[0].value, table.loss[0])
