@@ -50,7 +50,7 @@ class Calibrated:
 
     def needs(self, plan: Plan) -> Needs:
         """Return what a plan needs and is not known."""
-        placement = place(self.model, self.space, self.target, plan.choices)
+        placement = self.place(plan)
         tensors = {tensor for pair in placement.pairs for tensor in pair.group}
         means = dict(self._corrected(placement).values())
         return Needs(
@@ -83,9 +83,13 @@ class Calibrated:
         views = (readings[0].view for readings in self._read()[0].values()) if self.numbers.rounding == "gptq" else ()
         return max((view.groups * view.columns**2 for view in views), default=0)
 
-    def lower(self, plan: Plan) -> Quantised:
-        """Lower a plan whose needs are known."""
-        placement = place(self.model, self.space, self.target, plan.choices)
+    def place(self, plan: Plan) -> Placement:
+        """Decide where Q/DQ stand for a plan."""
+        return place(self.model, self.space, self.target, plan.choices)
+
+    def lower(self, plan: Plan, placement: Placement | None = None) -> Quantised:
+        """Lower a plan whose needs are known, or just the part of it that is in ``placement``."""
+        placement = placement or self.place(plan)
         affines = {pair_key(pair): self._affine(pair) for pair in placement.pairs}
         means = {node: self.known.means[tensor] for node, (tensor, _) in self._corrected(placement).items()}
         gptq = self.numbers.rounding == "gptq"

@@ -5,8 +5,9 @@ that neither changed nor read anything that did are skipped. All sessions simula
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -18,14 +19,15 @@ from onnxmpq.model.layers import weight_bytes
 from onnxmpq.runtimes import Runtime, Session
 from onnxmpq.sensitivity.cuts.cutting import cut
 from onnxmpq.sensitivity.cuts.segments import Piece
+from onnxmpq.sensitivity.cuts.sights import Sights, together
 from onnxmpq.sensitivity.cuts.splitting import Splitter
-from onnxmpq.targets.placement import Pair, place
+from onnxmpq.targets.placement import Placement
 
 Arrays = dict[str, npt.NDArray[Any]]
 Choices = Mapping[str, Option]
 Name = tuple[tuple[str, str], ...]
 RECENT_BYTES = 48_000_000
-"""Serialised pieces of recent variants that stay at hand, and twice as much of the weights in their sessions."""
+"""Serialised pieces asked for last that stay at hand, and twice as much of the weights in their sessions."""
 
 
 _LARGE_BYTES = 1 << 24
@@ -41,12 +43,14 @@ class Chain:
         self.calibrated, self.runtime, self.threads = calibrated, runtime, threads
         self.cuts = cut(calibrated.model, calibrated.space)
         self.splitter = Splitter(calibrated.model, self.cuts)
+        self.sights = Sights(calibrated.model, calibrated.space, self.cuts)
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._session_bytes: dict[str, int] = {}
         self._kept: dict[str, Session] = {}
         self._pieces: dict[Name, tuple[Piece, ...]] = {}
-        self._recent: OrderedDict[Name, tuple[Piece, ...]] = OrderedDict()
-        self._placed: dict[Name, frozenset[Pair]] = {}
+        self._known: WeakValueDictionary[tuple[int, Placement], Piece] = WeakValueDictionary()
+        self._recent: OrderedDict[str, Piece] = OrderedDict()
+        self._recent_bytes = 0
         self._weights, self._garbage = weight_bytes(calibrated.model), 0
         self._large = self._weights >= _LARGE_BYTES
 
@@ -55,15 +59,7 @@ class Chain:
         name = _name(choices)
         if name in self._pieces:
             return self._pieces[name]
-        if name in self._recent:
-            self._recent.move_to_end(name)
-            return self._recent[name]
-        plan = Plan(self.calibrated.target.name, "", dict(choices))
-        pieces = self.splitter.split(self.calibrated.lower(plan).model if name else self.calibrated.model)
-        self._garbage += self._weights
-        if self._large and self._garbage >= _GARBAGE_BYTES:
-            give_back()
-            self._garbage = 0
+        pieces = self._found(Plan(self.calibrated.target.name, "", dict(choices)))
         if keep:
             for old in [old for old in self._pieces if old]:  # the last centre; float is needed with every one
                 del self._pieces[old]
@@ -71,38 +67,43 @@ class Chain:
             held = {piece.digest for pieces in self._pieces.values() for piece in pieces}
             self._kept = {digest: session for digest, session in self._kept.items() if digest in held}
             self._kept.update((piece.digest, self._load(piece)) for piece in pieces if piece.digest not in self._kept)
-        else:
-            self._recent[name] = pieces
-            while len(self._recent) > 1 and self._own_bytes(self._recent.values()) > RECENT_BYTES:
-                self._recent.popitem(last=False)
         return pieces
 
-    def joined(self, centre: Choices, first: Choices, second: Choices) -> tuple[Piece, ...]:
-        """Return the pieces of a centre with two changes, put together from those of each alone where that is exact.
+    def _found(self, plan: Plan) -> tuple[Piece, ...]:
+        """Find the pieces of a plan by what its segments see, and make those that nobody holds."""
+        placement = self.calibrated.place(plan)
+        seen = dict(enumerate(self.sights.of(placement)))
+        found = {index: piece for index, part in seen.items() if (piece := self._known.get((index, part))) is not None}
+        missing = [index for index in seen if index not in found]
+        if missing:
+            part = together(placement, [seen[index] for index in missing])
+            plain = not (part.forms or part.pairs)
+            model = self.calibrated.model if plain else self.calibrated.lower(plan, part).model
+            found |= zip(missing, self.splitter.split(model, missing), strict=True)
+            self._known.update(((index, seen[index]), found[index]) for index in missing)
+            self._clear_away()
+        pieces = tuple(found[index] for index in seen)
+        self._hold(pieces)
+        return pieces
 
-        It is where lowering places for both just what it places for each, and no piece changes with both.
-        """
-        both = {**first, **{unit: option for unit, option in second.items() if centre.get(unit) != option}}
-        base, one, other, two = (self._placements(choices) for choices in (centre, first, second, both))
-        if two - base == (one - base) | (other - base) and base - two == (base - one) | (base - other):
-            kept, mine, theirs = self.pieces(centre), self.pieces(first), self.pieces(second)
-            apart = [(a.digest != k.digest, b.digest != k.digest) for k, a, b in zip(kept, mine, theirs, strict=True)]
-            if (True, True) not in apart:
-                return tuple(
-                    b if theirs_changed else a for a, b, (_, theirs_changed) in zip(mine, theirs, apart, strict=True)
-                )
-        return self.pieces(both)
+    def _clear_away(self) -> None:
+        """Give back memory behind what was lowered, now and then."""
+        self._garbage += self._weights
+        if self._large and self._garbage >= _GARBAGE_BYTES:
+            give_back()
+            self._garbage = 0
 
-    def _placements(self, choices: Choices) -> frozenset[Pair]:
-        name = _name(choices)
-        if name not in self._placed:
-            held = self.calibrated
-            self._placed[name] = frozenset(place(held.model, held.space, held.target, choices).pairs)
-        return self._placed[name]
-
-    def _own_bytes(self, plans: Iterable[tuple[Piece, ...]]) -> int:
-        """Count the bytes of pieces that only recent plans hold."""
-        return sum(len(piece.data) for pieces in plans for piece in pieces if piece.digest not in self._kept)
+    def _hold(self, pieces: Sequence[Piece]) -> None:
+        """Keep the pieces that were asked for last at hand."""
+        for piece in pieces:
+            if piece.digest in self._kept:
+                continue
+            if self._recent.pop(piece.digest, None) is None:
+                self._recent_bytes += len(piece.data)
+            self._recent[piece.digest] = piece
+        while len(self._recent) > 1 and self._recent_bytes > RECENT_BYTES:
+            _, oldest = self._recent.popitem(last=False)
+            self._recent_bytes -= len(oldest.data)
 
     def session(self, piece: Piece) -> Session:
         """Return a session for a piece; a few that are not kept stay loaded."""

@@ -22,13 +22,14 @@ from onnxmpq.metrics.losses import Loss, log_softmax
 from onnxmpq.options import ROUNDINGS, MeasureOptions, Numbers, VerifyOptions
 from onnxmpq.runtimes import get_runtime
 from onnxmpq.sensitivity.assemble import _relative_error
+from onnxmpq.sensitivity.chain import Chain
 from onnxmpq.sensitivity.engine import Engine
 from onnxmpq.sensitivity.table import Table, Variant
 from onnxmpq.sensitivity.workers.executors import open_executor
 from onnxmpq.sensitivity.workers.worker import SKETCH, CentreJob, ResponseJob, as_choices, sketch
 from onnxmpq.targets.space import make_space
 from onnxmpq.workspace.prepare import prepare
-from onnxmpq.workspace.workspace import workspace
+from onnxmpq.workspace.workspace import shared, workspace
 from tests.graphs import feeds_for, from_text, layer_chain, rng
 from tests.opened import engine_on
 from tests.small import MODELS, part
@@ -229,6 +230,20 @@ def test_losses_with_gptq_are_those_of_the_exported_file(name: str, tmp_path: Pa
             outputs = [np.concatenate([h.features(session.run(f)[h.name], 1) for h in heads], axis=1) for f in feeds]
             assert found.value == pytest.approx(whole.loss.values(np.concatenate(outputs)).mean(), rel=1e-3)
             assert found.value == pytest.approx(whole.values(choices).mean(), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_pieces_put_together_are_those_of_the_whole_model(name: str) -> None:
+    with engine_of(name, digits(6), target="generic", numbers=Numbers(rounding="gptq")) as engine:
+        options = (Option(8, 8), Option(4, 8), Option(2, 8), Option(4))
+        engine.losses([plan_of(engine, 0, options)])
+        calibrated = shared(engine.workspace.folder, replace(engine.target, islands=False), engine.calibrated.numbers)
+        chain = Chain(calibrated, get_runtime("onnxruntime"), 1)
+        for seed in range(4):
+            choices = plan_of(engine, seed, options)
+            engine.losses([choices])  # counts what rounding needs
+            whole = calibrated.lower(Plan("generic", "", choices)).model
+            assert chain.pieces(choices) == chain.splitter.split(whole)
 
 
 def test_gptq_is_measured_and_nearest_costs_more() -> None:

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import zlib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 
 from onnxmpq.artifacts import FLOAT, Option, Plan, Space
 from onnxmpq.lower.write import lower, pair_key
+from onnxmpq.model.bodies import owners
 from onnxmpq.model.layers import all_nodes
 from onnxmpq.model.load import load
 from onnxmpq.model.normalise import normalise
@@ -29,10 +31,11 @@ from onnxmpq.numerics.ranges import Affine
 from onnxmpq.runtimes import get_runtime
 from onnxmpq.sensitivity.cuts.cutting import cut
 from onnxmpq.sensitivity.cuts.segments import Cuts, Piece, Segment, differing, first_change
+from onnxmpq.sensitivity.cuts.sights import Sights, together
 from onnxmpq.sensitivity.cuts.splitting import Splitter, split
 from onnxmpq.targets import Target
 from onnxmpq.targets import target as find_target
-from onnxmpq.targets.placement import place
+from onnxmpq.targets.placement import Pair, Placement, place
 from onnxmpq.targets.space import make_space
 from onnxmpq.verification.verify import worst_sqnr
 from tests.graphs import Array, from_text, normal, rng
@@ -56,19 +59,31 @@ def space_of(model: ir.Model, target: str = "ort-cpu") -> Space:
 
 
 def lowered(
-    model: ir.Model, choices: Mapping[str, str] | str, target: str | Target = "ort-cpu", step: float = 0.03
+    model: ir.Model,
+    choices: Mapping[str, str] | str,
+    target: str | Target = "ort-cpu",
+    step: float = 0.03,
+    part: Placement | None = None,
 ) -> ir.Model:
-    """Lower a normalised model; every activation gets the same scale. One option is meant for all that have it."""
+    """Lower a normalised model; activations get some scale, from a step on. One option is meant for all that have it.
+
+    ``part``: write that part of the placement alone.
+    """
     found = without_islands(target) if isinstance(target, str) else target
     space = make_space(model, found)
     named = {unit.name: choices for unit in space.units} if isinstance(choices, str) else choices
     options = {name: Option.parse(text) for name, text in named.items()}
     options = {name: option for name, option in options.items() if option in space.unit(name).options}
     affines = {
-        pair_key(pair): Affine(np.float32(step / (256 if "16" in pair.type else 1)), *CODES[pair.type])
+        pair_key(pair): Affine(np.float32(step * _wider(pair) / (256 if "16" in pair.type else 1)), *CODES[pair.type])
         for pair in place(model, space, found, options).pairs
     }
-    return lower(model, space, found, Plan(found.name, "test", options), affines).model
+    return lower(model, space, found, Plan(found.name, "test", options), affines, placement=part).model
+
+
+def _wider(pair: Pair) -> float:
+    """Return a factor from 1 to 2: tensors have scales of their own, those of a group one."""
+    return 1 + zlib.crc32(min(pair.group).encode()) % 100 / 100
 
 
 def random_choices(space: Space, seed: int) -> dict[str, str]:
@@ -157,7 +172,8 @@ def cuts_at(model: ir.Model, positions: Sequence[int] | None = None) -> Cuts:
     """Cut a model where one likes; in front of every node unless told otherwise."""
     nodes = [node.name or "" for node in model.graph]
     stops = [0, *(range(1, len(nodes)) if positions is None else sorted(set(positions))), len(nodes)]
-    return Cuts(tuple(Segment(i, tuple(nodes[a:b]), 0) for i, (a, b) in enumerate(itertools.pairwise(stops))))
+    segments = tuple(Segment(i, tuple(nodes[a:b]), 0) for i, (a, b) in enumerate(itertools.pairwise(stops)))
+    return Cuts(segments, {name: node.name or "" for name, node in owners(model).items()})
 
 
 # ---- graphs ----------------------------------------------------------------------------------------------------------
@@ -453,6 +469,33 @@ def test_types_and_free_dimensions_are_declared() -> None:
     dims = value.type.tensor_type.shape.dim
     assert value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     assert [dim.dim_param or dim.dim_value for dim in dims] == ["batch", "sequence", 8]
+
+
+# ---- what a segment sees ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", GRAPHS)
+def test_pieces_follow_from_what_their_segments_see(name: str, target: str) -> None:
+    model = graph(name).clone()
+    raise_opset(model, 25)  # that of the widest option, as when it is measured
+    space = space_of(model, target)
+    plans = [*(random_choices(space, seed) for seed in range(8)), dict.fromkeys(units(name), "w8a8")]
+    for cuts in both_cuts(model, space):
+        splitter, sights = Splitter(model, cuts), Sights(model, space, cuts)
+        known: dict[tuple[int, Placement], str] = {}
+        for number, plan in enumerate(plans):
+            options = {unit: Option.parse(text) for unit, text in plan.items()}
+            options = {unit: option for unit, option in options.items() if option in space.unit(unit).options}
+            placement = place(model, space, without_islands(target), options)
+            seen = sights.of(placement)
+            pieces = splitter.split(lowered(model, plan, target))
+            for index, (part, piece) in enumerate(zip(seen, pieces, strict=True)):
+                assert known.setdefault((index, part), piece.digest) == piece.digest
+            some = sorted(rng(number).choice(len(seen), len(seen) // 2 + 1, replace=False).tolist())
+            part = together(placement, [seen[index] for index in some])
+            assert splitter.split(lowered(model, plan, target, part=part), some) == tuple(pieces[i] for i in some)
+            assert together(placement, seen) == placement
 
 
 # ---- speed and determinism -------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ that, the dequantised T. Where T itself crosses, too, the dequantised one is cal
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
@@ -43,9 +43,9 @@ class Splitter:
         self._digests: dict[int, bytes] = {}
         self._pieces: WeakValueDictionary[str, Piece] = WeakValueDictionary()
 
-    def split(self, lowered: ir.Model) -> tuple[Piece, ...]:
-        """Return one piece per segment."""
-        return _Split(self, Origins(self.original, lowered)).pieces()
+    def split(self, lowered: ir.Model, segments: Collection[int] | None = None) -> tuple[Piece, ...]:
+        """Return one piece per segment, or for some of the segments alone."""
+        return _Split(self, Origins(self.original, lowered)).pieces(segments)
 
     def piece(self, model: onnx.ModelProto, constants: Mapping[str, ir.TensorProtocol]) -> Piece:
         """Return the piece of a model from which the initialisers are still missing."""
@@ -88,8 +88,8 @@ class _Split:
     def __init__(self, splitter: Splitter, origins: Origins) -> None:
         self.splitter, self.origins = splitter, origins
 
-    def pieces(self) -> tuple[Piece, ...]:
-        """Gather what each piece needs, name what crosses, write the pieces."""
+    def pieces(self, segments: Collection[int] | None = None) -> tuple[Piece, ...]:
+        """Gather what each piece needs, name what crosses, write those of ``segments``, or all."""
         origins = self.origins
         drafts = [_Draft() for _ in origins.original.made]
         made = {name: value for value, name in origins.tensor.items() if value not in origins.pairs}
@@ -109,7 +109,8 @@ class _Split:
                 self.need(value, len(drafts) - 1, drafts[-1])
                 drafts[-1].gives.append(value)
         boundary = self.boundary_names(dict.fromkeys(source for d in drafts for source in (*d.reads, *d.gives)), public)
-        return tuple(self.piece(draft, boundary) for draft in drafts)
+        wanted = (draft for index, draft in enumerate(drafts) if segments is None or index in segments)
+        return tuple(self.piece(draft, boundary) for draft in wanted)
 
     def need(self, value: ir.Value, segment: int, draft: _Draft) -> None:
         """Make ``value`` available in a piece: read it from another, or make it here with all it needs."""

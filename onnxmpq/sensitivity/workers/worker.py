@@ -225,7 +225,7 @@ class Bench:
         """Return the losses of one variant together with each of the others, [others, samples].
 
         The first variant runs down the chain once; every other starts from its perturbed tensors where its own pieces
-        begin. Pairs that lowering does not write as the two alone (a follower joins) have pieces of their own.
+        begin.
         """
         batch, centre = self.batch(job.centre, job.batch), choices(job.centre)
         unit, option = job.variant
@@ -233,7 +233,7 @@ class Bench:
         own = self.chain.pieces(first)
         starts: list[tuple[int, int, tuple[Piece, ...]]] = []
         for index, (other, text) in enumerate(job.others):
-            both = self.chain.joined(centre, first, centre | {other: Option.parse(text)})
+            both = self.chain.pieces(first | {other: Option.parse(text)})
             start = first_change(own, both)
             starts.append((len(both) if start is None else start, index, both))
         losses = np.zeros((len(starts), batch.samples))
