@@ -22,7 +22,7 @@ MAY_IMPORT = {  # from the bottom up: every room, and every module that stands a
     "options": "artifacts disk errors",
     "model": "artifacts disk errors registry",
     "data": "disk errors",
-    "numerics": "artifacts errors model options",
+    "numerics": "artifacts errors machine model options",
     "carriers": "artifacts numerics registry",
     "dialects": "carriers numerics registry",
     "targets": "artifacts carriers dialects disk errors model numerics registry",

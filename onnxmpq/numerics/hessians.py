@@ -15,6 +15,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -24,6 +25,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxmpq.artifacts import Layer
+from onnxmpq.machine import one_thread, usable_cores
 from onnxmpq.model.layers import constant, paddings
 from onnxmpq.numerics.gptq import Metric, round_to_hessian
 from onnxmpq.numerics.weights import QuantisedWeight, code_limits, grid
@@ -222,18 +224,30 @@ def count(
     """Run every sample once and yield the Hessian of each weight; ``run`` gives the tensors that are read.
 
     Samples come one by one, whatever batches they were given in. Products are formed in float32, part by part, and
-    summed in float64. A Hessian that is not finite is given as zeros: no weight matters more than another then.
+    summed in float64, those of each weight in the order of the samples: weights share the cores, and a sample is run
+    while the last one is counted. A Hessian that is not finite is given as zeros: no weight matters more than another
+    then.
     """
     feeds = max(len(samples), 1)
     most = {name: max(ENOUGH, _EACH * view.columns) / feeds for name, view in _views(wanted)}
     sums = {name: _Sum(view) for name, view in _views(wanted)}
-    for number, feed in enumerate(samples, 1):
-        values = run(feed)
-        for name, readings in wanted.items():
-            for x in (x for read in readings for x in read.columns(values[read.tensor], most[name], number)):
+
+    def add(name: str, values: Mapping[str, Array], number: int) -> None:
+        for reading in wanted[name]:
+            for x in reading.columns(values[reading.tensor], most[name], number):
                 sums[name].add(x)
-        if progress:
-            progress(number)
+
+    with one_thread(), ThreadPoolExecutor(usable_cores()) as pool:
+        counting: list[Future[None]] = []
+        for number, feed in enumerate(samples, 1):
+            values = run(feed)
+            for future in counting:
+                future.result()
+            counting = [pool.submit(add, name, values, number) for name in wanted]
+            if progress:
+                progress(number)
+        for future in counting:
+            future.result()
     for name in wanted:
         hessian = sums.pop(name).mean()
         yield name, hessian if np.isfinite(hessian).all() else np.zeros_like(hessian)
