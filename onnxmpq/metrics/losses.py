@@ -16,7 +16,7 @@ construction.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -80,6 +80,7 @@ class Loss:
     reference: Array
     labels: npt.NDArray[np.int64] | None = None
     function: LossFunction | None = None
+    _float_logs: dict[str, tuple[Array, Array]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def values(self, outputs: Array) -> Array:
         """Return the loss of every sample: the heads' own, or that of the user's function."""
@@ -106,39 +107,27 @@ class Loss:
             if head.kind == "ce":
                 total -= np.take_along_axis(logs, self._targets(logs), 2).mean((1, 2))
             else:
-                float_logs = log_softmax(wanted.reshape(logs.shape))
-                total += (np.exp(float_logs) * (float_logs - logs)).sum(2).mean(1)
+                probabilities, float_logs = self._wanted(head, wanted)
+                total += (probabilities * (float_logs - logs)).sum(2).mean(1)
         return total
 
-    def slope(self, centre: Array) -> Array:
-        """Return g, the gradient of the loss in the outputs at ``centre``, per sample."""
-        parts = []
+    def around(self, centre: Array) -> "Around":
+        """Return the linear and the quadratic part around some outputs."""
+        slopes, probabilities = [], list[Array | None]()
         for head, part, wanted in self._parts(centre):
             if head.kind == "power":
-                parts.append(2 / head.power * (part - wanted))
-                continue
-            logs = log_softmax(part.reshape(len(part), -1, head.classes))
-            target = np.exp(log_softmax(wanted.reshape(logs.shape)))
-            if head.kind == "ce":
-                target = np.zeros_like(logs)
-                np.put_along_axis(target, self._targets(logs), 1.0, 2)
-            parts.append(((np.exp(logs) - target) / logs.shape[1]).reshape(len(part), -1))
-        return np.concatenate(parts, axis=1)
-
-    def root(self, centre: Array, responses: Array) -> Array:
-        """Return y, whose inner products are the quadratic part: responses in the metric of the loss at ``centre``."""
-        parts, position = [], 0
-        for head, part, _ in self._parts(centre):
-            z = responses[:, position : position + head.width]
-            position += head.width
-            if head.kind == "power":
-                parts.append(np.sqrt(2 / head.power) * z)
+                slopes.append(2 / head.power * (part - wanted))
+                probabilities.append(None)
                 continue
             q = np.exp(log_softmax(part.reshape(len(part), -1, head.classes)))
-            shaped = z.reshape(q.shape)
-            centred = shaped - (q * shaped).sum(-1, keepdims=True)
-            parts.append((np.sqrt(q / q.shape[1]) * centred).reshape(z.shape))
-        return np.concatenate(parts, axis=1)
+            if head.kind == "ce":
+                target = np.zeros_like(q)
+                np.put_along_axis(target, self._targets(q), 1.0, 2)
+            else:
+                target = self._wanted(head, wanted)[0]
+            slopes.append(((q - target) / q.shape[1]).reshape(len(part), -1))
+            probabilities.append(q)
+        return Around(self.heads, np.concatenate(slopes, axis=1), tuple(probabilities))
 
     def noise(self, outputs: Array) -> Array:
         """Return the error power of every sample and head, [samples, heads]."""
@@ -152,6 +141,14 @@ class Loss:
         """Return the same loss with the mean signal power of each head."""
         heads = tuple(replace(head, power=max(float(p), 1e-30)) for head, p in zip(self.heads, powers, strict=True))
         return replace(self, heads=heads)
+
+    def _wanted(self, head: Head, wanted: Array) -> tuple[Array, Array]:
+        """Return the float model's probabilities and their logarithms, [samples, positions, classes]."""
+        known = self._float_logs.get(head.name)
+        if known is None:
+            logs = log_softmax(wanted.reshape(len(wanted), -1, head.classes))
+            known = self._float_logs[head.name] = np.exp(logs), logs
+        return known
 
     def _targets(self, logs: Array) -> npt.NDArray[np.int64]:
         if self.labels is None:
@@ -175,6 +172,29 @@ class Loss:
             span = slice(position, position + head.width)
             position += head.width
             yield head, outputs[:, span], self.reference[:, span]
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """A loss around a centre: ``slope`` is g, its gradient in the outputs, per sample."""
+
+    heads: tuple[Head, ...]
+    slope: Array
+    probabilities: tuple[Array | None, ...]
+
+    def root(self, responses: Array) -> Array:
+        """Return y, whose inner products are the quadratic part: responses in the metric of the loss."""
+        parts, position = [], 0
+        for head, q in zip(self.heads, self.probabilities, strict=True):
+            z = responses[:, position : position + head.width]
+            position += head.width
+            if q is None:
+                parts.append(np.sqrt(2 / head.power) * z)
+                continue
+            shaped = z.reshape(q.shape)
+            centred = shaped - (q * shaped).sum(-1, keepdims=True)
+            parts.append((np.sqrt(q / q.shape[1]) * centred).reshape(z.shape))
+        return np.concatenate(parts, axis=1)
 
 
 def mean_and_error(values: Array) -> tuple[float, float]:

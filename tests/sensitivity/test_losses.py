@@ -49,31 +49,31 @@ def differences(function: Callable[[Array], Array], at: Array, step: float = 1e-
 @each_loss
 def test_slope_is_the_derivative_of_the_values(name: str) -> None:
     loss, outputs = made(name)
-    np.testing.assert_allclose(loss.slope(outputs), differences(loss.values, outputs), atol=1e-8)
+    np.testing.assert_allclose(loss.around(outputs).slope, differences(loss.values, outputs), atol=1e-8)
 
 
 @each_loss
 def test_gram_of_the_root_is_the_hessian(name: str) -> None:
     loss, outputs = made(name)
     width = outputs.shape[1]
-    roots = np.stack([loss.root(outputs, np.tile(unit, (SAMPLES, 1))) for unit in np.eye(width)])
+    roots = np.stack([loss.around(outputs).root(np.tile(unit, (SAMPLES, 1))) for unit in np.eye(width)])
     gram = np.einsum("isf,jsf->sij", roots, roots)
-    np.testing.assert_allclose(gram, differences(loss.slope, outputs), atol=1e-8)
+    np.testing.assert_allclose(gram, differences(lambda at: loss.around(at).slope, outputs), atol=1e-8)
 
 
 @each_loss
 def test_root_is_linear_in_the_responses(name: str) -> None:
     loss, outputs = made(name)
     a, b = rng(2).normal(size=(2, *outputs.shape))
-    whole = loss.root(outputs, 2 * a - b)
-    np.testing.assert_allclose(whole, 2 * loss.root(outputs, a) - loss.root(outputs, b), atol=1e-12)
+    whole = loss.around(outputs).root(2 * a - b)
+    np.testing.assert_allclose(whole, 2 * loss.around(outputs).root(a) - loss.around(outputs).root(b), atol=1e-12)
 
 
 @pytest.mark.parametrize("name", [name for name in HEADS if not name.startswith("ce")])
 def test_the_float_model_has_no_loss_and_no_slope(name: str) -> None:
     loss, outputs = made(name)
     np.testing.assert_allclose(loss.values(loss.reference), 0, atol=1e-12)
-    np.testing.assert_allclose(loss.slope(loss.reference), 0, atol=1e-12)
+    np.testing.assert_allclose(loss.around(loss.reference).slope, 0, atol=1e-12)
     assert (loss.values(outputs) > 0.01).all()
 
 
@@ -124,10 +124,10 @@ def test_probabilities_and_logits_have_the_same_loss_slope_and_gram() -> None:
     for_probabilities = Loss((soft,), soft.features(np.exp(log_softmax(float_logits)), SAMPLES))
     changed = soft.features(np.exp(log_softmax(logits)), SAMPLES)
     np.testing.assert_allclose(for_probabilities.values(changed), for_logits.values(logits))
-    np.testing.assert_allclose(for_probabilities.slope(changed), for_logits.slope(logits), atol=1e-12)
+    np.testing.assert_allclose(for_probabilities.around(changed).slope, for_logits.around(logits).slope, atol=1e-12)
     np.testing.assert_allclose(
-        for_probabilities.root(for_probabilities.reference, changed - for_probabilities.reference),
-        for_logits.root(float_logits, logits - float_logits),
+        for_probabilities.around(for_probabilities.reference).root(changed - for_probabilities.reference),
+        for_logits.around(float_logits).root(logits - float_logits),
         atol=1e-12,
     )
 
@@ -149,7 +149,7 @@ def test_features_have_classes_last() -> None:
 def test_huge_logits_overflow_nowhere() -> None:
     loss = Loss((Head("a", "kl", 2, 2),), np.array([[1e4, -1e4]]))
     assert loss.values(np.array([[-1e4, 1e4]])) == pytest.approx(2e4)
-    assert np.isfinite(loss.root(loss.reference, np.ones((1, 2)))).all()
+    assert np.isfinite(loss.around(loss.reference).root(np.ones((1, 2)))).all()
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_labels_that_do_not_fit_are_refused(labels: npt.NDArray[np.int64] | None
     with pytest.raises(InputError, match=message):
         loss.values(loss.reference)
     with pytest.raises(InputError, match=message):
-        loss.slope(loss.reference)
+        loss.around(loss.reference)
 
 
 def test_mean_and_standard_error() -> None:

@@ -302,6 +302,7 @@ class _Batch:
         self.heads = heads
         self.loss = Loss(heads, self._features(plain), held.labels, bench.recipe.function)
         self.outputs = self._features(self.base)
+        self._around = self.loss.around(self.outputs)
 
     def _widths(self, values: list[Arrays]) -> list[tuple[int, int]]:
         first = values[0]
@@ -325,7 +326,7 @@ class _Batch:
     def results(self, outputs: npt.NDArray[np.float64], local: npt.NDArray[np.float64]) -> Results:
         """Return everything about a response, per sample."""
         z = outputs - self.outputs
-        root = self.loss.root(self.outputs, z)
+        root = self._around.root(z)
         found: Results = {
             "loss": self.loss.values(outputs),
             "linear": self._linear(outputs, z, root),
@@ -341,7 +342,7 @@ class _Batch:
     def _linear(self, outputs: Array, z: Array, root: Array) -> Array:
         """Return the first-order part per sample; for a user's function, what its own change leaves of the second."""
         if self.loss.function is None:
-            found: Array = (z * self.loss.slope(self.outputs)).sum(1)
+            found: Array = (z * self._around.slope).sum(1)
             return found
         left: Array = self.loss.values(outputs) - self.loss.values(self.outputs) - 0.5 * (root**2).sum(1)
         return left
