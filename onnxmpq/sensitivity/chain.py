@@ -15,7 +15,7 @@ import numpy.typing as npt
 from onnxmpq.artifacts import Option, Plan
 from onnxmpq.lower.calibrated import Calibrated
 from onnxmpq.machine import give_back, large_blocks_apart
-from onnxmpq.model.layers import weight_bytes
+from onnxmpq.model.layers import all_nodes, weight_bytes
 from onnxmpq.runtimes import Runtime, Session
 from onnxmpq.sensitivity.cuts.cutting import cut
 from onnxmpq.sensitivity.cuts.segments import Piece
@@ -33,7 +33,9 @@ RECENT_BYTES = 48_000_000
 _LARGE_BYTES = 1 << 24
 """Weights from which on memory is given back behind plans: graphs refer to themselves, and wait for it."""
 _GARBAGE_BYTES = 1 << 26
-"""How many bytes of weights plans may have left behind by then; the overhead that is foreseen has room for them."""
+"""How many bytes plans may have left behind by then; the overhead that is foreseen has room for them."""
+_NODE_BYTES = 10_000
+"""What a node of a graph takes, with its values and attributes."""
 
 
 class Chain:
@@ -51,8 +53,8 @@ class Chain:
         self._known: WeakValueDictionary[tuple[int, Placement], Piece] = WeakValueDictionary()
         self._recent: OrderedDict[str, Piece] = OrderedDict()
         self._recent_bytes = 0
-        self._weights, self._garbage = weight_bytes(calibrated.model), 0
-        self._large = self._weights >= _LARGE_BYTES
+        self._graph, self._garbage = _NODE_BYTES * sum(1 for _ in all_nodes(calibrated.model)), 0
+        self._large = weight_bytes(calibrated.model) >= _LARGE_BYTES
 
     def pieces(self, choices: Choices, *, keep: bool = False) -> tuple[Piece, ...]:
         """Return the pieces of a plan; ``keep`` holds on to them and to their sessions, as for a centre."""
@@ -81,14 +83,14 @@ class Chain:
             model = self.calibrated.model if plain else self.calibrated.lower(plan, part).model
             found |= zip(missing, self.splitter.split(model, missing), strict=True)
             self._known.update(((index, seen[index]), found[index]) for index in missing)
-            self._clear_away()
+            self._clear_away(0 if plain else sum(len(found[index].data) for index in missing))
         pieces = tuple(found[index] for index in seen)
         self._hold(pieces)
         return pieces
 
-    def _clear_away(self) -> None:
-        """Give back memory behind what was lowered, now and then."""
-        self._garbage += self._weights
+    def _clear_away(self, written: int) -> None:
+        """Give back memory behind what was lowered, now and then: a graph, and the bytes that were written."""
+        self._garbage += self._graph + written
         if self._large and self._garbage >= _GARBAGE_BYTES:
             give_back()
             self._garbage = 0
