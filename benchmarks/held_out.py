@@ -10,7 +10,7 @@ import onnx_ir as ir
 from benchmarks import zoo
 from benchmarks.zoo import Split, ZooModel
 from onnxmpq.metrics.heads import find_heads
-from onnxmpq.metrics.losses import Array, Loss
+from onnxmpq.metrics.losses import Array, Loss, powered
 from onnxmpq.runtimes import Session, get_runtime
 
 EMBEDDED = ("digits_cnn", "digits_vit")
@@ -63,7 +63,7 @@ def run_on(splits: Sequence[Split], model: ir.Model, before: Session, after: Seq
         replace(head, width=width, classes=classes[head.name]) for head, width in zip(heads, widths, strict=True)
     )
     loss = Loss(heads, every[0])
-    loss = loss.with_powers(loss.signal().mean(0))
+    loss = Loss(powered(heads, loss.signal().mean(0)), every[0])
     hits: tuple[np.ndarray, ...] | None = None
     truth = np.concatenate([split.truth for split in splits])
     if len(heads) == 1 and heads[0].kind == "kl" and truth.shape == (len(every[0]),):

@@ -96,7 +96,7 @@ class Measurer(Protocol):
         ...
 
     def float_outputs(self) -> Array:
-        """Return the float model's outputs of every sample."""
+        """Return the float model's outputs of every sample; where a table is ``sketched``, a sketch of them."""
         ...
 
     def pairs(self, table: Table, wanted: Iterable[tuple[Variant, Variant]] | None = None) -> Table:

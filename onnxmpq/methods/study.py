@@ -125,6 +125,8 @@ class Study:
             return None
         head, own = self.engine.heads[0], self.engine.own_samples(self.first)  # blends are of all kinds
         outputs, losses = self.engine.float_outputs(), self.engine.sample_losses(self.first)
+        if self.first.sketched:
+            return agreement(outputs[own], losses[:, own], 0, self.seed)
         classes = head.classes if head.kind != "power" else 0
         return agreement(outputs[own, : head.width], losses[:, own], classes, self.seed)
 

@@ -17,7 +17,7 @@ construction.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,10 @@ Array = npt.NDArray[np.float64]
 Kind = Literal["kl", "ce", "power"]
 LossFunction = Callable[[Mapping[str, Array], Mapping[str, Array]], Array]
 """A user's loss: from outputs and float outputs, each [samples, width] by name, to one number per sample."""
+
+
+_TOGETHER = 1 << 16
+"""Numbers that are looked at together: of wide outputs no more than stays in a processor's caches."""
 
 
 def log_softmax(logits: Array) -> Array:
@@ -59,9 +63,11 @@ class Head:
 
     def features(self, output: npt.NDArray[np.generic], samples: int) -> Array:
         """Return an output as [samples, width], in logits, classes last."""
-        array = np.asarray(output, np.float64)
+        array = np.array(output, np.float64) if self.probabilities else np.asarray(output, np.float64)
         values = (np.moveaxis(array, self.axis, -1) if array.ndim else array).reshape(samples, -1)
-        return np.log(np.maximum(values, 1e-30)) if self.probabilities else values
+        if self.probabilities:
+            np.log(np.maximum(values, 1e-30, out=values), out=values)
+        return values
 
 
 def rows_of(outputs: Mapping[str, npt.NDArray[Any]], heads: Sequence[Head], batch: int) -> int:
@@ -101,14 +107,12 @@ class Loss:
         total = np.zeros(len(outputs))
         for head, part, wanted in self._parts(outputs):
             if head.kind == "power":
-                total += ((part - wanted) ** 2).sum(1) / head.power
-                continue
-            logs = log_softmax(part.reshape(len(part), -1, head.classes))
-            if head.kind == "ce":
+                total += _squared_distances(part, wanted) / head.power
+            elif head.kind == "ce":
+                logs = log_softmax(part.reshape(len(part), -1, head.classes))
                 total -= np.take_along_axis(logs, self._targets(logs), 2).mean((1, 2))
             else:
-                probabilities, float_logs = self._wanted(head, wanted)
-                total += (probabilities * (float_logs - logs)).sum(2).mean(1)
+                total += _divergences(part, *self._wanted(head, wanted)).mean(1)
         return total
 
     def around(self, centre: Array) -> "Around":
@@ -131,16 +135,11 @@ class Loss:
 
     def noise(self, outputs: Array) -> Array:
         """Return the error power of every sample and head, [samples, heads]."""
-        return np.stack([((part - wanted) ** 2).sum(1) for _, part, wanted in self._parts(outputs)], axis=1)
+        return np.stack([_squared_distances(part, wanted) for _, part, wanted in self._parts(outputs)], axis=1)
 
     def signal(self) -> Array:
         """Return the float signal power of every sample and head."""
         return np.stack([(wanted**2).sum(1) for _, _, wanted in self._parts(self.reference)], axis=1)
-
-    def with_powers(self, powers: Array) -> Self:
-        """Return the same loss with the mean signal power of each head."""
-        heads = tuple(replace(head, power=max(float(p), 1e-30)) for head, p in zip(self.heads, powers, strict=True))
-        return replace(self, heads=heads)
 
     def _wanted(self, head: Head, wanted: Array) -> tuple[Array, Array]:
         """Return the float model's probabilities and their logarithms, [samples, positions, classes]."""
@@ -191,10 +190,65 @@ class Around:
             if q is None:
                 parts.append(np.sqrt(2 / head.power) * z)
                 continue
-            shaped = z.reshape(q.shape)
-            centred = shaped - (q * shaped).sum(-1, keepdims=True)
-            parts.append((np.sqrt(q / q.shape[1]) * centred).reshape(z.shape))
-        return np.concatenate(parts, axis=1)
+            parts.append(_in_metric(z, q))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+def _divergences(logits: Array, probabilities: Array, logs: Array) -> Array:
+    """Return KL(p || softmax(logits)) of every sample and position, from p and its logarithms."""
+    classes = logs.shape[-1]
+    rows, wanted, float_logs = (array.reshape(-1, classes) for array in (logits, probabilities, logs))
+    found = np.empty(len(rows))
+    for part, x, other in _parts_of(rows):
+        np.subtract(rows[part], rows[part].max(axis=-1, keepdims=True), out=x)
+        x -= np.log(np.exp(x, out=other).sum(axis=-1, keepdims=True))
+        np.subtract(float_logs[part], x, out=x)
+        x *= wanted[part]
+        x.sum(axis=-1, out=found[part])
+    return found.reshape(logs.shape[:2])
+
+
+def _in_metric(responses: Array, probabilities: Array) -> Array:
+    """Return √q ⊙ (z - ⟨q, z⟩) of every sample and position, over the root of the positions."""
+    positions, classes = probabilities.shape[1:]
+    rows, q = responses.reshape(-1, classes), probabilities.reshape(-1, classes)
+    found = np.empty(rows.shape)
+    for part, x, _ in _parts_of(rows):
+        mean = np.multiply(q[part], rows[part], out=x).sum(axis=-1, keepdims=True)
+        np.sqrt(np.divide(q[part], positions, out=x), out=x)
+        np.multiply(x, np.subtract(rows[part], mean, out=found[part]), out=found[part])
+    return found.reshape(responses.shape)
+
+
+def _squared_distances(a: Array, b: Array) -> Array:
+    """Return the squared distance of every row of one array from that of another."""
+    found = np.empty(len(a))
+    for part, x, _ in _parts_of(a):
+        np.multiply(np.subtract(a[part], b[part], out=x), x, out=x)
+        x.sum(axis=1, out=found[part])
+    return found
+
+
+def inner_products(a: Array, b: Array) -> Array:
+    """Return the inner product of every row of one array with that of another."""
+    found = np.empty(len(a))
+    for part, x, _ in _parts_of(a):
+        np.multiply(a[part], b[part], out=x).sum(axis=1, out=found[part])
+    return found
+
+
+def _parts_of(rows: Array) -> Iterator[tuple[slice, Array, Array]]:
+    """Yield which rows are looked at together, and room for two arrays of their size, the same for all."""
+    count = max(_TOGETHER // max(rows.shape[1], 1), 1)
+    room = np.empty((2, min(count, len(rows)), rows.shape[1]))
+    for start in range(0, len(rows), count):
+        size = min(count, len(rows) - start)
+        yield slice(start, start + size), room[0, :size], room[1, :size]
+
+
+def powered(heads: Sequence[Head], powers: Array) -> tuple[Head, ...]:
+    """Return heads with the mean signal power of each, over all samples."""
+    return tuple(replace(head, power=max(float(p), 1e-30)) for head, p in zip(heads, powers, strict=True))
 
 
 def mean_and_error(values: Array) -> tuple[float, float]:

@@ -42,9 +42,8 @@ class Assembler:
         sketched = False
         for batch in range(batches):
             outputs = self.result(CentreJob(held, batch))
-            loss = self.loss(outputs["float"], batch)
-            centre_losses.append(loss.values(outputs["centre"]))
-            signals.append(loss.signal())
+            centre_losses.append(outputs["loss"])
+            signals.append(outputs["signal"])
             found, roots = [], []
             for variant in variants:
                 one = self.result(_response(held, variant, batch))
@@ -118,9 +117,10 @@ class Assembler:
         return np.stack([np.concatenate(row) for row in rows]).astype(np.float64)
 
     def float_outputs(self) -> Array:
-        """Return the float model's outputs of every sample, the heads side by side."""
-        jobs = [CentreJob((), batch) for batch in range(len(self.rows))]
-        return np.concatenate([self.result(job)["float"] for job in jobs]).astype(np.float64)
+        """Return the float model's outputs of every sample, the heads side by side; of wide ones a sketch."""
+        results = (self.result(CentreJob((), batch)) for batch in range(len(self.rows)))
+        parts = [found["sketch"] if "sketch" in found else found["float"] for found in results]
+        return np.concatenate(parts).astype(np.float64)
 
     def _batches(self, table: Table) -> int:
         """Return of how many batches a table is."""

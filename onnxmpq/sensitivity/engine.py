@@ -28,7 +28,7 @@ from onnxmpq.artifacts import FLOAT, Estimate, Option, Plan, Space
 from onnxmpq.errors import InputError
 from onnxmpq.lower.calibrated import Calibrated
 from onnxmpq.metrics.heads import find_heads
-from onnxmpq.metrics.losses import Head, Loss, mean_and_error
+from onnxmpq.metrics.losses import Head, Loss, mean_and_error, powered
 from onnxmpq.numerics.hessians import TOGETHER_BYTES
 from onnxmpq.options import MeasureOptions
 from onnxmpq.sensitivity.assemble import Array, Assembler
@@ -223,7 +223,7 @@ class Engine:
         return self.layout.own(table.samples)
 
     def float_outputs(self) -> Array:
-        """Return the float model's outputs of every sample, the heads side by side."""
+        """Return the float model's outputs of every sample, the heads side by side; of wide ones a sketch."""
         return self._assembler.float_outputs()
 
     def pairs(self, table: Table, wanted: Iterable[tuple[Variant, Variant]] | None = None) -> Table:
@@ -392,6 +392,4 @@ class Engine:
             replace(head, width=int(width), classes=int(classes))
             for head, (width, classes) in zip(self.heads, widths, strict=True)
         )
-        losses = [Loss(heads, self.result(job)["float"].astype(np.float64)) for job in jobs]
-        powers = np.concatenate([loss.signal() for loss in losses]).mean(0)
-        return losses[0].with_powers(powers).heads
+        return powered(heads, np.concatenate([self.result(job)["signal"] for job in jobs]).mean(0))

@@ -33,6 +33,9 @@ _COUNTED = 2
 _ROUNDING_BYTES = 60
 """What rounding takes for each number of a Hessian, at its height."""
 
+_OUTPUT_BYTES = 112
+"""What losses take for each number of the outputs: those of float, centre and variant, and what is made of them."""
+
 _TIMED = 3  # runs of the float model, from which seconds are foreseen
 _MOST_TOGETHER = 256  # samples of a batch
 
@@ -73,7 +76,8 @@ class Estimator:
         widest = max(*(segment.live_bytes for segment in self.cuts.segments), *each, 0)
         rounding = _ROUNDING_BYTES * self.calibrated.largest_hessian()
         besides = _OVERHEAD_BYTES + samples.held_bytes + _COUNTED * counted
-        return besides + weights + rounding + batch * (3 * crossing + 16 * widest)
+        sample = 3 * crossing + 16 * widest + _OUTPUT_BYTES * self._output_numbers
+        return besides + weights + rounding + batch * sample
 
     def cost(self, variants: Sequence[Variant], layout: Layout, batches: int) -> Cost:
         """Estimate what measuring variants takes on the first batches; runs are of those."""
@@ -133,6 +137,13 @@ class Estimator:
             seconds = len(batch.rows) * (time.perf_counter() - began) / _TIMED / _LITERAL_SPEED
             self._seconds = seconds / layout.sizes[0]
         return self._seconds
+
+    @cached_property
+    def _output_numbers(self) -> int:
+        """Return how many numbers the outputs of the first sample have."""
+        session = self.workspace.reference.session(self.workspace.float_model, mode="deployed", threads=self.threads)
+        outputs = session.run(next(iter(self.workspace.samples)))
+        return sum(array.size for array in outputs.values() if isinstance(array, np.ndarray))
 
     @cached_property
     def _weight_bytes(self) -> int:

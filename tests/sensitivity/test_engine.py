@@ -367,6 +367,9 @@ def test_large_outputs_are_sketched_and_the_table_says_so() -> None:
         table = engine.table((Option(8, 8), Option(4, 8), Option(2, 8)))
         assert table.sketched
         assert table.to_json()["sketched"] is True
+        kept = engine.result(CentreJob((), 0))
+        assert max(array.shape[-1] for array in kept.values()) == SKETCH, "outputs this wide are not kept"
+        assert engine.float_outputs().shape == (6, SKETCH)
         whole = Whole(engine)
         z = np.stack([whole.outputs({v.unit: v.option}) - whole.reference for v in table.variants])
         exact = np.einsum("asf,bsf->ab", z, z) * 2 / engine.heads[0].power / 6

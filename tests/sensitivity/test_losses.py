@@ -97,7 +97,7 @@ def test_cross_entropy_is_that_of_the_labels() -> None:
 
 def test_power_is_error_power_over_mean_signal_power() -> None:
     reference = np.array([[3.0, 4.0], [0.0, 1.0]])
-    loss = Loss((Head("a", "power", 2, 2),), reference).with_powers(np.array([13.0]))
+    loss = Loss((Head("a", "power", 2, 2, power=13.0),), reference)
     outputs = reference + np.array([[1.0, 0.0], [2.0, 3.0]])
     np.testing.assert_allclose(loss.values(outputs), [1 / 13, 1.0])
     np.testing.assert_array_equal(loss.noise(outputs), [[1.0], [13.0]])

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from onnxmpq.artifacts import FLOAT, Option
 from onnxmpq.machine import one_thread
-from onnxmpq.metrics.losses import Array, Head, Loss, LossFunction, log_softmax
+from onnxmpq.metrics.losses import Array, Head, Loss, LossFunction, inner_products, log_softmax
 from onnxmpq.options import Numbers
 from onnxmpq.runtimes import get_runtime
 from onnxmpq.sensitivity.batches import read_batch
@@ -149,7 +149,7 @@ def choices(pairs: tuple[Choice, ...]) -> dict[str, Option]:
 
 
 _FORMS: dict[type, dict[str, int]] = {
-    CentreJob: {"float": 2, "centre": 2, "widths": 2},
+    CentreJob: {"loss": 1, "signal": 2, "widths": 2},
     ResponseJob: {"loss": 1, "linear": 1, "noise": 2, "local": 2, "root": 2},
     PairsJob: {"pairs": 2},
     PlanJob: {"loss": 1, "noise": 2},
@@ -203,10 +203,16 @@ class Bench:
         return self._batch[1]
 
     def centre(self, job: CentreJob) -> Results:
-        """Return float and centre outputs as features, [samples, width]."""
+        """Return the loss of the centre, the float model's signal powers, and the outputs of both as features.
+
+        Of outputs that are too wide to be kept there is a sketch of the float model's.
+        """
         batch = self.batch(job.centre, job.batch)
         widths = np.array([(head.width, head.classes) for head in batch.heads])
-        return {"float": batch.loss.reference, "centre": batch.outputs, "widths": widths}
+        found = {"loss": batch.loss.values(batch.outputs), "signal": batch.loss.signal(), "widths": widths}
+        if batch.outputs.shape[1] <= SKETCH:
+            return found | {"float": batch.loss.reference, "centre": batch.outputs}
+        return found | {"sketch": sketch(batch.loss.reference, self.recipe.seed).astype(np.float32)}
 
     def response(self, job: ResponseJob) -> Results:
         """Return loss, first-order part and root of the second-order part of one variant, per sample."""
@@ -215,7 +221,7 @@ class Bench:
         pieces = self.chain.pieces(choices(job.centre) | {unit: Option.parse(option)})
         start = first_change(batch.pieces, pieces)
         if start is None:
-            return batch.results(batch.outputs, np.zeros((len(batch.base), 2)))
+            return batch.results(batch.outputs.copy(), np.zeros((len(batch.base), 2)))
         news = self.chain.changed(pieces, batch.pieces, batch.base, start)
         last = max(i for i, (a, b) in enumerate(zip(pieces, batch.pieces, strict=True)) if a.digest != b.digest)
         local = local_error(batch.base, news, [n for i in range(start, last + 1) for n in pieces[i].outputs])
@@ -313,38 +319,31 @@ class _Batch:
         ]
 
     def _features(self, values: list[Arrays]) -> npt.NDArray[np.float64]:
-        rows = [
-            np.concatenate([head.features(held[head.name], count) for head in self.heads], axis=1)
+        parts = [
+            [head.features(held[head.name], count) for head in self.heads]
             for held, count in zip(values, self.rows, strict=True)
         ]
-        return np.concatenate(rows)
+        return np.concatenate([row[0] if len(row) == 1 else np.concatenate(row, axis=1) for row in parts])
 
     def features(self, news: list[Arrays]) -> npt.NDArray[np.float64]:
         """Return the outputs as features, changed where they changed."""
         return self._features(merged_with(self.base, news, self.names))
 
     def results(self, outputs: npt.NDArray[np.float64], local: npt.NDArray[np.float64]) -> Results:
-        """Return everything about a response, per sample."""
-        z = outputs - self.outputs
+        """Return everything about a response, per sample; the outputs are used up."""
+        found: Results = {"loss": self.loss.values(outputs), "noise": self.loss.noise(outputs), "local": local}
+        z = np.subtract(outputs, self.outputs, out=outputs)
         root = self._around.root(z)
-        found: Results = {
-            "loss": self.loss.values(outputs),
-            "linear": self._linear(outputs, z, root),
-            "noise": self.loss.noise(outputs),
-            "local": local,
-        }
+        found["linear"] = self._linear(found["loss"], z, root)
         if root.shape[1] <= SKETCH:
-            found |= {"root": root.astype(np.float32), "response": z.astype(np.float32)}
-        else:
-            found["root"] = sketch(root, self.bench.recipe.seed).astype(np.float32)
-        return found
+            return found | {"root": root.astype(np.float32), "response": z.astype(np.float32)}
+        return found | {"root": sketch(root, self.bench.recipe.seed).astype(np.float32)}
 
-    def _linear(self, outputs: Array, z: Array, root: Array) -> Array:
+    def _linear(self, losses: Array, z: Array, root: Array) -> Array:
         """Return the first-order part per sample; for a user's function, what its own change leaves of the second."""
         if self.loss.function is None:
-            found: Array = (z * self._around.slope).sum(1)
-            return found
-        left: Array = self.loss.values(outputs) - self.loss.values(self.outputs) - 0.5 * (root**2).sum(1)
+            return inner_products(z, self._around.slope)
+        left: Array = losses - self.loss.values(self.outputs) - 0.5 * (root**2).sum(1)
         return left
 
     def log_likelihood(self, outputs: npt.NDArray[np.float64], seed: int) -> npt.NDArray[np.float64]:
@@ -373,11 +372,18 @@ def sketch(values: npt.NDArray[np.float64], seed: int, width: int = SKETCH) -> n
     Their error is as small as that of dense random projections (Charikar, Chen and Farach-Colton 2002: count sketch),
     at one operation for each feature.
     """
-    generator = np.random.default_rng([seed, 2])
-    places = generator.integers(0, width, values.shape[1])
-    signs = generator.integers(0, 2, values.shape[1]) * 2.0 - 1.0
+    places, signs = _places(seed, values.shape[1], width)
     rows = [np.bincount(places, weights=row * signs, minlength=width).astype(np.float64) for row in values]
     return np.stack(rows)
+
+
+@lru_cache(maxsize=1)
+def _places(seed: int, count: int, width: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Draw a place and a sign for every feature."""
+    generator = np.random.default_rng([seed, 2])
+    places = generator.integers(0, width, count)
+    signs: npt.NDArray[np.float64] = generator.integers(0, 2, count) * 2.0 - 1.0
+    return places, signs
 
 
 def as_choices(plan: Mapping[str, Option]) -> tuple[Choice, ...]:
