@@ -382,7 +382,7 @@ def _places(seed: int, count: int, width: int) -> tuple[npt.NDArray[np.int64], n
     """Draw a place and a sign for every feature."""
     generator = np.random.default_rng([seed, 2])
     places = generator.integers(0, width, count)
-    signs: npt.NDArray[np.float64] = generator.integers(0, 2, count) * 2.0 - 1.0
+    signs = (2 * generator.integers(0, 2, count) - 1).astype(np.float64)
     return places, signs
 
 
