@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from onnxmpq.errors import InputError
-from onnxmpq.metrics.losses import Head, Loss, log_softmax, mean_and_error
+from onnxmpq.metrics.losses import Head, Loss, inner_products, log_softmax, mean_and_error
 from tests.graphs import rng
 
 Array = npt.NDArray[np.float64]
@@ -172,3 +172,19 @@ def test_labels_that_do_not_fit_are_refused(labels: npt.NDArray[np.int64] | None
 def test_mean_and_standard_error() -> None:
     assert mean_and_error(np.array([1.0, 2.0, 6.0])) == pytest.approx((3.0, np.sqrt(7 / 3)))
     assert mean_and_error(np.array([2.0])) == (2.0, 0.0)
+
+
+def test_wide_outputs_are_looked_at_in_parts_and_give_the_same() -> None:
+    g, positions, classes = rng(8), 3, 40_000
+    shape = (5, positions, classes)
+    wanted, given, z = (g.normal(size=shape) for _ in range(3))
+    flat = [array.reshape(5, -1) for array in (wanted, given, z)]
+    loss = Loss((Head("a", "kl", positions * classes, classes),), flat[0])
+    p, q = (np.exp(values) / np.exp(values).sum(-1, keepdims=True) for values in (wanted, given))
+    np.testing.assert_allclose(loss.values(flat[1]), (p * np.log(p / q)).sum(-1).mean(-1), rtol=1e-10)
+    np.testing.assert_allclose(loss.noise(flat[1])[:, 0], ((given - wanted) ** 2).sum((1, 2)), rtol=1e-12)
+    around = loss.around(flat[1])
+    root = np.sqrt(q / positions) * (z - (q * z).sum(-1, keepdims=True))
+    np.testing.assert_allclose(around.root(flat[2]), root.reshape(5, -1), rtol=1e-10, atol=1e-14)
+    np.testing.assert_allclose(around.slope, ((q - p) / positions).reshape(5, -1), rtol=1e-10, atol=1e-14)
+    np.testing.assert_allclose(inner_products(flat[1], flat[2]), (given * z).sum((1, 2)), rtol=1e-9)
