@@ -10,6 +10,7 @@ On ``Place("cpu", 0)`` the same code runs on the processor's own memory.
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -100,9 +101,14 @@ class BoundSession:
         return given if names is None else {name: given[name] for name in names}
 
     def _on_arrays(self, feed: Mapping[str, Value]) -> dict[str, Value]:
-        """Run on arrays, and put on the device what it holds of what comes out."""
+        """Run on arrays, and put on the device what it holds of what comes out.
+
+        What else comes out may have the memory of an input: an Optional has, in onnxruntime 1.32.
+        """
         given = self._session.run({name: as_array(value) for name, value in feed.items()})
-        return {name: held(array, self._place) if can_be_held(array) else array for name, array in given.items()}
+        return {
+            name: held(array, self._place) if can_be_held(array) else deepcopy(array) for name, array in given.items()
+        }
 
     def _bound(self, feed: Mapping[str, Value]) -> dict[str, Value]:
         """Run on what is on the device; a binding of its own each time, since shapes may differ."""

@@ -121,8 +121,13 @@ def load_cuda() -> None:
 
 
 def ort_value(array: np.ndarray, kind: str, number: int) -> Any:
-    """Return an array as onnxruntime holds it on a device: ``cpu``, where nothing is copied, or ``cuda``."""
-    return _library().OrtValue.ortvalue_from_numpy(np.asarray(array, order="C"), kind, number)
+    """Return an array as onnxruntime holds it on a device, ``cpu`` or ``cuda``.
+
+    It is copied on ``cpu``, too: what a model hands through has the memory of its input, which must not be Python's.
+    """
+    value = _library().OrtValue.ortvalue_from_shape_and_type(list(array.shape), array.dtype, kind, number)
+    value.update_inplace(np.asarray(array, order="C"))
+    return value
 
 
 class OrtSession:
