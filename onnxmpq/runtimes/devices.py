@@ -12,6 +12,7 @@ Nothing is loaded before it is used. ``check`` says in one sentence what is not 
 import sys
 from collections.abc import Mapping
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Protocol, cast
 
 import numpy as np
@@ -20,6 +21,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from onnxmpq.errors import InputError, OnnxmpqError, RuntimeMissingError
+from onnxmpq.runtimes.base import Mode
 from onnxmpq.runtimes.bound import BoundSession, Place, Tensor, Value, as_array, can_be_held, held
 from onnxmpq.runtimes.cuda import gpus
 from onnxmpq.runtimes.ort import CPU, CUDA, OnnxRuntime, available_providers, load_cuda
@@ -68,8 +70,8 @@ class Device(Protocol):
         """Raise InputError unless it is there and onnxruntime can use it."""
         ...
 
-    def session(self, model: bytes, *, threads: int = 1) -> Runs:
-        """Load a model, whose quantisation is computed as it is written."""
+    def session(self, model: bytes | Path, *, threads: int = 1, mode: Mode = "literal") -> Runs:
+        """Load a model, whose quantisation is computed as it is written unless told otherwise."""
         ...
 
     def put(self, array: npt.NDArray[np.generic]) -> Value:
@@ -97,9 +99,9 @@ class Processor:
         """Raise RuntimeMissingError where there is no onnxruntime."""
         OnnxRuntime()
 
-    def session(self, model: bytes, *, threads: int = 1) -> Runs:
+    def session(self, model: bytes | Path, *, threads: int = 1, mode: Mode = "literal") -> Runs:
         """Load a model."""
-        return cast(Runs, OnnxRuntime().session(model, mode="literal", threads=threads))  # of arrays only
+        return cast(Runs, OnnxRuntime().session(model, mode=mode, threads=threads))  # of arrays only
 
     def put(self, array: npt.NDArray[np.generic]) -> Value:
         """Return an array as it is."""
@@ -144,9 +146,9 @@ class BoundDevice:
         except OnnxmpqError as error:
             raise InputError(f"The device '{self.name}' cannot be used: {error}") from error
 
-    def session(self, model: bytes, *, threads: int = 1) -> BoundSession:
+    def session(self, model: bytes | Path, *, threads: int = 1, mode: Mode = "literal") -> BoundSession:
         """Load a model; onnxruntime may leave a device out in silence, which is refused."""
-        session = self.runtime.session(model, mode="literal", threads=threads)
+        session = self.runtime.session(model, mode=mode, threads=threads)
         if self.providers[0] not in session.native.get_providers():
             raise InputError(
                 f"The device '{self.name}' cannot be used: onnxruntime does not load its {self.providers[0]}, "

@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -39,7 +38,7 @@ from onnxmpq.sensitivity.estimate import Estimator
 from onnxmpq.sensitivity.stored.keys import function_name, job_json, key
 from onnxmpq.sensitivity.stored.store import Store
 from onnxmpq.sensitivity.table import Cost, Table, Variant, pairs_of
-from onnxmpq.sensitivity.workers.devices import smallest
+from onnxmpq.sensitivity.workers.devices import here_for, smallest
 from onnxmpq.sensitivity.workers.executors import AHEAD, pool_of, runs_here
 from onnxmpq.sensitivity.workers.running import run_jobs
 from onnxmpq.sensitivity.workers.worker import (
@@ -82,7 +81,8 @@ class Engine:
         workspace.share(self.calibrated)
         self.cuts: Cuts = cut(self.model, self.space)
         heads = find_heads(self.model, self.options.loss, self.options.outputs)
-        self.estimator = Estimator(workspace, self.calibrated, self.cuts, self.options.threads)
+        here = here_for(self.options, self.device)
+        self.estimator = Estimator(workspace, self.calibrated, self.cuts, self.options.threads, here)
         self.layout = lay_out(workspace, heads, self.options, self.cuts.macs, self.estimator.batch_within, self.device)
         self._worker = Worker(self._recipe(heads))
         self.store = Store.open(Path(self.options.store or self.layout.folder / "results.store"), self._identity(heads))
@@ -95,9 +95,7 @@ class Engine:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

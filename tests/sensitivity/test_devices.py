@@ -15,7 +15,7 @@ from onnxmpq.sensitivity.engine import Engine
 from onnxmpq.sensitivity.table import Table
 from onnxmpq.sensitivity.workers import devices
 from onnxmpq.sensitivity.workers.cluster import ClusterExecutor
-from onnxmpq.sensitivity.workers.devices import claimed, smallest
+from onnxmpq.sensitivity.workers.devices import claimed, here_for, smallest
 from onnxmpq.sensitivity.workers.executors import AutoExecutor, opened
 from onnxmpq.sensitivity.workers.worker import ResponseJob
 from tests.graphs import feeds_for, from_text, rng
@@ -189,6 +189,16 @@ def test_the_smallest_device_decides_and_all_must_be_there(monkeypatch: pytest.M
     cluster: Any = ClusterExecutor.__new__(ClusterExecutor)
     assert smallest(MeasureOptions(device="cuda:0", executor=cluster)).room == 30
     assert len(seen) == 3  # the devices of a cluster are elsewhere
+
+
+def test_runs_are_timed_on_the_device_unless_it_is_a_clusters() -> None:
+    cluster: Any = ClusterExecutor.__new__(ClusterExecutor)
+    host = get_device("host")
+    assert here_for(MeasureOptions(device="host"), host) is host
+    assert here_for(MeasureOptions(device="host", executor=cluster), host) is get_device("cpu")
+    with engine_on(part("digits_conv"), digits(2), device="host") as engine:
+        assert engine.cost(engine.variants(OPTIONS)).seconds > 0
+        assert engine.estimator.device is host
 
 
 def test_processes_take_devices_in_turn(tmp_path: Path) -> None:

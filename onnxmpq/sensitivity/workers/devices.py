@@ -22,6 +22,11 @@ def smallest(options: MeasureOptions) -> Device:
     return min(devices, key=lambda device: device.room)
 
 
+def here_for(options: MeasureOptions, device: Device) -> Device:
+    """Return what this process can time runs on: a device, or the processor where that is a cluster's."""
+    return get_device("cpu") if isinstance(options.executor, ClusterExecutor) else device
+
+
 @lru_cache
 def claimed(folder: Path, devices: tuple[str, ...]) -> str:
     """Return the device of this process in a run whose workspace is in ``folder``: in turn, as processes come.
