@@ -2,7 +2,7 @@
 
 Both measure the same table of the same samples, each with a store of its own. The device goes first through one batch
 that is not timed: libraries are loaded then. Differences are in standard errors of the losses, so what is far below one
-changes no decision. Without a model there is a network of ResNet-50's shape, which has random weights.
+changes no decision. The usual model is of ResNet-50's shape, with random weights: nothing has to be there.
 """
 
 import json
@@ -115,19 +115,19 @@ def compared(name: str, model: Any, samples: Any, options: str, measure: Measure
 
 @click.command()
 @click.option("--device", "where", default="cuda:0", show_default=True, help="As for onnxmpq measure.")
-@click.option("--model", type=click.Path(path_type=Path), help="A model file; a network of a known shape without it.")
-@click.option("--calibration", type=click.Path(path_type=Path), help="Samples for the model.")
-@click.option("--net", type=click.Choice(list(_NETS)), default="resnet50", show_default=True)
-@click.option("--size", default=224, show_default=True, help="The side of the network's images.")
+@click.option(
+    "--model", default="resnet50", show_default=True, help="A file, or resnet18 or resnet50 with random weights."
+)
+@click.option("--calibration", type=click.Path(path_type=Path), help="Samples for a file.")
+@click.option("--size", default=224, show_default=True, help="The side of a network's images.")
 @click.option("--samples", default=64, show_default=True)
 @click.option("--options", default="w4a8", show_default=True)
 @click.option("--threads", type=int, default=usable_cores, show_default="all cores", help="Of the processor.")
 @click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write the row here, too.")
 def device(
     where: str,
-    model: Path | None,
+    model: str,
     calibration: Path | None,
-    net: str,
     size: int,
     samples: int,
     options: str,
@@ -135,14 +135,17 @@ def device(
     file: Path | None,
 ) -> None:
     """Measure a table on a device and on the processor."""
-    if model and not calibration:
-        raise click.UsageError("A model needs samples: --calibration.")
-    given: Any = model or _NETS[net](size)
-    data: Any = calibration or feeds(given, samples, 1)
-    given = given if model else with_free_batch(given)
+    given: Any = Path(model)
+    data: Any = calibration
+    if model in _NETS:
+        made = _NETS[model](size)
+        data = feeds(made, samples, 1)
+        given = with_free_batch(made)
+    elif calibration is None:
+        raise click.UsageError("A file needs samples: --calibration.")
     try:
         measure = MeasureOptions(device=where, threads=threads, samples=samples)
-        row = compared(model.stem if model else net, given, data, options, measure)
+        row = compared(Path(model).stem, given, data, options, measure)
     except OnnxmpqError as error:
         raise click.ClickException(str(error)) from error
     console = Console()

@@ -35,9 +35,9 @@ def tiny(size: int) -> onnx.ModelProto:
     return graph.model(size, 10, _head(graph, _conv(graph, "x", (3, 16), 3, act="relu"), 16, 10))
 
 
-def test_a_net_is_made_where_no_model_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_net_is_made_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(_NETS, "resnet18", tiny)
-    options = ("--device", "host", "--net", "resnet18", "--size", "16", "--samples", "3", "--options", "w8a8")
+    options = ("--device", "host", "--model", "resnet18", "--size", "16", "--samples", "3", "--options", "w8a8")
     ran = CliRunner().invoke(main, ["device", *options], catch_exceptions=False)
     assert ran.exit_code == 0, ran.output
     assert "resnet18" in ran.output
@@ -49,4 +49,4 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs() -> None:
     assert "There is no device 'tpu'" in ran.output
     ran = CliRunner().invoke(main, ["device", "--model", "m.onnx"])
     assert ran.exit_code == 2
-    assert "A model needs samples" in ran.output
+    assert "A file needs samples" in ran.output
