@@ -4,6 +4,7 @@ import click
 
 from benchmarks.accuracy import accuracy
 from benchmarks.deploy import deploy
+from benchmarks.device import device
 from benchmarks.drop import drop
 from benchmarks.guard import guard
 from benchmarks.measure import measure
@@ -25,6 +26,7 @@ def main() -> None:
 main.add_command(deploy)
 main.add_command(accuracy)
 main.add_command(measure)
+main.add_command(device)
 main.add_command(methods)
 main.add_command(drop)
 main.add_command(rounding)

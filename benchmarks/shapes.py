@@ -1,8 +1,8 @@
 """Networks of well-known shapes with random weights: for speed and size, which do not depend on training.
 
-ResNet-18, MobileNetV2 (ReLU6, HardSwish or SiLU) and ViT-tiny as exporters write them, BatchNorm folded: each output
-channel has its own scale, log-normal with sigma 0.35, so per-channel and per-tensor weights differ as they do in
-trained networks.
+ResNet-18 and ResNet-50, MobileNetV2 (ReLU6, HardSwish or SiLU) and ViT-tiny as exporters write them, BatchNorm folded:
+each output channel has its own scale, log-normal with sigma 0.35, so per-channel and per-tensor weights differ as they
+do in trained networks.
 """
 
 from collections import Counter
@@ -129,6 +129,22 @@ def resnet18(size: int = 224, classes: int = 1000, seed: int = 0) -> onnx.ModelP
     return graph.model(size, classes, _head(graph, x, 512, classes))
 
 
+def resnet50(size: int = 224, classes: int = 1000, seed: int = 0) -> onnx.ModelProto:
+    """Build ResNet-50: 25.6 million parameters."""
+    graph = Graph("resnet50", seed)
+    x, before = _conv(graph, "x", (3, 64), 7, stride=2, act="relu"), 64
+    x = graph.node("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    for inner, repeats, first_stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
+        for stride in (first_stride, *[1] * (repeats - 1)):
+            after = 4 * inner
+            y = _conv(graph, x, (before, inner), 1, act="relu")
+            y = _conv(graph, y, (inner, inner), 3, stride=stride, act="relu")
+            y = _conv(graph, y, (inner, after), 1, gain=0.5)
+            short = x if before == after else _conv(graph, x, (before, after), 1, stride=stride, gain=1.0)
+            x, before = graph.node("Relu", graph.node("Add", y, short)), after
+    return graph.model(size, classes, _head(graph, x, before, classes))
+
+
 def mobilenetv2(size: int = 224, classes: int = 1000, seed: int = 0, act: Activation = "relu6") -> onnx.ModelProto:
     """Build MobileNetV2: 3.5 million parameters."""
     graph = Graph("mobilenetv2" if act == "relu6" else f"mobilenetv2-{act}", seed)
@@ -196,6 +212,8 @@ NETS: dict[str, Callable[[int], onnx.ModelProto]] = {
     "vit-tiny": vit_tiny,
 }
 """Builders by name; each takes the side of the image."""
+LARGE: dict[str, Callable[[int], onnx.ModelProto]] = {"resnet50": resnet50}
+"""The same of networks that take too long for every benchmark."""
 
 
 def parameters(model: onnx.ModelProto) -> int:

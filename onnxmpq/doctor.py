@@ -49,6 +49,7 @@ class Findings:
     versions: dict[str, str]
     system: str
     providers: tuple[str, ...]
+    devices: dict[str, str]
     processor: Processor
     cores: int
     usable_cores: int
@@ -70,21 +71,24 @@ def examine() -> Findings:
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files. Uninstall both, then "
             "install one.",
         )
-    trial = ""
+    trial, devices, followed = "", dict[str, str](), remarks(found)
     if not faults:
+        devices, sentence = _devices()
+        followed += (sentence,)
         trial, faults = _trial()
     memory, free = memory_bytes()
     return Findings(
         versions={"onnxmpq": __version__, "Python": platform.python_version(), **versions},
         system=f"{platform.system()} {platform.release()}, {platform.machine()}",
         providers=providers,
+        devices=devices,
         processor=found,
         cores=os.cpu_count() or 1,
         usable_cores=usable_cores(),
         memory_bytes=memory,
         free_memory_bytes=free,
         extras=extras,
-        remarks=remarks(found),
+        remarks=followed,
         trial=trial,
         faults=faults,
     )
@@ -117,6 +121,13 @@ def _providers() -> tuple[tuple[str, ...], tuple[str, ...]]:
         return available_providers(), ()
     except RuntimeMissingError as error:
         return (), (str(error),)
+
+
+def _devices() -> tuple[dict[str, str], str]:
+    """Return the GPUs that can be used, and a sentence about them."""
+    from onnxmpq.runtimes.devices import devices_here
+
+    return devices_here()
 
 
 def _trial() -> tuple[str, tuple[str, ...]]:

@@ -35,6 +35,10 @@ WEIGHT_RANGES: tuple[WeightRanges, ...] = ("minmax", "mse")
 ROUNDINGS: tuple[Rounding, ...] = ("nearest", "gptq")
 EFFORTS: tuple[Effort, ...] = ("quick", "default", "extensive")
 LOSSES: tuple[LossName, ...] = ("auto", "kl", "ce", "power")
+DEVICES = ("cpu", "cuda:0", "host")
+"""Where losses are measured; of GPUs there may be others, by their numbers."""
+MEMORY = 4_000_000_000
+"""The ceiling for one process where none is given, in bytes."""
 MENU = ("w8a8", "w4a8", "w2a8")
 NODE = "NODE is a unit, a node, a regular expression, or op:Conv."
 _UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
@@ -208,7 +212,8 @@ class MeasureOptions:
     ``memory`` is a ceiling in bytes for one process; ``batch`` follows from it where it is 0, and ``stage``, how many
     samples a search measures all that it might do on, from what a sample takes. ``executor`` is the name of one or any
     ``concurrent.futures.Executor``, with ``ahead`` jobs in flight; results do not depend on it. ``auto`` runs short
-    work in this process, long work in ``jobs`` others.
+    work in this process, long work in ``jobs`` others. On a ``device`` there is one process for each unless ``jobs``
+    says otherwise, and where ``memory`` is not told, 40 % of a GPU's own are for values.
 
     ``function`` is a loss of the user's own, a function of a module (workers must be able to import it). The Gram of
     interactions stays that of the built-in loss; what a variant adds alone is the function's. Where ``blends`` is None,
@@ -234,8 +239,18 @@ class MeasureOptions:
         ),
     )
     memory: int = field(
-        default=4_000_000_000,
+        default=MEMORY,
         metadata=flag("--memory", "Ceiling for one process.", typed="4GB", shows_default=True, parse="bytes"),
+    )
+    device: str = field(
+        default="cpu",
+        metadata=flag(
+            "--device",
+            "Where losses are measured: cpu, cuda:0, several as cuda:0,cuda:1, or host, the code of devices on the "
+            "processor.",
+            shows_default=True,
+            words="devices",
+        ),
     )
     executor: "str | Executor" = field(
         default="auto",
@@ -260,8 +275,20 @@ class MeasureOptions:
     ahead: int = 0
 
     def __post_init__(self) -> None:
-        """Hold lists as they cannot change."""
+        """Hold lists as they cannot change, and refuse devices that there cannot be."""
         _hold_tuples(self)
+        devices = self.devices
+        if self.device != "cpu" and not self.jobs:
+            object.__setattr__(self, "jobs", len(devices))
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Return the names of the devices.
+
+        >>> MeasureOptions(device="cuda,cuda:1").devices
+        ('cuda:0', 'cuda:1')
+        """
+        return parse_devices(self.device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +326,23 @@ def _hold_tuples(options: object) -> None:
         value = getattr(options, found.name)
         if isinstance(found.default, tuple) and not isinstance(value, tuple):
             object.__setattr__(options, found.name, (value,) if isinstance(value, str) else tuple(value))
+
+
+def parse_devices(text: str) -> tuple[str, ...]:
+    """Read one device, or several GPUs separated by commas.
+
+    >>> parse_devices("cuda, cuda:1"), parse_devices("host")
+    (('cuda:0', 'cuda:1'), ('host',))
+    """
+    names = [name.strip() for name in str(text).split(",")]
+    for name in names:
+        if not re.fullmatch(r"cpu|host|cuda(:(0|[1-9][0-9]{0,2}))?", name, re.ASCII):
+            known = ", ".join((*DEVICES[:-1], "cuda:1 and so on", DEVICES[-1]))
+            raise InputError(f"There is no device '{brief(name)}'. Known: {known}.{nearest(name, DEVICES)}")
+    found = tuple(dict.fromkeys("cuda:0" if name == "cuda" else name for name in names))
+    if len(found) > 1 and not all(name.startswith("cuda") for name in found):
+        raise InputError(f"The devices '{brief(text)}' are not of one kind. Several can only be GPUs: cuda:0,cuda:1.")
+    return found
 
 
 def parse_bytes(text: str) -> int:

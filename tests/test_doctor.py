@@ -111,6 +111,8 @@ def test_a_sound_machine_ends_with_0() -> None:
         "cores",
         "memory",
         "extra dask",
+        "devices",
+        "GPU",
     ):
         assert word in shown.stdout
     assert "ok  A model of one layer was quantised and ran:" in shown.stdout
@@ -123,6 +125,14 @@ def test_json_has_all_of_it() -> None:
     assert {"onnxmpq", "Python", "onnx", "numpy", "highspy"} <= data["versions"].keys()
     assert [extra["name"] for extra in data["extras"]] == list(EXTRAS)
     assert data["usable_cores"] >= 1
+    assert all(name.startswith("cuda:") for name in data["devices"])
+
+
+def test_gpus_are_told_with_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxmpq.runtimes.devices.devices_here", lambda: ({"cuda:0": "H200, 150 GB"}, "Use it."))
+    shown = asked().stdout
+    assert "cpu, cuda:0 (H200, 150 GB)" in shown
+    assert "\nUse it." in shown
 
 
 def test_a_missing_runtime_ends_with_2_and_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,29 @@ def test_lists_are_held_as_they_cannot_change() -> None:
     assert MeasureOptions(outputs=iter(["logits"])).outputs == ("logits",)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [
+        ("cudo:0", r"no device 'cudo:0'\. Known: cpu, cuda:0, cuda:1 and so on, host\. Did you mean 'cuda:0'\?$"),
+        ("cuda:01", r"no device 'cuda:01'"),
+        ("cuda:-1", r"no device 'cuda:-1'"),
+        ("", r"no device ''"),
+        ("gpu", r"no device 'gpu'"),
+        ("cuda:0,", r"no device ''"),
+        ("cpu,cuda:0", r"^The devices 'cpu,cuda:0' are not of one kind\. Several can only be GPUs: cuda:0,cuda:1\.$"),
+    ],
+)
+def test_a_device_that_there_cannot_be_is_refused(device: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        MeasureOptions(device=device)
+
+
+def test_a_device_may_be_named_twice() -> None:
+    assert MeasureOptions(device="cuda, cuda:2,cuda:0").devices == ("cuda:0", "cuda:2")
+    assert MeasureOptions(device="cuda,cuda:2").jobs == 2
+    assert MeasureOptions(device="cuda,cuda:2", jobs=1).jobs == 1
+
+
 def test_an_effort_that_there_is_not_is_refused() -> None:
     with pytest.raises(InputError, match=r"no effort 'quik'\. Known: quick, default, extensive\. Did you mean"):
         SearchOptions(effort="quik")

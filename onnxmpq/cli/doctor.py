@@ -38,6 +38,7 @@ def _shown(found: "Findings") -> None:
     table.add_row("versions", ", ".join(f"{name} {version}" for name, version in found.versions.items()))
     table.add_row("system", escape(found.system))
     table.add_row("providers", ", ".join(found.providers) or "none: onnxruntime is not there")
+    table.add_row("devices", escape(", ".join(["cpu", *(f"{name} ({what})" for name, what in found.devices.items())])))
     table.add_row("processor", escape(processor.brand))
     table.add_row("instructions", "not known" if processor.isa is None else ", ".join(processor.isa) or "none of note")
     table.add_row("cores", f"{found.usable_cores} of {found.cores}")

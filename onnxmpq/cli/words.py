@@ -9,12 +9,12 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-from onnxmpq.options import LOSSES, MENU
+from onnxmpq.options import DEVICES, LOSSES, MENU
 from onnxmpq.registry import BUDGETS, METHODS, PASSES, TARGETS
 
 ISAS = ("any", "vnni")
 OVER = ("size", "bits", "bops", "memory")
-options, losses = MENU, LOSSES
+options, losses, devices = MENU, LOSSES, DEVICES
 executors = ("auto", "inline", "processes", "processes:4", "dask:local", "dask:local:4", "dask:tcp://")
 
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]

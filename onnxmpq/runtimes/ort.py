@@ -1,6 +1,8 @@
 """onnxruntime: measuring, calibrating, and checking what an export does there."""
 
+import contextlib
 import functools
+import io
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -70,6 +72,14 @@ _REWRITING_OPTIMIZERS = (
 )
 _LITERAL_ENTRIES = {"session.disable_quant_qdq": "1", "session.disable_double_qdq_remover": "1"}
 
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_PROVIDER_OPTIONS: dict[str, dict[str, str]] = {
+    # TF32 keeps 10 bits of a product's operands: 66 dB to the processor's sums instead of 126. A search among all of
+    # cuDNN's algorithms takes longer than the runs that it is for. Memory grows by what is asked for, not by doubling,
+    # since many sessions are held, each with its own.
+    CUDA: {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"},
+}
+
 _DTYPES: dict[str, Any] = {
     **{f"tensor({name})": np.dtype(name) for name in ("float16", "double", "bool")},
     **{f"tensor({sign}int{bits})": np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)},
@@ -98,6 +108,28 @@ def available_providers() -> tuple[str, ...]:
     return tuple(_library().get_available_providers())
 
 
+@functools.cache
+def load_cuda() -> None:
+    """Load the libraries of CUDA and cuDNN that packages of Python have brought, where this onnxruntime looks for any.
+
+    What it cannot find it prints; whether a device can be used is seen from a session.
+    """
+    preload = getattr(_library(), "preload_dlls", None)
+    if preload is not None:
+        with contextlib.redirect_stdout(io.StringIO()), quiet_stderr():
+            preload()
+
+
+def ort_value(array: np.ndarray, kind: str, number: int) -> Any:
+    """Return an array as onnxruntime holds it on a device, ``cpu`` or ``cuda``.
+
+    It is copied on ``cpu``, too: what a model hands through has the memory of its input, which must not be Python's.
+    """
+    value = _library().OrtValue.ortvalue_from_shape_and_type(list(array.shape), array.dtype, kind, number)
+    value.update_inplace(np.asarray(array, order="C"))
+    return value
+
+
 class OrtSession:
     """A model loaded in onnxruntime."""
 
@@ -115,6 +147,11 @@ class OrtSession:
     def outputs(self) -> tuple[str, ...]:
         """The names ``run`` gives when not told otherwise."""
         return self._outputs
+
+    @property
+    def native(self) -> Any:
+        """The session of onnxruntime's own."""
+        return self._session
 
     def run(self, feed: Feed, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Run once; ``names`` picks some of the outputs."""
@@ -153,9 +190,10 @@ class OrtSession:
 
 @dataclass(frozen=True, slots=True)
 class OnnxRuntime:
-    """onnxruntime with one execution provider list; the processor unless told otherwise."""
+    """onnxruntime with one execution provider list, on the processor unless told otherwise, and a device's number."""
 
-    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    providers: tuple[str, ...] = (CPU,)
+    number: int = 0
 
     def __post_init__(self) -> None:
         """Fail early where onnxruntime, or a provider that was asked for, is absent."""
@@ -183,6 +221,7 @@ class OnnxRuntime:
     ) -> OrtSession:
         """Load a model; see ``Runtime.session``."""
         options = _options(threads)
+        options.use_deterministic_compute = self._falls_back
         disabled: tuple[str, ...] = ()
         if mode == "unoptimised":
             options.graph_optimization_level = _library().GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -201,6 +240,18 @@ class OnnxRuntime:
         session = self._load(model, source, options, disabled)
         names = tuple(x.name for x in session.get_outputs()) if outputs is None else tuple(outputs)
         return OrtSession(session, names)
+
+    @property
+    def _falls_back(self) -> bool:
+        """Tell whether there is a device from which onnxruntime goes back to the processor."""
+        return self.providers[0] != CPU
+
+    def _with_options(self) -> list[Any]:
+        """Return the providers, those of devices with their options."""
+        return [
+            (name, {**_PROVIDER_OPTIONS[name], "device_id": str(self.number)}) if name in _PROVIDER_OPTIONS else name
+            for name in self.providers
+        ]
 
     @property
     def float_type(self) -> str:
@@ -224,10 +275,12 @@ class OnnxRuntime:
         """Make a session; onnxruntime's refusal becomes a VerifyError of one line."""
         if isinstance(model, Path) and not model.is_file():
             raise InputError(f"There is no file '{model}'. Give the path of an ONNX model.")
-        more = {"disabled_optimizers": list(disabled)} if disabled else {}
+        more: dict[str, Any] = {"disabled_optimizers": list(disabled)} if disabled else {}
+        if self._falls_back:  # says so on standard output, where nobody asked for it
+            more["enable_fallback"] = 0
         try:
             with lean_memory(model):
-                return _library().InferenceSession(source, options, providers=list(self.providers), **more)
+                return _library().InferenceSession(source, options, providers=self._with_options(), **more)
         except Exception as error:  # the library's errors have no base of their own
             raise VerifyError(
                 f"onnxruntime {self.version} does not load {describe(model)}: {one_line(error)}"

@@ -17,7 +17,8 @@ import numpy.typing as npt
 from onnxmpq.data.blends import Blended, at, may_blend
 from onnxmpq.data.samples import Samples
 from onnxmpq.metrics.losses import Head, rows_of
-from onnxmpq.options import MeasureOptions
+from onnxmpq.options import MEMORY, MeasureOptions
+from onnxmpq.runtimes.devices import Device
 from onnxmpq.workspace.workspace import Workspace
 
 Feed = Mapping[str, npt.NDArray[Any]]
@@ -25,8 +26,6 @@ STAGE = 64
 """Samples of the first stage at least; what is chosen on fewer does not hold for others."""
 STAGE_MACS = 24_000_000_000
 """What running the first stage takes, in multiply-accumulates: where samples are cheap there are more of them."""
-_TOGETHER = 8
-"""Samples that run together: more would leave the processor's caches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +90,12 @@ def lay_out(
     options: MeasureOptions,
     macs: int,
     size_within: Callable[[int, int], int],
+    device: Device,
 ) -> Layout:
     """Write batches into a new folder of a workspace, with blends behind the samples where they are measured.
 
     ``macs`` is what running one sample takes; ``size_within`` tells how many of so many samples may run together within
-    a ceiling of memory.
+    a ceiling of memory: a GPU's own where it has any and no other was told.
     """
     samples, rows = workspace.samples, _rows(workspace, heads)
     count = min(len(samples), options.samples or len(samples))
@@ -103,7 +103,8 @@ def lay_out(
     blends = Blended(count) if _blended(samples, count, heads, options) else None
     plain = len(blends.plain) if blends else count
     total = plain + (len(blends.pairs) if blends else 0)
-    size = options.batch or size_within(options.memory, total)
+    ceiling = max(device.room, MEMORY) if options.memory == MEMORY else options.memory
+    size = options.batch or size_within(ceiling, total)
     stack = _may_stack(workspace, heads)
     folder = Path(tempfile.mkdtemp(prefix="batches-", dir=workspace.folder))
     sizes: list[int] = []
@@ -113,7 +114,7 @@ def lay_out(
         for start in range(0, len(stage), size):
             places = stage[start : start + size]
             group = list(islice(feeds, len(places)))
-            joined, of_each = _stacked(group, rows) if stack else (group, [rows] * len(group))
+            joined, of_each = _stacked(group, rows, device.together) if stack else (group, [rows] * len(group))
             arrays = {f"{i}/{name}": array for i, feed in enumerate(joined) for name, array in feed.items()}
             arrays["rows"] = np.array(of_each)
             if labels is not None and not blends:
@@ -144,11 +145,11 @@ def _blended(samples: Samples, count: int, heads: tuple[Head, ...], options: Mea
     return bool(options.blends) and losses and count > 1 and may_blend(samples)
 
 
-def _stacked(group: list[Feed], rows: int) -> tuple[list[Feed], list[int]]:
+def _stacked(group: list[Feed], rows: int, together: int) -> tuple[list[Feed], list[int]]:
     """Join samples of one shape that run together, a few at a time; return the feeds and the rows of each."""
     if len({tuple((name, array.shape) for name, array in feed.items()) for feed in group}) > 1:
         return group, [rows] * len(group)
-    parts = [group[i : i + _TOGETHER] for i in range(0, len(group), _TOGETHER)]
+    parts = [group[i : i + together] for i in range(0, len(group), together)]
     joined: list[Feed] = [{name: np.concatenate([feed[name] for feed in part]) for name in part[0]} for part in parts]
     return joined, [len(part) for part in parts]
 

@@ -1,12 +1,12 @@
 """A model as a chain of sessions: run the centre once per batch, run a variant from where it begins to differ.
 
 The centre's boundary tensors are kept for one batch of samples. A variant replaces some pieces of the chain; pieces
-that neither changed nor read anything that did are skipped. All sessions simulate Q/DQ literally.
+that neither changed nor read anything that did are skipped. All sessions simulate Q/DQ literally. Values lie where the
+device has them: nothing is read back between pieces.
 """
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -16,14 +16,15 @@ from onnxmpq.artifacts import Option, Plan
 from onnxmpq.lower.calibrated import Calibrated
 from onnxmpq.machine import give_back, large_blocks_apart
 from onnxmpq.model.layers import all_nodes, weight_bytes
-from onnxmpq.runtimes import Runtime, Session
+from onnxmpq.runtimes.bound import Value
+from onnxmpq.runtimes.devices import Device, Runs
 from onnxmpq.sensitivity.cuts.cutting import cut
 from onnxmpq.sensitivity.cuts.segments import Piece
 from onnxmpq.sensitivity.cuts.sights import Sights, together
 from onnxmpq.sensitivity.cuts.splitting import Splitter
 from onnxmpq.targets.placement import Placement
 
-Arrays = dict[str, npt.NDArray[Any]]
+Values = dict[str, Value]
 Choices = Mapping[str, Option]
 Name = tuple[tuple[str, str], ...]
 RECENT_BYTES = 48_000_000
@@ -41,14 +42,14 @@ _NODE_BYTES = 10_000
 class Chain:
     """Runs plans of one calibrated model, piece by piece."""
 
-    def __init__(self, calibrated: Calibrated, runtime: Runtime, threads: int) -> None:
-        self.calibrated, self.runtime, self.threads = calibrated, runtime, threads
+    def __init__(self, calibrated: Calibrated, device: Device, threads: int) -> None:
+        self.calibrated, self.device, self.threads = calibrated, device, threads
         self.cuts = cut(calibrated.model, calibrated.space)
         self.splitter = Splitter(calibrated.model, self.cuts)
         self.sights = Sights(calibrated.model, calibrated.space, self.cuts)
-        self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._sessions: OrderedDict[str, Runs] = OrderedDict()
         self._session_bytes: dict[str, int] = {}
-        self._kept: dict[str, Session] = {}
+        self._kept: dict[str, Runs] = {}
         self._pieces: dict[Name, tuple[Piece, ...]] = {}
         self._known: WeakValueDictionary[tuple[int, Placement], Piece] = WeakValueDictionary()
         self._recent: OrderedDict[str, Piece] = OrderedDict()
@@ -107,32 +108,36 @@ class Chain:
             _, oldest = self._recent.popitem(last=False)
             self._recent_bytes -= len(oldest.data)
 
-    def session(self, piece: Piece) -> Session:
+    def session(self, piece: Piece) -> Runs:
         """Return a session for a piece; a few that are not kept stay loaded."""
         if piece.digest in self._kept:
             return self._kept[piece.digest]
         session = self._sessions.pop(piece.digest, None) or self._load(piece)
         self._sessions[piece.digest] = session
         self._session_bytes[piece.digest] = piece.loaded_bytes
-        while len(self._sessions) > 1 and sum(self._session_bytes.values()) > 2 * RECENT_BYTES:
+        while len(self._sessions) > 1 and self._too_many():
             oldest, _ = self._sessions.popitem(last=False)
             del self._session_bytes[oldest]
         return session
 
-    def _load(self, piece: Piece) -> Session:
-        if not self._large:
-            return self.runtime.session(piece.data, mode="literal", threads=self.threads)
-        with large_blocks_apart():
-            return self.runtime.session(piece.data, mode="literal", threads=self.threads)
+    def _too_many(self) -> bool:
+        """Tell whether more sessions are loaded than memory, or the device, has room for."""
+        return sum(self._session_bytes.values()) > 2 * RECENT_BYTES or len(self._sessions) > self.device.sessions
 
-    def whole(self, pieces: Sequence[Piece], feeds: Sequence[Arrays]) -> list[Arrays]:
+    def _load(self, piece: Piece) -> Runs:
+        if not self._large:
+            return self.device.session(piece.data, threads=self.threads)
+        with large_blocks_apart():
+            return self.device.session(piece.data, threads=self.threads)
+
+    def whole(self, pieces: Sequence[Piece], feeds: Sequence[Values]) -> list[Values]:
         """Run a chain on feeds and return everything that crosses a cut, and the outputs, for each feed."""
         values = [dict(feed) for feed in feeds]
         for piece in pieces:
             self.step(piece, values)
         return values
 
-    def step(self, piece: Piece, values: Sequence[Arrays]) -> None:
+    def step(self, piece: Piece, values: Sequence[Values]) -> None:
         """Run one piece on every feed and put what it gives into the values."""
         session = self.session(piece)
         for held in values:
@@ -140,10 +145,10 @@ class Chain:
             held.update(zip(piece.outputs, given.values(), strict=True))
 
     def changed(
-        self, pieces: Sequence[Piece], centre: Sequence[Piece], base: Sequence[Arrays], start: int = 0
-    ) -> list[Arrays]:
+        self, pieces: Sequence[Piece], centre: Sequence[Piece], base: Sequence[Values], start: int = 0
+    ) -> list[Values]:
         """Run what differs from the centre, from piece ``start`` on; return only what differs, for each feed."""
-        news: list[Arrays] = [{} for _ in base]
+        news: list[Values] = [{} for _ in base]
         self.resume(pieces, centre, base, news, start)
         return news
 
@@ -151,8 +156,8 @@ class Chain:
         self,
         pieces: Sequence[Piece],
         centre: Sequence[Piece],
-        base: Sequence[Arrays],
-        news: list[Arrays],
+        base: Sequence[Values],
+        news: list[Values],
         start: int,
         stop: int | None = None,
     ) -> None:
@@ -173,20 +178,13 @@ def _name(choices: Choices) -> Name:
     return tuple(sorted((unit, str(option)) for unit, option in choices.items() if not option.is_float))
 
 
-def merged_with(base: Sequence[Arrays], news: Sequence[Arrays], names: Sequence[str]) -> list[Arrays]:
-    """Return some values of every feed, changed where they changed."""
-    return [
-        {name: new[name] if name in new else held[name] for name in names} for held, new in zip(base, news, strict=True)
-    ]
-
-
-def local_error(base: Sequence[Arrays], news: Sequence[Arrays], names: Sequence[str]) -> npt.NDArray[np.float64]:
+def local_error(
+    device: Device, base: Sequence[Values], news: Sequence[Values], names: Sequence[str]
+) -> npt.NDArray[np.float64]:
     """Return error power and signal power of some values, [feeds, 2]."""
     powers = np.zeros((len(base), 2))
     for row, held, new in zip(powers, base, news, strict=True):
         for name in names:
-            both = new.get(name), held.get(name)
-            if all(isinstance(value, np.ndarray) and value.dtype.kind == "f" for value in both):
-                float_values, error = held[name].ravel(), new[name].ravel() - held[name].ravel()
-                row += float(np.vdot(error, error)), float(np.vdot(float_values, float_values))
+            if name in new and name in held:
+                row += device.powers(new[name], held[name])
     return powers

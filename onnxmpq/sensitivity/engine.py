@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -39,6 +38,7 @@ from onnxmpq.sensitivity.estimate import Estimator
 from onnxmpq.sensitivity.stored.keys import function_name, job_json, key
 from onnxmpq.sensitivity.stored.store import Store
 from onnxmpq.sensitivity.table import Cost, Table, Variant, pairs_of
+from onnxmpq.sensitivity.workers.devices import here_for, smallest
 from onnxmpq.sensitivity.workers.executors import AHEAD, pool_of, runs_here
 from onnxmpq.sensitivity.workers.running import run_jobs
 from onnxmpq.sensitivity.workers.worker import (
@@ -76,13 +76,14 @@ class Engine:
         """Calibrate, cut, lay out the batches, open the store and run the float model."""
         self.workspace, self.options = workspace, options or MeasureOptions()
         self.calibrated = calibrated or workspace.raised()
-        self.fresh_jobs = 0
+        self.fresh_jobs, self.device = 0, smallest(self.options)
         workspace.calibrate_for_all(self.calibrated)
         workspace.share(self.calibrated)
         self.cuts: Cuts = cut(self.model, self.space)
         heads = find_heads(self.model, self.options.loss, self.options.outputs)
-        self.estimator = Estimator(workspace, self.calibrated, self.cuts, self.options.threads)
-        self.layout = lay_out(workspace, heads, self.options, self.cuts.macs, self.estimator.batch_within)
+        here = here_for(self.options, self.device)
+        self.estimator = Estimator(workspace, self.calibrated, self.cuts, self.options.threads, here)
+        self.layout = lay_out(workspace, heads, self.options, self.cuts.macs, self.estimator.batch_within, self.device)
         self._worker = Worker(self._recipe(heads))
         self.store = Store.open(Path(self.options.store or self.layout.folder / "results.store"), self._identity(heads))
         try:
@@ -94,9 +95,7 @@ class Engine:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -317,7 +316,8 @@ class Engine:
             self.fresh_jobs += 1
             self.workspace.progress(what, done, total)
 
-        executor = pool_of(self.options, (total - done) / 1000, self.estimator.memory(self.layout.size))
+        held = 1 if self.device.room else self.layout.size  # what a GPU holds of a batch takes no memory of a process
+        executor = pool_of(self.options, (total - done) / 1000, self.estimator.memory(held))
         if not runs_here(executor):
             self._worker.rest()
         run_jobs(self._worker, todo, executor, on_result=keep, ahead=self.options.ahead or AHEAD)
@@ -365,6 +365,7 @@ class Engine:
             self.options.threads,
             self.options.seed,
             self.options.function,
+            self.options.devices,
         )
 
     def _identity(self, heads: tuple[Head, ...]) -> dict[str, str]:
@@ -379,7 +380,7 @@ class Engine:
             "target": hashlib.sha256(repr(self.target).encode()).hexdigest(),
             "ranges": json.dumps(asdict(self.calibrated.numbers), sort_keys=True),
             "loss": json.dumps([asdict(head) for head in heads], sort_keys=True) + function_name(options.function),
-            "runtime": f"{reference.name} {reference.version}, {options.threads} threads",
+            "runtime": f"{reference.name} {reference.version}, {options.threads} threads{self.device.identity}",
             "engine": f"{__version__}, seed {options.seed}",
         }
 

@@ -11,6 +11,7 @@ from onnxmpq.errors import InputError
 from onnxmpq.lower.calibrated import Calibrated
 from onnxmpq.model.layers import weight_bytes
 from onnxmpq.numerics.histograms import HISTOGRAM_BYTES
+from onnxmpq.runtimes.devices import Device
 from onnxmpq.sensitivity.batches import Layout, read_batch
 from onnxmpq.sensitivity.chain import RECENT_BYTES
 from onnxmpq.sensitivity.cuts.segments import Cuts, loaded_bytes
@@ -43,8 +44,9 @@ _MOST_TOGETHER = 256  # samples of a batch
 class Estimator:
     """Foresees what measuring a model takes that was cut into segments."""
 
-    def __init__(self, workspace: Workspace, calibrated: Calibrated, cuts: Cuts, threads: int) -> None:
-        self.workspace, self.calibrated, self.cuts, self.threads = workspace, calibrated, cuts, threads
+    def __init__(self, workspace: Workspace, calibrated: Calibrated, cuts: Cuts, threads: int, device: Device) -> None:
+        self.workspace, self.calibrated, self.cuts = workspace, calibrated, cuts
+        self.threads, self.device = threads, device
         self._seconds: float | None = None
 
     def batch_within(self, ceiling: int, count: int) -> int:
@@ -126,14 +128,13 @@ class Estimator:
     def _sample_seconds(self, layout: Layout) -> float:
         """Return the seconds of the literal model on one sample, from a few timed runs of the float model."""
         if self._seconds is None:
-            session = self.workspace.reference.session(
-                self.workspace.float_model, mode="deployed", threads=self.threads
-            )
+            session = self.device.session(self.workspace.float_model, mode="deployed", threads=self.threads)
             batch = read_batch(layout.folder, 0)
-            session.run(batch.feeds[0])
+            feed = {name: self.device.put(array) for name, array in batch.feeds[0].items()}
+            session.run(feed)
             began = time.perf_counter()
             for _ in range(_TIMED):
-                session.run(batch.feeds[0])
+                session.run(feed)
             seconds = len(batch.rows) * (time.perf_counter() - began) / _TIMED / _LITERAL_SPEED
             self._seconds = seconds / layout.sizes[0]
         return self._seconds

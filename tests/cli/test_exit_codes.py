@@ -76,6 +76,8 @@ def test_anything_else_is_a_bug_and_keeps_its_traceback(desk: Path, monkeypatch:
         (["quantize", "m.onnx", "-c", "s.npz"], "Missing option '--output'"),
         (["quantize", "m.onnx", "-c", "s.npz", "-o", "q.onnx", "--method", "magic"], "no method 'magic'"),
         (["quantize", "m.onnx", "-c", "s.npz", "-o", "q.onnx", "--threads", "0"], "0 is not in the range"),
+        (["measure", "m.onnx", "-c", "s.npz", "--device", "cudo:0"], "no device 'cudo:0'"),
+        (["measure", "m.onnx", "-c", "s.npz", "--device", "cuda:999"], "The device 'cuda:999'"),
         (["apply", "m.onnx", "none.json", "-c", "s.npz", "-o", "q.onnx"], "The plan 'none.json' cannot be read"),
         (["verify", "none.onnx", "--float", "m.onnx", "-c", "s.npz"], "There is no file 'none.onnx'"),
         (["verify", "m.onnx", "--float", "s.npz", "-c", "s.npz"], "'s.npz' is not an ONNX model"),

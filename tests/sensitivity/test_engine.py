@@ -21,6 +21,7 @@ from onnxmpq.lower.calibrated import Calibrated
 from onnxmpq.metrics.losses import Loss, log_softmax
 from onnxmpq.options import ROUNDINGS, MeasureOptions, Numbers, VerifyOptions
 from onnxmpq.runtimes import get_runtime
+from onnxmpq.runtimes.devices import get_device
 from onnxmpq.sensitivity.assemble import _relative_error
 from onnxmpq.sensitivity.chain import Chain
 from onnxmpq.sensitivity.engine import Engine
@@ -238,7 +239,7 @@ def test_pieces_put_together_are_those_of_the_whole_model(name: str) -> None:
         options = (Option(8, 8), Option(4, 8), Option(2, 8), Option(4))
         engine.losses([plan_of(engine, 0, options)])
         calibrated = shared(engine.workspace.folder, replace(engine.target, islands=False), engine.calibrated.numbers)
-        chain = Chain(calibrated, get_runtime("onnxruntime"), 1)
+        chain = Chain(calibrated, get_device("cpu"), 1)
         for seed in range(4):
             choices = plan_of(engine, seed, options)
             engine.losses([choices])  # counts what rounding needs

@@ -195,6 +195,7 @@ def test_nothing_runs_again_where_all_is_there(tmp_path: Path) -> None:
         ("another batch size", {"batch": 2}),
         ("another engine|another version of the measuring engine", {"seed": 1}),
         ("another runtime", {"threads": 2}),
+        ("another runtime", {"device": "host"}),
     ],
 )
 def test_a_store_made_for_something_else_is_refused(part: str, more: dict[str, Any], tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ same job gives the same bits in any worker.
 """
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,15 +19,17 @@ from onnxmpq.artifacts import FLOAT, Option
 from onnxmpq.machine import one_thread
 from onnxmpq.metrics.losses import Array, Head, Loss, LossFunction, inner_products, log_softmax
 from onnxmpq.options import Numbers
-from onnxmpq.runtimes import get_runtime
+from onnxmpq.runtimes.devices import get_device
 from onnxmpq.sensitivity.batches import read_batch
-from onnxmpq.sensitivity.chain import Arrays, Chain, local_error, merged_with
+from onnxmpq.sensitivity.chain import Chain, Values, local_error
 from onnxmpq.sensitivity.cuts.segments import Piece, first_change
+from onnxmpq.sensitivity.workers.devices import claimed
 from onnxmpq.targets import Target
 from onnxmpq.workspace.workspace import shared
 
 Choice = tuple[str, str]
 Results = dict[str, npt.NDArray[Any]]
+Arrays = dict[str, npt.NDArray[Any]]
 SKETCH = 4096
 """Features per sample above which responses are kept as seeded random projections of this width."""
 
@@ -44,6 +46,7 @@ class Recipe:
     threads: int
     seed: int
     function: LossFunction | None = None
+    devices: tuple[str, ...] = ("cpu",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +180,8 @@ class Bench:
         self.recipe = recipe
         target = replace(recipe.target, islands=False)
         calibrated = shared(Path(recipe.folder), target, recipe.numbers)
-        self.chain = Chain(calibrated, get_runtime("onnxruntime"), recipe.threads)
+        device = get_device(claimed(Path(recipe.folder), recipe.devices))
+        self.chain = Chain(calibrated, device, recipe.threads)
         self._batch: tuple[object, _Batch] | None = None
 
     def run(self, job: Job) -> Results:
@@ -224,7 +228,8 @@ class Bench:
             return batch.results(batch.outputs.copy(), np.zeros((len(batch.base), 2)))
         news = self.chain.changed(pieces, batch.pieces, batch.base, start)
         last = max(i for i, (a, b) in enumerate(zip(pieces, batch.pieces, strict=True)) if a.digest != b.digest)
-        local = local_error(batch.base, news, [n for i in range(start, last + 1) for n in pieces[i].outputs])
+        names = [name for piece in pieces[start : last + 1] for name in piece.outputs]
+        local = local_error(self.chain.device, batch.base, news, names)
         return batch.results(batch.features(news), local)
 
     def pairs(self, job: PairsJob) -> Results:
@@ -243,12 +248,12 @@ class Bench:
             start = first_change(own, both)
             starts.append((len(both) if start is None else start, index, both))
         losses = np.zeros((len(starts), batch.samples))
-        news: list[Arrays] = [{} for _ in batch.base]
+        news: list[Values] = [{} for _ in batch.base]
         position = 0
         for start, index, both in sorted(starts, key=lambda entry: entry[:2]):
             self.chain.resume(own, batch.pieces, batch.base, news, position, start)
             position = start
-            fresh: list[Arrays] = [dict(new) for new in news]
+            fresh: list[Values] = [dict(new) for new in news]
             self.chain.resume(both, batch.pieces, batch.base, fresh, start)
             losses[index] = batch.loss.values(batch.features(fresh))
         return {"pairs": losses}
@@ -294,40 +299,48 @@ class _Batch:
     def __init__(self, bench: Bench, centre: tuple[Choice, ...], index: int) -> None:
         self.bench, self.chain = bench, bench.chain
         held = read_batch(Path(bench.recipe.batches), index)
-        self.feeds, self.rows = held.feeds, held.rows
+        device = self.chain.device
+        self.feeds = [{name: device.put(array) for name, array in feed.items()} for feed in held.feeds]
+        self.rows = held.rows
         self.samples = sum(self.rows)
         float_pieces = self.chain.pieces({}, keep=True)
         self.pieces = self.chain.pieces(choices(centre), keep=True)
         plain = self.chain.whole(float_pieces, self.feeds)
         self.base = plain if self.pieces is float_pieces else self.chain.whole(self.pieces, self.feeds)
         self.names = [head.name for head in bench.recipe.heads]
+        float_outputs = self._read(plain)
+        self._outputs = float_outputs if self.base is plain else self._read(self.base)
         heads = tuple(
             replace(head, width=width, classes=classes)
-            for head, (width, classes) in zip(bench.recipe.heads, self._widths(plain), strict=True)
+            for head, (width, classes) in zip(bench.recipe.heads, self._widths(float_outputs[0]), strict=True)
         )
         self.heads = heads
-        self.loss = Loss(heads, self._features(plain), held.labels, bench.recipe.function)
-        self.outputs = self._features(self.base)
+        self.loss = Loss(heads, self._features(float_outputs), held.labels, bench.recipe.function)
+        self.outputs = self._features(self._outputs)
         self._around = self.loss.around(self.outputs)
 
-    def _widths(self, values: list[Arrays]) -> list[tuple[int, int]]:
-        first = values[0]
+    def _widths(self, first: Arrays) -> list[tuple[int, int]]:
         return [
             (array.size // self.rows[0], array.shape[head.axis] if array.ndim else 1)
             for head in self.bench.recipe.heads
             for array in (first[head.name],)
         ]
 
-    def _features(self, values: list[Arrays]) -> npt.NDArray[np.float64]:
+    def _read(self, values: Sequence[Values]) -> list[Arrays]:
+        """Read what there is of the outputs that count; all else stays where it is."""
+        get = self.chain.device.get
+        return [{name: get(held[name]) for name in self.names if name in held} for held in values]
+
+    def _features(self, outputs: list[Arrays]) -> npt.NDArray[np.float64]:
         parts = [
             [head.features(held[head.name], count) for head in self.heads]
-            for held, count in zip(values, self.rows, strict=True)
+            for held, count in zip(outputs, self.rows, strict=True)
         ]
         return np.concatenate([row[0] if len(row) == 1 else np.concatenate(row, axis=1) for row in parts])
 
-    def features(self, news: list[Arrays]) -> npt.NDArray[np.float64]:
+    def features(self, news: list[Values]) -> npt.NDArray[np.float64]:
         """Return the outputs as features, changed where they changed."""
-        return self._features(merged_with(self.base, news, self.names))
+        return self._features([held | new for held, new in zip(self._outputs, self._read(news), strict=True)])
 
     def results(self, outputs: npt.NDArray[np.float64], local: npt.NDArray[np.float64]) -> Results:
         """Return everything about a response, per sample; the outputs are used up."""
