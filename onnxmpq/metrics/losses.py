@@ -63,11 +63,17 @@ class Head:
 
     def features(self, output: npt.NDArray[np.generic], samples: int) -> Array:
         """Return an output as [samples, width], in logits, classes last."""
-        array = np.array(output, np.float64) if self.probabilities else np.asarray(output, np.float64)
-        values = (np.moveaxis(array, self.axis, -1) if array.ndim else array).reshape(samples, -1)
-        if self.probabilities:
-            np.log(np.maximum(values, 1e-30, out=values), out=values)
-        return values
+        return self.logits(self.laid_out(output, samples))
+
+    def laid_out(self, output: npt.NDArray[np.generic], samples: int) -> npt.NDArray[np.generic]:
+        """Return an output as [samples, width], classes last, its values as they are."""
+        array = np.asarray(output)
+        return (np.moveaxis(array, self.axis, -1) if array.ndim else array).reshape(samples, -1)
+
+    def logits(self, values: npt.NDArray[np.generic]) -> Array:
+        """Return values in logits, in an array of their own."""
+        found = np.array(values, np.float64)
+        return np.log(np.maximum(found, 1e-30, out=found), out=found) if self.probabilities else found
 
 
 def rows_of(outputs: Mapping[str, npt.NDArray[Any]], heads: Sequence[Head], batch: int) -> int:

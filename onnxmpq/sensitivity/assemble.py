@@ -13,7 +13,8 @@ from onnxmpq.errors import InputError
 from onnxmpq.metrics.losses import Head, Loss, LossFunction, mean_and_error
 from onnxmpq.sensitivity.batches import read_labels
 from onnxmpq.sensitivity.table import Table, Variant
-from onnxmpq.sensitivity.workers.worker import CentreJob, Choice, Job, ResponseJob, Results, as_choices
+from onnxmpq.sensitivity.workers.judge import Results
+from onnxmpq.sensitivity.workers.worker import CentreJob, Choice, Job, ResponseJob, as_choices
 
 Array = npt.NDArray[np.float64]
 _PARTS = ("loss", "linear", "noise", "local")

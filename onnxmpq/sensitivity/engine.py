@@ -40,6 +40,7 @@ from onnxmpq.sensitivity.stored.store import Store
 from onnxmpq.sensitivity.table import Cost, Table, Variant, pairs_of
 from onnxmpq.sensitivity.workers.devices import here_for, smallest
 from onnxmpq.sensitivity.workers.executors import AHEAD, pool_of, runs_here
+from onnxmpq.sensitivity.workers.judge import Results
 from onnxmpq.sensitivity.workers.running import run_jobs
 from onnxmpq.sensitivity.workers.worker import (
     CentreJob,
@@ -48,7 +49,6 @@ from onnxmpq.sensitivity.workers.worker import (
     PlanJob,
     Recipe,
     ResponseJob,
-    Results,
     TraceJob,
     Worker,
     as_choices,

@@ -34,8 +34,8 @@ _COUNTED = 2
 _ROUNDING_BYTES = 60
 """What rounding takes for each number of a Hessian, at its height."""
 
-_OUTPUT_BYTES = 112
-"""What losses take for each number of the outputs: those of float, centre and variant, and what is made of them."""
+_OUTPUT_BYTES = 56
+"""What losses take for each number of the outputs: those of float and centre, and what is made of them."""
 
 _TIMED = 3  # runs of the float model, from which seconds are foreseen
 _MOST_TOGETHER = 256  # samples of a batch

@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from onnxmpq.cli.pareto import bend
-from onnxmpq.sensitivity.workers.worker import Job, ResponseJob, Results, Worker
+from onnxmpq.sensitivity.workers.judge import Results
+from onnxmpq.sensitivity.workers.worker import Job, ResponseJob, Worker
 from tests.cli.running import MODEL, run
 
 SEARCH = ("--tie", "stage.*", "--store", "e.store", "--effort", "quick", "-b", "size=30%")

@@ -10,7 +10,8 @@ from onnxmpq.artifacts import Plan
 from onnxmpq.cli import cli
 from onnxmpq.errors import InfeasibleError
 from onnxmpq.sensitivity.stored.store import Store
-from onnxmpq.sensitivity.workers.worker import Job, Results, Worker
+from onnxmpq.sensitivity.workers.judge import Results
+from onnxmpq.sensitivity.workers.worker import Job, Worker
 from tests.cli.running import MODEL, refused, run
 
 SEARCH = ("quantize", MODEL, "-c", "s.npz", "-o", "q.onnx", "--allow-slower", "--overwrite", "-q")

@@ -11,8 +11,9 @@ import pytest
 from onnxmpq.api import Result, inspect, quantize
 from onnxmpq.artifacts import FLOAT, Plan
 from onnxmpq.errors import InfeasibleError, InputError
+from onnxmpq.sensitivity.workers.judge import Results
 from onnxmpq.sensitivity.workers.running import run_jobs
-from onnxmpq.sensitivity.workers.worker import Job, Results, Worker
+from onnxmpq.sensitivity.workers.worker import Job, Worker
 from tests.asked import asked
 from tests.small import MODELS, small_model
 

@@ -154,7 +154,7 @@ def test_a_device_says_how_many_samples_run_together(
         assert engine.layout.sizes == (20,)
         engine.table(OPTIONS[:1])
         assert engine._worker._bench is not None
-        assert engine._worker._bench.batch((), 0).rows == feeds
+        assert engine._worker._bench.batch((), 0).judge.rows == feeds
 
 
 def test_batches_follow_from_the_memory_of_a_gpu_unless_one_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

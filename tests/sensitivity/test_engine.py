@@ -27,7 +27,8 @@ from onnxmpq.sensitivity.chain import Chain
 from onnxmpq.sensitivity.engine import Engine
 from onnxmpq.sensitivity.table import Table, Variant
 from onnxmpq.sensitivity.workers.executors import open_executor
-from onnxmpq.sensitivity.workers.worker import SKETCH, CentreJob, ResponseJob, as_choices, sketch
+from onnxmpq.sensitivity.workers.judge import SKETCH, sketch
+from onnxmpq.sensitivity.workers.worker import CentreJob, ResponseJob, as_choices
 from onnxmpq.targets.space import make_space
 from onnxmpq.workspace.prepare import prepare
 from onnxmpq.workspace.workspace import shared, workspace

@@ -17,21 +17,18 @@ import onnx_ir as ir
 
 from onnxmpq.artifacts import FLOAT, Option
 from onnxmpq.machine import one_thread
-from onnxmpq.metrics.losses import Array, Head, Loss, LossFunction, inner_products, log_softmax
+from onnxmpq.metrics.losses import Head, LossFunction
 from onnxmpq.options import Numbers
 from onnxmpq.runtimes.devices import get_device
 from onnxmpq.sensitivity.batches import read_batch
 from onnxmpq.sensitivity.chain import Chain, Values, local_error
 from onnxmpq.sensitivity.cuts.segments import Piece, first_change
 from onnxmpq.sensitivity.workers.devices import claimed
+from onnxmpq.sensitivity.workers.judge import Arrays, Judge, Results
 from onnxmpq.targets import Target
 from onnxmpq.workspace.workspace import shared
 
 Choice = tuple[str, str]
-Results = dict[str, npt.NDArray[Any]]
-Arrays = dict[str, npt.NDArray[Any]]
-SKETCH = 4096
-"""Features per sample above which responses are kept as seeded random projections of this width."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,16 +204,8 @@ class Bench:
         return self._batch[1]
 
     def centre(self, job: CentreJob) -> Results:
-        """Return the loss of the centre, the float model's signal powers, and the outputs of both as features.
-
-        Of outputs that are too wide to be kept there is a sketch of the float model's.
-        """
-        batch = self.batch(job.centre, job.batch)
-        widths = np.array([(head.width, head.classes) for head in batch.heads])
-        found = {"loss": batch.loss.values(batch.outputs), "signal": batch.loss.signal(), "widths": widths}
-        if batch.outputs.shape[1] <= SKETCH:
-            return found | {"float": batch.loss.reference, "centre": batch.outputs}
-        return found | {"sketch": sketch(batch.loss.reference, self.recipe.seed).astype(np.float32)}
+        """Return what is known of the float model and of the centre."""
+        return self.batch(job.centre, job.batch).judge.centre()
 
     def response(self, job: ResponseJob) -> Results:
         """Return loss, first-order part and root of the second-order part of one variant, per sample."""
@@ -225,12 +214,12 @@ class Bench:
         pieces = self.chain.pieces(choices(job.centre) | {unit: Option.parse(option)})
         start = first_change(batch.pieces, pieces)
         if start is None:
-            return batch.results(batch.outputs.copy(), np.zeros((len(batch.base), 2)))
+            return batch.judge.response([{} for _ in batch.base], np.zeros((len(batch.base), 2)))
         news = self.chain.changed(pieces, batch.pieces, batch.base, start)
         last = max(i for i, (a, b) in enumerate(zip(pieces, batch.pieces, strict=True)) if a.digest != b.digest)
         names = [name for piece in pieces[start : last + 1] for name in piece.outputs]
         local = local_error(self.chain.device, batch.base, news, names)
-        return batch.results(batch.features(news), local)
+        return batch.judge.response(batch.read(news), local)
 
     def pairs(self, job: PairsJob) -> Results:
         """Return the losses of one variant together with each of the others, [others, samples].
@@ -247,7 +236,7 @@ class Bench:
             both = self.chain.pieces(first | {other: Option.parse(text)})
             start = first_change(own, both)
             starts.append((len(both) if start is None else start, index, both))
-        losses = np.zeros((len(starts), batch.samples))
+        losses = np.zeros((len(starts), batch.judge.samples))
         news: list[Values] = [{} for _ in batch.base]
         position = 0
         for start, index, both in sorted(starts, key=lambda entry: entry[:2]):
@@ -255,15 +244,14 @@ class Bench:
             position = start
             fresh: list[Values] = [dict(new) for new in news]
             self.chain.resume(both, batch.pieces, batch.base, fresh, start)
-            losses[index] = batch.loss.values(batch.features(fresh))
+            losses[index] = batch.judge.losses(batch.read(fresh))
         return {"pairs": losses}
 
     def plan(self, job: PlanJob) -> Results:
         """Return the loss of a plan, per sample, and the error power of its outputs."""
         batch = self.batch((), job.batch)
         news = self.chain.changed(self.chain.pieces(choices(job.plan)), batch.pieces, batch.base)
-        outputs = batch.features(news)
-        return {"loss": batch.loss.values(outputs), "noise": batch.loss.noise(outputs)}
+        return batch.judge.plan(batch.read(news))
 
     def trace(self, job: TraceJob) -> Results:
         """Return the squared directional derivative of the log-likelihood along a random direction of the weights."""
@@ -284,7 +272,7 @@ class Bench:
                 value.const_value = ir.Tensor((_array(values[name]) + sign * step * way).astype(np.float32), name=name)
             pieces = self.chain.splitter.split(model)
             news = self.chain.changed(pieces, batch.pieces, batch.base)
-            moved.append(batch.log_likelihood(batch.features(news), self.recipe.seed))
+            moved.append(batch.judge.log_likelihood(batch.read(news)))
         return {"trace": ((moved[0] - moved[1]) / (2 * step)) ** 2}
 
 
@@ -297,106 +285,22 @@ class _Batch:
     """Samples of one batch with everything that the centre gives for them."""
 
     def __init__(self, bench: Bench, centre: tuple[Choice, ...], index: int) -> None:
-        self.bench, self.chain = bench, bench.chain
-        held = read_batch(Path(bench.recipe.batches), index)
-        device = self.chain.device
-        self.feeds = [{name: device.put(array) for name, array in feed.items()} for feed in held.feeds]
-        self.rows = held.rows
-        self.samples = sum(self.rows)
+        recipe, self.chain = bench.recipe, bench.chain
+        held, device = read_batch(Path(recipe.batches), index), bench.chain.device
+        feeds = [{name: device.put(array) for name, array in feed.items()} for feed in held.feeds]
         float_pieces = self.chain.pieces({}, keep=True)
         self.pieces = self.chain.pieces(choices(centre), keep=True)
-        plain = self.chain.whole(float_pieces, self.feeds)
-        self.base = plain if self.pieces is float_pieces else self.chain.whole(self.pieces, self.feeds)
-        self.names = [head.name for head in bench.recipe.heads]
-        float_outputs = self._read(plain)
-        self._outputs = float_outputs if self.base is plain else self._read(self.base)
-        heads = tuple(
-            replace(head, width=width, classes=classes)
-            for head, (width, classes) in zip(bench.recipe.heads, self._widths(float_outputs[0]), strict=True)
-        )
-        self.heads = heads
-        self.loss = Loss(heads, self._features(float_outputs), held.labels, bench.recipe.function)
-        self.outputs = self._features(self._outputs)
-        self._around = self.loss.around(self.outputs)
+        plain = self.chain.whole(float_pieces, feeds)
+        self.base = plain if self.pieces is float_pieces else self.chain.whole(self.pieces, feeds)
+        self._names = [head.name for head in recipe.heads]
+        floats = self.read(plain)
+        at_centre = floats if self.base is plain else self.read(self.base)
+        self.judge = Judge(recipe.heads, held.rows, floats, at_centre, held.labels, recipe.function, recipe.seed)
 
-    def _widths(self, first: Arrays) -> list[tuple[int, int]]:
-        return [
-            (array.size // self.rows[0], array.shape[head.axis] if array.ndim else 1)
-            for head in self.bench.recipe.heads
-            for array in (first[head.name],)
-        ]
-
-    def _read(self, values: Sequence[Values]) -> list[Arrays]:
+    def read(self, values: Sequence[Values]) -> list[Arrays]:
         """Read what there is of the outputs that count; all else stays where it is."""
         get = self.chain.device.get
-        return [{name: get(held[name]) for name in self.names if name in held} for held in values]
-
-    def _features(self, outputs: list[Arrays]) -> npt.NDArray[np.float64]:
-        parts = [
-            [head.features(held[head.name], count) for head in self.heads]
-            for held, count in zip(outputs, self.rows, strict=True)
-        ]
-        return np.concatenate([row[0] if len(row) == 1 else np.concatenate(row, axis=1) for row in parts])
-
-    def features(self, news: list[Values]) -> npt.NDArray[np.float64]:
-        """Return the outputs as features, changed where they changed."""
-        return self._features([held | new for held, new in zip(self._outputs, self._read(news), strict=True)])
-
-    def results(self, outputs: npt.NDArray[np.float64], local: npt.NDArray[np.float64]) -> Results:
-        """Return everything about a response, per sample; the outputs are used up."""
-        found: Results = {"loss": self.loss.values(outputs), "noise": self.loss.noise(outputs), "local": local}
-        z = np.subtract(outputs, self.outputs, out=outputs)
-        root = self._around.root(z)
-        found["linear"] = self._linear(found["loss"], z, root)
-        if root.shape[1] <= SKETCH:
-            return found | {"root": root.astype(np.float32), "response": z.astype(np.float32)}
-        return found | {"root": sketch(root, self.bench.recipe.seed).astype(np.float32)}
-
-    def _linear(self, losses: Array, z: Array, root: Array) -> Array:
-        """Return the first-order part per sample; for a user's function, what its own change leaves of the second."""
-        if self.loss.function is None:
-            return inner_products(z, self._around.slope)
-        left: Array = losses - self.loss.values(self.outputs) - 0.5 * (root**2).sum(1)
-        return left
-
-    def log_likelihood(self, outputs: npt.NDArray[np.float64], seed: int) -> npt.NDArray[np.float64]:
-        """Return log p(y | x) per sample, with labels y drawn from the float model, the same at every call."""
-        total = np.zeros(len(outputs))
-        generator = np.random.default_rng([seed, 1])
-        position = 0
-        for head in self.heads:
-            part = outputs[:, position : position + head.width]
-            wanted = self.loss.reference[:, position : position + head.width]
-            position += head.width
-            if head.kind == "power":  # a Gaussian of unit relative noise around the float output
-                target = wanted + np.sqrt(head.power / head.width) * generator.standard_normal(wanted.shape)
-                total -= ((part - target) ** 2).sum(1) / (2 * head.power / head.width)
-                continue
-            logs = log_softmax(part.reshape(len(part), -1, head.classes))
-            float_logs = log_softmax(wanted.reshape(logs.shape))
-            drawn = (float_logs + generator.gumbel(size=float_logs.shape)).argmax(-1)[..., None]
-            total += np.take_along_axis(logs, drawn, 2).sum((1, 2))
-        return total
-
-
-def sketch(values: npt.NDArray[np.float64], seed: int, width: int = SKETCH) -> npt.NDArray[np.float64]:
-    """Add features up in ``width`` seeded random places with random signs; inner products are kept in expectation.
-
-    Their error is as small as that of dense random projections (Charikar, Chen and Farach-Colton 2002: count sketch),
-    at one operation for each feature.
-    """
-    places, signs = _places(seed, values.shape[1], width)
-    rows = [np.bincount(places, weights=row * signs, minlength=width).astype(np.float64) for row in values]
-    return np.stack(rows)
-
-
-@lru_cache(maxsize=1)
-def _places(seed: int, count: int, width: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Draw a place and a sign for every feature."""
-    generator = np.random.default_rng([seed, 2])
-    places = generator.integers(0, width, count)
-    signs = (2 * generator.integers(0, 2, count) - 1).astype(np.float64)
-    return places, signs
+        return [{name: get(held[name]) for name in self._names if name in held} for held in values]
 
 
 def as_choices(plan: Mapping[str, Option]) -> tuple[Choice, ...]:
