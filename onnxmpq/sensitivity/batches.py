@@ -103,8 +103,7 @@ def lay_out(
     blends = Blended(count) if _blended(samples, count, heads, options) else None
     plain = len(blends.plain) if blends else count
     total = plain + (len(blends.pairs) if blends else 0)
-    ceiling = max(device.room, MEMORY) if options.memory == MEMORY else options.memory
-    size = options.batch or size_within(ceiling, total)
+    size = options.batch or size_within(_ceiling(options, device), total)
     stack = _may_stack(workspace, heads)
     folder = Path(tempfile.mkdtemp(prefix="batches-", dir=workspace.folder))
     sizes: list[int] = []
@@ -123,6 +122,14 @@ def lay_out(
             sizes.append(len(places))
     first = -(-len(stages[0]) // size)
     return Layout(folder, tuple(sizes), first, count, tuple(chain.from_iterable(stages)), plain, rows)
+
+
+def _ceiling(options: MeasureOptions, device: Device) -> int:
+    """Return the ceiling that was told, else a GPU's own, of which every process on it has a share."""
+    if options.memory != MEMORY:
+        return options.memory
+    each = -(-options.jobs // len(options.devices)) or 1
+    return max(device.room // each, MEMORY)
 
 
 def _stages(plain: int, total: int, stage: int) -> list[list[int]]:

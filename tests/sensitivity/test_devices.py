@@ -11,6 +11,7 @@ from onnxmpq.artifacts import Option
 from onnxmpq.errors import InputError
 from onnxmpq.options import MEMORY, MeasureOptions
 from onnxmpq.runtimes.devices import Device, Host, get_device
+from onnxmpq.sensitivity.batches import _ceiling
 from onnxmpq.sensitivity.engine import Engine
 from onnxmpq.sensitivity.table import Table
 from onnxmpq.sensitivity.workers import devices
@@ -169,6 +170,17 @@ def test_batches_follow_from_the_memory_of_a_gpu_unless_one_is_told(monkeypatch:
         with engine_on(_proto(model), feeds, device="host", memory=memory) as engine:
             sizes.append(engine.layout.size)
     assert sizes[0] == sizes[1] < sizes[2] == 40
+
+
+def test_processes_share_the_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Host, "room", 10 * MEMORY)
+    ceilings = [
+        _ceiling(MeasureOptions(device=device, jobs=jobs), get_device("host"))
+        for device, jobs in (("host", 0), ("host", 5), ("cuda:0,cuda:1", 0), ("cuda:0,cuda:1", 3), ("host", 99))
+    ]
+    assert [ceiling / MEMORY for ceiling in ceilings] == [10, 2, 10, 5, 1]
+    assert _ceiling(MeasureOptions(device="host", memory=7), get_device("host")) == 7
+    assert _ceiling(MeasureOptions(), get_device("cpu")) == MEMORY
 
 
 def test_the_smallest_device_decides_and_all_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
