@@ -12,8 +12,7 @@ from onnxmpq.data.samples import Data
 from onnxmpq.methods.study import staged
 from onnxmpq.options import Constraints, GraphOptions, MeasureOptions, Numbers, SearchOptions
 from onnxmpq.search.loop import Search
-from onnxmpq.search.outlook import efforts
-from onnxmpq.sensitivity.workers.executors import side_by_side
+from onnxmpq.search.outlook import Where, efforts
 from onnxmpq.workspace.export import Exporter
 from onnxmpq.workspace.prepare import Model, Progress, prepare, silent
 from onnxmpq.workspace.workspace import workspace
@@ -98,8 +97,8 @@ def foresee(
         cost = engine.cost(variants, engine.first if on_some else engine.batches)
         runs = cost.full_runs * study.repeats(staged=on_some)
         most_runs = getattr(looked.method, "most_runs", lambda _: runs)(study)
-        processes = side_by_side(measure, cost.seconds, cost.memory)
-        buys = efforts(looked, limits, processes)
+        where = Where.of(measure, cost.seconds, cost.memory)
+        buys = efforts(looked, limits, where)
         return Forecast(
             method=looked.method.name,
             units=len(looked.menu.units),
@@ -110,7 +109,7 @@ def foresee(
             most_runs=max(most_runs, runs),
             seconds=cost.seconds,
             memory_bytes=cost.memory,
-            processes=processes,
+            processes=where.processes,
             least_bytes=least,
             most_bytes=most,
             float_bytes=prepared.source.size_bytes,

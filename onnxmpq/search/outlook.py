@@ -6,15 +6,17 @@ What is measured of the machine is how long a sample takes, and how long its par
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
 
 from onnxmpq.artifacts import Plan
 from onnxmpq.budgets.limits import Limit
 from onnxmpq.methods.likely import Work, likely
 from onnxmpq.methods.study import Study, staged
-from onnxmpq.options import EFFORTS
+from onnxmpq.options import EFFORTS, MeasureOptions
 from onnxmpq.search.loop import Search
 from onnxmpq.sensitivity.workers.bundles import EACH, MUCH
-from onnxmpq.sensitivity.workers.executors import side_by_side
+from onnxmpq.sensitivity.workers.executors import crowding, side_by_side
 from onnxmpq.workspace.clock import Clock, Part
 
 MEASURING = ("centre", "responses")
@@ -27,25 +29,42 @@ _FINISHED_S = 1.0  # the same, besides
 _BISECTED = 4.0  # sizes that are searched where the smallest file within a drop is wanted
 
 
+@dataclass(frozen=True, slots=True)
+class Where:
+    """How many ``processes`` run jobs, and by how much each is ``slower`` than one that has a core for itself.
+
+    ``slower_alone`` is this process while the others have nothing to do.
+    """
+
+    processes: int = 1
+    slower: float = 1.0
+    slower_alone: float = 1.0
+
+    @classmethod
+    def of(cls, measure: MeasureOptions, seconds: float, memory: int) -> Self:
+        """Look at where jobs of so many seconds and bytes would run now."""
+        processes = side_by_side(measure, seconds, memory)
+        return cls(processes, crowding(measure, processes), crowding(measure, 1))
+
+
 def foretell(search: Search, limits: Sequence[Limit]) -> tuple[Part, ...]:
     """Let the clock of a run, if it has one, know what a search will do from now on; return that."""
     clock = search.workspace.progress
     if not isinstance(clock, Clock):
         return ()
-    study = search.study([limit for limit in limits if limit.budget.rows])
-    seconds, memory = first_cost(search, study)
-    found = parts(search, study, sizes=_sizes(limits), processes=side_by_side(search.engine.options, seconds, memory))
+    study, how = search.study([limit for limit in limits if limit.budget.rows]), search.engine.options
+    where = Where.of(how, *first_cost(search, study))
+    found = parts(search, study, where, sizes=_sizes(limits))
     clock.foresee(found)
     return found
 
 
 def parts(
-    search: Search, study: Study, *, sizes: float = 1.0, processes: int = 1, hessians: float | None = None
+    search: Search, study: Study, where: Where, *, sizes: float = 1.0, hessians: float | None = None
 ) -> tuple[Part, ...]:
     """Return what a search of one effort is likely to do, in the order in which it begins.
 
-    Several sizes may be searched, with one table. Jobs run in so many processes, each of which runs the centre of a
-    table by itself. ``hessians`` are the seconds of counting these, where they are known.
+    Several sizes may be searched, with one table. ``hessians`` are the seconds of counting these, where they are known.
     """
     work = likely(search.method, study)
     run = run_seconds(search)
@@ -56,12 +75,12 @@ def parts(
     end = FINISHING[:1]
     found = [
         Part(("count Hessians",), hessian_seconds(search) if hessians is None else hessians, "share", ("responses",)),
-        Part(MEASURING, first, "work", ("solve", "pairs", "plans", *end), _pace(first, centre, batches, processes)),
-        Part(MEASURING, again, "work", end, _pace(again, centre, batches, processes)),
-        Part(("plans",), sizes * work.plans * run, "work", end, 1 / processes),
-        Part(("pairs",), work.pairs * run, "work", end, 1 / processes),
-        Part(("solve", "sizes"), sizes * deciding_seconds(search, study, work), "time", end),
-        Part(FINISHING, finishing_seconds(search, run)),
+        Part(MEASURING, first, "work", ("solve", "pairs", "plans", *end), _pace(first, centre, batches, where)),
+        Part(MEASURING, again, "work", end, _pace(again, centre, batches, where)),
+        Part(("plans",), sizes * work.plans * run, "work", end, where.slower / where.processes),
+        Part(("pairs",), work.pairs * run, "work", end, where.slower / where.processes),
+        Part(("solve", "sizes"), where.slower_alone * sizes * deciding_seconds(search, study, work), "time", end),
+        Part(FINISHING, where.slower_alone * finishing_seconds(search, run)),
     ]
     return tuple(part for part in found if part.seconds > 0)
 
@@ -71,14 +90,14 @@ def wall_seconds(found: Sequence[Part]) -> float:
     return sum(part.seconds * part.pace for part in found)
 
 
-def efforts(search: Search, limits: Sequence[Limit], processes: int) -> dict[str, tuple[float, float]]:
+def efforts(search: Search, limits: Sequence[Limit], where: Where) -> dict[str, tuple[float, float]]:
     """Return for every effort the runs of the model that a search is likely to take, and the seconds of all of it."""
     found: dict[str, tuple[float, float]] = {}
     rows = [limit for limit in limits if limit.budget.rows]
     hessians = hessian_seconds(search)
     for effort in EFFORTS:
         study = search.study(rows, effort=effort)
-        made = parts(search, study, sizes=_sizes(limits), processes=processes, hessians=hessians)
+        made = parts(search, study, where, sizes=_sizes(limits), hessians=hessians)
         found[effort] = (likely(search.method, study).runs, wall_seconds(made))
     return found
 
@@ -118,18 +137,19 @@ def finishing_seconds(search: Search, run: float) -> float:
     return _FINISHED_S + _VERIFIED * run * search.engine.repeats / search.engine.samples
 
 
-def _pace(seconds: float, centre: float, batches: int, processes: int) -> float:
+def _pace(seconds: float, centre: float, batches: int, where: Where) -> float:
     """Return the share of some seconds of a table that it takes in several processes.
 
     They share its jobs and, batch by batch, its centre; then each runs the centre of every batch by itself, or of
     those alone from which it takes a bundle.
     """
+    processes = where.processes
     if processes == 1 or not seconds:
-        return 1.0
+        return where.slower
     each = max(seconds - centre, 0.0) / processes
     few = centre <= MUCH * (centre + each)
     own = centre if few else min(EACH, batches) * centre / batches
-    return min((each + centre / min(processes, batches) + own) / seconds, 1.0)
+    return where.slower * min((each + centre / min(processes, batches) + own) / seconds, 1.0)
 
 
 def _sizes(limits: Sequence[Limit]) -> float:

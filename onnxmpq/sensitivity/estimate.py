@@ -36,7 +36,7 @@ _COUNTED = 2
 _ROUNDING_BYTES = 60
 """What rounding takes for each number of a Hessian, at its height."""
 
-_TIMED = 5  # runs of the float model: seconds are foreseen from the one in the middle, whatever else the machine did
+_TIMED = 5  # runs of the float model: seconds are foreseen from the one in the middle
 _MOST_TOGETHER = 256  # samples of a batch
 _MANY = 200  # samples, of which Hessians of a few more are counted to foresee those of all
 
@@ -172,11 +172,12 @@ class Estimator:
             )
             batch = read_batch(layout.folder, 0)
             session.run(batch.feeds[0])
+            clock = time.thread_time if self.threads == 1 else time.perf_counter  # not what others do meanwhile
             times = []
             for _ in range(_TIMED):
-                began = time.perf_counter()
+                began = clock()
                 session.run(batch.feeds[0])
-                times.append(time.perf_counter() - began)
+                times.append(clock() - began)
             seconds = len(batch.rows) * float(np.median(times)) / _LITERAL_SPEED
             self._seconds = seconds / layout.sizes[0]
         return self._seconds

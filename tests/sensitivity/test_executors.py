@@ -25,6 +25,7 @@ from onnxmpq.sensitivity.workers.bundles import Load, bundled, run_bundled
 from onnxmpq.sensitivity.workers.executors import (
     AutoExecutor,
     InlineExecutor,
+    crowding,
     in_flight,
     open_executor,
     opened,
@@ -415,6 +416,18 @@ def test_how_many_jobs_run_side_by_side_is_known_before_and_while_they_do(spec: 
         assert workers_of(pooled.executor) == workers
         assert side_by_side(pooled, 0.1, 1) == workers
         assert in_flight(pooled.executor) == 16
+
+
+@pytest.mark.parametrize(
+    ("spec", "processes", "slower"),
+    [("inline", 1, 1.0), ("processes:4", 4, 1.5), ("processes:16", 16, 4.5), ("dask:tcp://there:8786", 200, 1.0)],
+)
+def test_processes_share_the_cores_that_others_leave(
+    spec: str, processes: int, slower: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxmpq.sensitivity.workers.executors.usable_cores", lambda: 4)
+    monkeypatch.setattr("onnxmpq.sensitivity.workers.executors.wanted_cores", lambda: 2.0)
+    assert crowding(MeasureOptions(executor=spec), processes) == slower
 
 
 def test_twice_as_many_jobs_are_in_flight_as_there_are_workers() -> None:

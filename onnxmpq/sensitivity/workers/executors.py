@@ -19,7 +19,7 @@ from typing import ParamSpec, TypeVar
 
 from onnxmpq.disk.reading import brief
 from onnxmpq.errors import InputError, InternalError, nearest
-from onnxmpq.machine import memory_bytes, usable_cores
+from onnxmpq.machine import memory_bytes, usable_cores, wanted_cores
 from onnxmpq.options import MeasureOptions
 from onnxmpq.sensitivity.workers.cluster import ClusterExecutor, open_cluster
 from onnxmpq.sensitivity.workers.processes import ProcessExecutor
@@ -190,6 +190,16 @@ def side_by_side(options: MeasureOptions, seconds: float, memory_each: int) -> i
         return _workers(options.executor, count) if count else options.jobs or usable_cores()
     here = kind != "auto" or options.function is not None
     return 1 if here else AutoExecutor(options.jobs).workers(seconds, memory_each)
+
+
+def crowding(options: MeasureOptions, processes: int) -> float:
+    """Return by how much so many processes of this machine are slower than one that has a core for itself.
+
+    Others want its cores, too. Of the machines of a cluster nothing is known.
+    """
+    if isinstance(options.executor, ClusterExecutor) or str(options.executor).startswith("dask:tcp"):
+        return 1.0
+    return max(1.0, (wanted_cores() + processes) / usable_cores())
 
 
 def in_flight(executor: Executor) -> int:
