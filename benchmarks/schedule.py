@@ -166,6 +166,7 @@ class Run:
     busy: float
     lost: int
     kept: int
+    keeping: float
 
     @property
     def efficiency(self) -> float:
@@ -174,7 +175,9 @@ class Run:
 
     @property
     def bound(self) -> str:
-        """Say what most of the time of workers goes to besides jobs."""
+        """Say what most of the time of workers goes to besides jobs; or that results come faster than they are kept."""
+        if self.keeping > 0.5 * self.seconds:
+            return "keeping"
         shares = {"centres": self.centres, "waiting": max(self.workers * self.seconds - self.busy, 0.0)}
         name = max(shares, key=lambda name: shares[name])
         return name if shares[name] > self.work / 10 else "jobs"
@@ -202,7 +205,8 @@ def simulated(
     work = own + sum(centres[held] for held in dict.fromkeys(job.held for job in jobs))
     least = max(own / len(hands), max(job.seconds + centres[job.held] for job in jobs), keep_s * len(jobs))
     return Run(
-        len(hands), executor.now, least, work, executor.centres_s, executor.spent_s, executor.lost, len(set(kept))
+        *(len(hands), executor.now, least, work, executor.centres_s, executor.spent_s),
+        *(executor.lost, len(set(kept)), keep_s * len(jobs)),
     )
 
 

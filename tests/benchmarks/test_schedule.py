@@ -66,6 +66,14 @@ def test_workers_that_join_late_are_used() -> None:
     assert late.seconds <= few.seconds
 
 
+def test_what_bounds_a_run_is_named() -> None:
+    crowd = hands_of(200, "even", 0.0)
+    assert simulated(JOBS, [Hand()], CENTRES).bound == "jobs"
+    assert simulated(JOBS, crowd, CENTRES).bound == "centres"
+    assert simulated(JOBS, crowd, CENTRES, keep_s=0.1).bound == "keeping"
+    assert simulated(JOBS, [*[Hand()] * 7, Hand(slower=50.0)], CENTRES).bound == "waiting"
+
+
 def test_more_workers_take_less_time() -> None:
     seconds = [simulated(JOBS, hands_of(count, "even", 0.0), CENTRES).seconds for count in (1, 2, 4, 8, 16, 32, 200)]
     assert seconds == sorted(seconds, reverse=True)
