@@ -36,7 +36,8 @@ class Row:
     """One search: its seconds, and the whole that was foreseen, as a share of them.
 
     ``early`` is what is said before it starts, the others what the clock says after ``AFTER`` of the real time; None
-    where it said nothing by then.
+    where it said nothing by then. It speaks once the model is calibrated: ``since`` is that share of the real time, and
+    ``first`` what it said.
     """
 
     model: str
@@ -44,6 +45,8 @@ class Row:
     effort: str
     seconds: float
     early: float
+    since: float
+    first: float
     estimates: tuple[float | None, ...]
 
 
@@ -110,7 +113,9 @@ def timed(model: Path, data: Path, budget: str, effort: str, samples: int) -> tu
     told = json.loads(ended.stdout)
     seconds = told["seconds"]
     shares = estimates(told["steps"], seconds)
-    return Row(model.stem, budget, effort, seconds, told["early"] / seconds, shares), told
+    began, left = next(((moment, left) for moment, left in told["steps"] if left is not None), (seconds, 0.0))
+    first = (began / seconds, (began + left) / seconds)
+    return Row(model.stem, budget, effort, seconds, told["early"] / seconds, *first, shares), told
 
 
 @click.command()
@@ -144,11 +149,12 @@ def _grid(rows: Sequence[Row]) -> Table:
     )
     for column in ("model", "budget", "effort"):
         table.add_column(column)
-    for column in ("seconds", "before", *(f"after {share:.0%}" for share in AFTER)):
+    for column in ("seconds", "before", "first", *(f"after {share:.0%}" for share in AFTER)):
         table.add_column(column, justify="right")
     for row in rows:
+        first = f"{row.first:.2f} at {row.since:.0%}"
         shares = ["–" if share is None else f"{share:.2f}" for share in row.estimates]
-        table.add_row(row.model, row.budget, row.effort, f"{row.seconds:.1f}", f"{row.early:.2f}", *shares)
+        table.add_row(row.model, row.budget, row.effort, f"{row.seconds:.1f}", f"{row.early:.2f}", first, *shares)
     tenth = [row.estimates[0] for row in rows if row.estimates[0] is not None]
     if tenth:
         table.caption = f"after a tenth: {np.min(tenth):.2f} to {np.max(tenth):.2f}, of {len(tenth)} of {len(rows)}"
