@@ -3,6 +3,7 @@
 import click
 
 from benchmarks.accuracy import accuracy
+from benchmarks.clock import clock
 from benchmarks.deploy import deploy
 from benchmarks.device import device
 from benchmarks.drop import drop
@@ -13,6 +14,7 @@ from benchmarks.methods import methods
 from benchmarks.pairs import pairs
 from benchmarks.processors import processors
 from benchmarks.rounding import rounding
+from benchmarks.schedule import schedule
 from benchmarks.search import search
 from benchmarks.solve import solve
 from benchmarks.worst import worst
@@ -31,6 +33,8 @@ main.add_command(methods)
 main.add_command(drop)
 main.add_command(rounding)
 main.add_command(search)
+main.add_command(clock)
+main.add_command(schedule)
 main.add_command(pairs)
 main.add_command(worst)
 main.add_command(processors)

@@ -96,6 +96,14 @@ def _sysctl(*arguments: str) -> str:
         return ""
 
 
+def wanted_cores() -> float:
+    """Return how many cores others want, by the load of the last minute without this process; 0 where nobody tells."""
+    try:
+        return max(os.getloadavg()[0] - 1.0, 0.0)
+    except (AttributeError, OSError):  # not on Windows
+        return 0.0
+
+
 def usable_cores() -> int:
     """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

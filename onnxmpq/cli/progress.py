@@ -3,8 +3,9 @@
     with progress(quiet=False, verbose=True) as report:
         report("responses", 12, 480)       what is done, how much of it, how much there is (0: not known)
 
-What is before a colon is the stage. How long it will still take follows from how fast it went since it began here; what
-a store had already is not counted.
+What is before a colon is the stage. The function is a clock (``onnxmpq.workspace.clock``): once a search has told it
+what there is to do, what is left of the whole is shown. Where nothing is foreseen it is what is left of the stage, by
+how fast that went since it began here; what a store had already is not counted.
 """
 
 import os
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from onnxmpq.cli.console import SafeConsole
+from onnxmpq.workspace.clock import Clock
 
 LINE_EVERY_S = 10.0
 """How often a line is written where there is no terminal, besides one for every stage."""
@@ -79,6 +81,18 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def minutes(seconds: float) -> str:
+    """Write seconds that are foreseen, no finer than they are known.
+
+    >>> minutes(7.4), minutes(75), minutes(1000), minutes(9000)
+    ('less than 1 min', 'about 1 min', 'about 17 min', 'about 2 h 30 min')
+    """
+    whole = round(seconds / 60)
+    if whole < 1:
+        return "less than 1 min"
+    return f"about {whole} min" if whole < 90 else f"about {whole // 60} h {whole % 60} min"
+
+
 class Stages:
     """Follow reports from stage to stage; ``ended`` is told of each stage when the next begins, or all is over."""
 
@@ -108,12 +122,13 @@ def progress(quiet: bool, verbose: bool = False) -> Iterator[Report]:
     with _loud() if verbose else nullcontext():
         if quiet:
             yield lambda *_: None
-        elif console.is_terminal and not console.is_dumb_terminal:
-            with _bar(console, verbose) as report:
-                yield report
-        else:
-            with _lines(console, verbose) as report:
-                yield report
+            return
+        stages = Stages()
+        clock = Clock(clock=stages.clock)
+        shown = _bar if console.is_terminal and not console.is_dumb_terminal else _lines
+        with shown(console, verbose, stages, clock) as report:
+            clock.show = report
+            yield clock
 
 
 @contextmanager
@@ -132,9 +147,8 @@ def _stamp(since: float, text: str) -> str:
 
 
 @contextmanager
-def _lines(console: Console, verbose: bool) -> Iterator[Report]:
+def _lines(console: Console, verbose: bool, stages: Stages, clock: Clock) -> Iterator[Report]:
     """Write a line when a stage begins, and one now and then while it goes on."""
-    stages = Stages()
     known: set[str] = set()
     last = -LINE_EVERY_S
 
@@ -149,15 +163,22 @@ def _lines(console: Console, verbose: bool) -> Iterator[Report]:
             write(_ended(ended, moment))
         first, due = stage.name not in known, moment - last >= LINE_EVERY_S
         if first or due:
-            left = stage.left_s(moment)
             text = stage.name if first else f"{stage.name}{_share(stage)}"
-            write(text + (f", about {duration(left)} left" if left is not None else ""))
+            write(text + _left(stages, clock))
             known.add(stage.name)
             last = moment
 
     yield line
     if verbose and stages.now.name:
         write(_ended(stages.now, stages.clock()))
+
+
+def _left(stages: Stages, clock: Clock) -> str:
+    """Say what is left: of the whole where that is foreseen, else of the stage; nothing where nothing is known."""
+    whole, stage = clock.left_s(), stages.now.left_s(stages.clock())
+    if whole is not None:
+        return f", {minutes(whole)} left"
+    return f", about {duration(stage)} left in this stage" if stage is not None else ""
 
 
 def _ended(stage: Stage, moment: float) -> str:
@@ -169,24 +190,19 @@ def _share(stage: Stage) -> str:
 
 
 @contextmanager
-def _bar(console: Console, verbose: bool) -> Iterator[Report]:
+def _bar(console: Console, verbose: bool, stages: Stages, clock: Clock) -> Iterator[Report]:
     """Show a bar that turns and counts seconds, whatever the stage does."""
     from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
     from rich.text import Text
 
-    stages = Stages()
-
-    class Clock(ProgressColumn):
+    class Elapsed(ProgressColumn):
         """Seconds so far, and those that are left."""
 
         max_refresh = 0.2
 
         def render(self, task: Task) -> Text:
-            """Read the stage that runs."""
-            moment = stages.clock()
-            left = stages.now.left_s(moment)
-            told = duration(moment - stages.began)
-            return Text(told + (f", {duration(left)} left in this stage" if left is not None else ""))
+            """Read the clock."""
+            return Text(duration(stages.clock() - stages.began) + _left(stages, clock))
 
     columns = (
         SpinnerColumn(),
@@ -194,7 +210,7 @@ def _bar(console: Console, verbose: bool) -> Iterator[Report]:
         BarColumn(24),
         TextColumn("{task.fields[share]}"),
     )
-    with Progress(*columns, Clock(), console=console, transient=True, refresh_per_second=5) as bars:
+    with Progress(*columns, Elapsed(), console=console, transient=True, refresh_per_second=5) as bars:
         task = bars.add_task("starting", total=None, share="")
 
         def bar(what: str, done: int, of: int) -> None:

@@ -12,6 +12,7 @@ from onnxmpq.cli import show, words
 from onnxmpq.cli.config import config_options
 from onnxmpq.cli.fields import taking
 from onnxmpq.cli.next_command import comes_next, next_command
+from onnxmpq.cli.progress import minutes
 from onnxmpq.cli.recording import leave, running, tell
 from onnxmpq.cli.resuming import measuring
 from onnxmpq.cli.shared import (
@@ -30,6 +31,7 @@ from onnxmpq.options import Constraints, MeasureOptions, SearchOptions, VerifyOp
 if TYPE_CHECKING:
     from onnxmpq.api import Result
     from onnxmpq.report.figures import View
+    from onnxmpq.search.forecast import Forecast
 
 _FORESEEN = ("calibration", "target", "constraints", "numbers", "graph")
 _TOLD = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
@@ -165,9 +167,16 @@ def _forecast(
         f"met.\nThe first measurement takes {found.full_runs:.1f} runs of the model on all samples ({on}), about "
         f"{found.seconds / found.processes:.0f} s; the whole search by {found.method} at most about "
         f"{found.most_runs:.0f} runs, {found.most_seconds / found.processes:.0f} s: in {processes} of "
-        f"{show.size(found.memory_bytes)}.\nNothing was measured.",
+        f"{show.size(found.memory_bytes)}.\nFrom the beginning to the verified file, likely: {_bought(found)}.\n"
+        "Nothing was measured.",
         soft_wrap=True,
     )
+
+
+def _bought(found: "Forecast") -> str:
+    """Say what every effort takes."""
+    told = [f"{name} {each.runs:.0f} runs, {minutes(each.seconds)}" for name, each in found.efforts.items()]
+    return "; ".join(told)
 
 
 def _refuse_search_options(context: click.Context) -> None:

@@ -17,6 +17,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from onnxmpq.methods.likely import Work, raced_runs
 from onnxmpq.methods.study import Draft, Study, pair_runs
 from onnxmpq.sensitivity.table import Table, Variant
 
@@ -32,6 +33,12 @@ class Clado:
         """Return the runs that all variants and all their pairs take."""
         variants = study.menu.variants
         return (study.engine.cost(variants).full_runs + pair_runs(study, variants)) * study.engine.repeats
+
+    def likely(self, study: Study) -> Work:
+        """Return what it measures: all variants, all their pairs, and its plan."""
+        variants, repeats = study.menu.variants, study.engine.repeats
+        first = study.engine.cost(variants).full_runs * repeats
+        return Work(first, plans=raced_runs(study, 1), pairs=pair_runs(study, variants) * repeats)
 
     def propose(self, study: Study) -> Draft:
         """Measure every variant and every pair, and solve once."""

@@ -18,6 +18,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from onnxmpq.artifacts import FLOAT, Option
+from onnxmpq.methods.likely import Work, raced_runs
 from onnxmpq.methods.study import Choices, Draft, Drawn, Menu, Study, pair_runs
 from onnxmpq.methods.superposition import Part, Superposition
 from onnxmpq.sensitivity.table import Table
@@ -31,6 +32,9 @@ EXACTLY = 1e-4  # the gap around float, which is what the proof is of
 ROUGHLY = 0.3  # the gap that is left in rounds: they want a good plan soon, and what was measured decides
 PLANS = 12  # about how many are measured before the first round
 PROBED = 8  # neighbours that are measured at a time
+LIKELY = {"quick": 0.0, "default": 1.0, "extensive": 12.0}  # rounds that a search does, where it affords them
+SOLVED = 6  # about how many distinct plans models propose of the first table
+NEAR = 0.4  # of the first table: what one around a plan usually takes
 SHARE_OF_PAIRS = 0.1  # of the runs that all pairs take: what the usual effort may
 NEARBY = 0.6  # the share of a menu that lies next to a plan
 
@@ -97,7 +101,21 @@ class Gram:
 
     def most_runs(self, study: Study) -> float:
         """Return about how many runs a search takes at most."""
-        return max(_affordable(study), _first(study) + PLANS) if study.effort != "quick" else _first(study) + PLANS
+        least = _first(study) + PLANS
+        if study.effort == "quick":
+            return least
+        probes = PROBES[study.effort] * PROBED * study.repeats(staged=True)
+        rounds = ROUNDS[study.effort] * (_round(study) + probes)
+        return max(min(_affordable(study), least + rounds), least)
+
+    def likely(self, study: Study) -> Work:
+        """Return what a search is likely to measure: rounds as they are affordable, and plans of each."""
+        first, each = _first(study), study.repeats(staged=True)
+        left = _affordable(study) - first - SOLVED * each
+        rounds = min(max(left / _round(study), 0.0), LIKELY[study.effort])
+        rounds = rounds if rounds >= 1 else 0.0
+        plans = SOLVED + (max(rounds, 1.0) * PROBED if study.effort != "quick" else 0.0)
+        return Work(first, rounds * NEAR * first, raced_runs(study, plans))
 
     def front(self, study: Study, budget: str, limits: Sequence[int]) -> list[Drawn]:
         """Return plans over the limits of one budget, from one measurement."""

@@ -8,12 +8,17 @@ from onnxmpq.budgets.limits import Limit
 from onnxmpq.errors import VerifyError
 from onnxmpq.search.decide import Decision
 from onnxmpq.search.loop import Search
+from onnxmpq.search.outlook import foretell
 from onnxmpq.search.within import within
+from onnxmpq.workspace.clock import Clock
 
 
 def plan_within(search: Search, limits: Sequence[Limit], notes: list[str]) -> tuple[Plan, Decision]:
     """Search a plan within budgets, and note what is to be said."""
+    left = foretell(search, limits)
     rehearse(search, notes)
+    if isinstance(clock := search.workspace.progress, Clock):
+        clock.foresee(left)  # files that were tried passed through stages of the end, too
     decision = within(search, limits)
     notes += decision.notes
     return replace(search.plan(decision.choices), method=search.method.name), decision

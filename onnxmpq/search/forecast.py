@@ -1,5 +1,6 @@
 """What a search would do and take, before anything is measured: what it may choose, and whether budgets can be met."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -11,10 +12,18 @@ from onnxmpq.data.samples import Data
 from onnxmpq.methods.study import staged
 from onnxmpq.options import Constraints, GraphOptions, MeasureOptions, Numbers, SearchOptions
 from onnxmpq.search.loop import Search
-from onnxmpq.sensitivity.workers.executors import side_by_side
+from onnxmpq.search.outlook import Where, efforts
 from onnxmpq.workspace.export import Exporter
 from onnxmpq.workspace.prepare import Model, Progress, prepare, silent
 from onnxmpq.workspace.workspace import workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """What a search of one effort is likely to take: runs of the model on all samples, and seconds of the whole."""
+
+    runs: float
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +32,8 @@ class Forecast:
 
     ``full_runs`` and ``seconds`` are those of the first measurement, ``most_runs`` about the most of the whole search
     where the method knows, ``seconds`` and ``memory_bytes`` those of one process, of which there are ``processes`` side
-    by side; files are between ``least_bytes`` and ``most_bytes``.
+    by side; files are between ``least_bytes`` and ``most_bytes``. ``efforts`` tells what each effort buys, from the
+    beginning to the end and in these processes: what they share, and what only one of them can do.
     """
 
     method: str
@@ -39,6 +49,7 @@ class Forecast:
     least_bytes: int
     most_bytes: int
     float_bytes: int
+    efforts: Mapping[str, Effort]
 
     @property
     def most_seconds(self) -> float:
@@ -67,6 +78,7 @@ def foresee(
 
     Every keyword is what one stage needs to know; results that a store has are left alone.
     """
+    began = time.monotonic()
     prepared = prepare(model, target, progress, extra_passes=graph.passes)
     numbers = numbers or Numbers.searched()
     empty = prepared.empty_plan("", numbers, keep_metadata=graph.keep_metadata)
@@ -75,14 +87,18 @@ def foresee(
         workspace(prepared, calibration, numbers, progress) as place,
         Search(Exporter(place), empty, search, here, constraints) as looked,
     ):
+        opened = time.monotonic() - began
         least, most = looked.extremes()
-        study = looked.study(parse_limits(budget))
+        limits = parse_limits(budget)
+        study = looked.study(limits)
         study.solve(study.problem(np.zeros(sum(map(len, looked.menu.options)))))
         engine, variants = looked.engine, looked.menu.variants
         on_some = staged(looked.method)
         cost = engine.cost(variants, engine.first if on_some else engine.batches)
         runs = cost.full_runs * study.repeats(staged=on_some)
         most_runs = getattr(looked.method, "most_runs", lambda _: runs)(study)
+        where = Where.of(measure, cost.seconds, cost.memory)
+        buys = efforts(looked, limits, where)
         return Forecast(
             method=looked.method.name,
             units=len(looked.menu.units),
@@ -93,8 +109,9 @@ def foresee(
             most_runs=max(most_runs, runs),
             seconds=cost.seconds,
             memory_bytes=cost.memory,
-            processes=side_by_side(measure, cost.seconds, cost.memory),
+            processes=where.processes,
             least_bytes=least,
             most_bytes=most,
             float_bytes=prepared.source.size_bytes,
+            efforts={name: Effort(likely, opened + seconds) for name, (likely, seconds) in buys.items()},
         )

@@ -28,20 +28,19 @@ from onnxmpq.errors import InputError
 from onnxmpq.lower.calibrated import Calibrated
 from onnxmpq.metrics.heads import find_heads
 from onnxmpq.metrics.losses import Head, Loss, mean_and_error, powered
-from onnxmpq.numerics.hessians import TOGETHER_BYTES
 from onnxmpq.options import MeasureOptions
 from onnxmpq.sensitivity.assemble import Array, Assembler
 from onnxmpq.sensitivity.batches import lay_out
 from onnxmpq.sensitivity.cuts.cutting import cut
 from onnxmpq.sensitivity.cuts.segments import Cuts
-from onnxmpq.sensitivity.estimate import Estimator
+from onnxmpq.sensitivity.estimate import Estimator, hessian_room
 from onnxmpq.sensitivity.stored.keys import function_name, job_json, key
 from onnxmpq.sensitivity.stored.store import Store
 from onnxmpq.sensitivity.table import Cost, Table, Variant, pairs_of
+from onnxmpq.sensitivity.workers.bundles import Load, run_bundled
 from onnxmpq.sensitivity.workers.devices import here_for, smallest
-from onnxmpq.sensitivity.workers.executors import AHEAD, pool_of, runs_here
+from onnxmpq.sensitivity.workers.executors import pool_of, runs_here
 from onnxmpq.sensitivity.workers.judge import Results
-from onnxmpq.sensitivity.workers.running import run_jobs
 from onnxmpq.sensitivity.workers.worker import (
     CentreJob,
     Job,
@@ -54,6 +53,7 @@ from onnxmpq.sensitivity.workers.worker import (
     as_choices,
     fits,
     rounded,
+    starts_from,
 )
 from onnxmpq.targets import Target
 from onnxmpq.version import __version__
@@ -320,7 +320,8 @@ class Engine:
         executor = pool_of(self.options, (total - done) / 1000, self.estimator.memory(held))
         if not runs_here(executor):
             self._worker.rest()
-        run_jobs(self._worker, todo, executor, on_result=keep, ahead=self.options.ahead or AHEAD)
+        load = Load(work, starts_from, self.estimator.centre_work(self.layout))
+        run_bundled(self._worker, todo, executor, on_result=keep, load=load, ahead=self.options.ahead)
 
     def result(self, job: Job) -> Results:
         """Return what the store has for a job, measured again if it was damaged or is of another form."""
@@ -344,8 +345,7 @@ class Engine:
             if Option.parse(option).weight_bits
         }
         wanted = self.calibrated.missing_hessians(Plan(self.space.target, "", weighted))
-        room = min(TOGETHER_BYTES, self.options.memory // 8)
-        self.workspace.count_hessians(wanted, room, self.model)
+        self.workspace.count_hessians(wanted, hessian_room(self.options.memory), self.model)
 
     @property
     def _assembler(self) -> Assembler:

@@ -1,22 +1,25 @@
 """What measuring takes, before anything runs: memory of one process, runs of the model, seconds."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 
-from onnxmpq.artifacts import FLOAT
+from onnxmpq.artifacts import FLOAT, Plan
+from onnxmpq.data.samples import Samples
 from onnxmpq.errors import InputError
 from onnxmpq.lower.calibrated import Calibrated
 from onnxmpq.model.layers import weight_bytes
+from onnxmpq.numerics.hessians import TOGETHER_BYTES, count, passes
 from onnxmpq.numerics.histograms import HISTOGRAM_BYTES
 from onnxmpq.runtimes.devices import Device
 from onnxmpq.sensitivity.batches import Layout, read_batch
 from onnxmpq.sensitivity.chain import RECENT_BYTES
 from onnxmpq.sensitivity.cuts.segments import Cuts, loaded_bytes
 from onnxmpq.sensitivity.table import Cost, Variant
-from onnxmpq.sensitivity.workers.worker import Job, PairsJob, ResponseJob
+from onnxmpq.sensitivity.workers.worker import Job, PairsJob, ResponseJob, starts_from
 from onnxmpq.workspace.workspace import Workspace
 
 _LITERAL_SPEED = 0.9  # of the float model's speed: what literal Q/DQ leaves of it
@@ -37,8 +40,27 @@ _ROUNDING_BYTES = 60
 _OUTPUT_BYTES = 56
 """What losses take for each number of the outputs: those of float and centre, and what is made of them."""
 
-_TIMED = 3  # runs of the float model, from which seconds are foreseen
+_TIMED = 5  # runs of the float model: seconds are foreseen from the one in the middle
 _MOST_TOGETHER = 256  # samples of a batch
+_MANY = 200  # samples, of which Hessians of a few more are counted to foresee those of all
+
+
+def hessian_room(ceiling: int) -> int:
+    """Return the bytes of Hessians that are counted in one pass, in a process that takes no more than a ceiling."""
+    return min(TOGETHER_BYTES, ceiling // 8)
+
+
+class _Few:
+    """The first of some samples, which are still as many: of each as much is looked at as where all are."""
+
+    def __init__(self, samples: Samples, count: int) -> None:
+        self.samples, self.count = samples, min(count, len(samples))
+
+    def __iter__(self) -> Iterator[Mapping[str, np.ndarray]]:
+        return islice(iter(self.samples), self.count)
+
+    def __len__(self) -> int:
+        return len(self.samples)
 
 
 class Estimator:
@@ -49,8 +71,8 @@ class Estimator:
         self.threads, self.device = threads, device
         self._seconds: float | None = None
 
-    def batch_within(self, ceiling: int, count: int) -> int:
-        """Return how many of ``count`` samples are measured together in a process that takes no more than a ceiling."""
+    def batch_within(self, ceiling: int, most: int) -> int:
+        """Return how many of ``most`` samples are measured together in a process that takes no more than a ceiling."""
         least = self.memory(1)
         if least > ceiling:
             raise InputError(
@@ -58,7 +80,7 @@ class Estimator:
                 f"{ceiling / 1e6:.6g}MB. Give --memory {-(-least // 1_000_000)}MB or more."
             )
         each = max(self.memory(2) - least, 1)
-        return max(1, min(_MOST_TOGETHER, 1 + (ceiling - least) // each, count))
+        return max(1, min(_MOST_TOGETHER, 1 + (ceiling - least) // each, most))
 
     def memory(self, batch: int) -> int:
         """Estimate the bytes of one process: what is held of the weights, and what is kept of a batch.
@@ -110,6 +132,29 @@ class Estimator:
             work[job] = max(round(1000 * (runs * run * layout.sizes[job.batch] + rebuilt + _JOB_S)), 1)
         return work
 
+    def centre_work(self, layout: Layout) -> Callable[[Job], float]:
+        """Return what tells how long a worker runs before the first job of a batch: float, and the centre if another.
+
+        In milliseconds, as work is.
+        """
+        return lambda job: (
+            (2.0 if starts_from(job)[0] else 1.0) * 1000 * self._sample_seconds(layout) * layout.sizes[job.batch]
+        )
+
+    def hessian_seconds(self, plan: Plan, ceiling: int) -> float:
+        """Foresee the seconds of counting the Hessians of a plan: a few samples are counted, and thrown away."""
+        samples = self.workspace.samples
+        few, seconds = _Few(samples, 4 if len(samples) > _MANY else 2), 0.0
+        for part in passes(self.calibrated.missing_hessians(plan), hessian_room(ceiling)):
+            wanted = {reading.tensor for readings in part.values() for reading in readings}
+            run = self.workspace.runner(wanted, self.calibrated.model)
+            run(next(iter(few)))
+            began = time.perf_counter()
+            for _ in count(run, few, part):
+                pass
+            seconds += (time.perf_counter() - began) / few.count * len(few)
+        return seconds
+
     def position(self, variant: Variant) -> int:
         """Return the first segment that a variant changes."""
         layers = self.calibrated.space.unit(variant.unit).layers
@@ -132,10 +177,14 @@ class Estimator:
             batch = read_batch(layout.folder, 0)
             feed = {name: self.device.put(array) for name, array in batch.feeds[0].items()}
             session.run(feed)
-            began = time.perf_counter()
+            alone = self.threads == 1 and not self.device.identity
+            clock = time.thread_time if alone else time.perf_counter  # not what others do meanwhile
+            times = []
             for _ in range(_TIMED):
+                began = clock()
                 session.run(feed)
-            seconds = len(batch.rows) * (time.perf_counter() - began) / _TIMED / _LITERAL_SPEED
+                times.append(clock() - began)
+            seconds = len(batch.rows) * float(np.median(times)) / _LITERAL_SPEED
             self._seconds = seconds / layout.sizes[0]
         return self._seconds
 

@@ -12,6 +12,8 @@ import pytest
 from rich.console import Console
 
 from onnxmpq.cli.progress import Stages, progress
+from onnxmpq.workspace.clock import Clock as WholeClock
+from onnxmpq.workspace.clock import Part
 from tests.cli.running import MODEL, MODELS, ROOT, run
 
 pty = pytest.importorskip("pty", reason="needs pseudo-terminals")
@@ -90,9 +92,29 @@ def test_lines_are_written_when_a_stage_begins_and_every_ten_seconds(
         report("responses", 0, 100)
         report("plans", 1, 1)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[:3] == ["   0.0 s  load", "   0.0 s  responses", "  10.0 s  responses 20%, about 40 s left"]
+    assert lines[:3] == [
+        "   0.0 s  load",
+        "   0.0 s  responses",
+        "  10.0 s  responses 20%, about 40 s left in this stage",
+    ]
     assert lines[-1] == "  50.5 s  plans"
     assert len(lines) == 2 + 5 + 1
+
+
+def test_what_is_left_of_the_whole_is_shown_once_it_is_foreseen(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress(quiet=False) as report:
+        assert isinstance(report, WholeClock)
+        report.foresee([Part(("responses",), 300.0, "work"), Part(("lower",), 60.0)])
+        for done in range(0, 300_001, 1000):
+            report("responses", done, 300_000)
+            clock.now += 1
+        report("lower", 0, 0)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "   0.0 s  responses, about 6 min left"
+    assert lines[6] == "  60.0 s  responses 20%, about 5 min left"
+    assert lines[-1] == " 301.0 s  lower, about 1 min left"
 
 
 def test_verbose_leaves_a_line_of_every_stage(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,7 +175,7 @@ def test_the_bar_never_stands_still_in_a_search(desk: Path) -> None:
     assert code == 0, text
     moments = [moment for moment, _ in written]
     assert max(b - a for a, b in pairwise(moments)) < 2
-    assert re.search(r"responses .*\d+% \d+ s, \d+ s left in this stage", text)
+    assert re.search(r"responses .*\d+% \d+ s, less than 1 min left", text)
     assert "\x1b[" in text
     for line in re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)):
         if "next " not in line and "note" not in line:  # what is to be copied, and sentences

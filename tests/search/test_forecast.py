@@ -1,6 +1,8 @@
 """What a search would take, told before it: it holds afterwards, and nothing was measured for it."""
 
+import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 from onnxmpq.api import quantize
 from onnxmpq.cli import main
 from onnxmpq.errors import InfeasibleError
-from onnxmpq.options import SearchOptions, VerifyOptions
+from onnxmpq.options import EFFORTS, SearchOptions, VerifyOptions
 from onnxmpq.search.forecast import foresee
 from tests.small import MODELS, small_model
 
@@ -52,6 +54,13 @@ def test_a_search_takes_no_more_than_was_told_and_its_file_is_between_the_ends(m
     assert told.least_bytes - 1 <= result.file_bytes <= told.most_bytes
     assert (told.samples, told.blends) == ((6, 6) if method == "gram" else (6, 0))
     assert told.units * 2 == told.variants
+    assert list(told.efforts) == list(EFFORTS)
+    assert 0.4 <= result.decision.runs / told.efforts["default"].runs <= 1.4
+    if method == "gram":
+        runs, seconds = ([getattr(each, name) for each in told.efforts.values()] for name in ("runs", "seconds"))
+        assert runs == sorted(runs)
+        assert seconds == sorted(seconds)
+    assert told.to_json()["efforts"]["quick"] == asdict(told.efforts["quick"])
 
 
 @pytest.mark.usefixtures("nothing_runs")
@@ -78,6 +87,7 @@ def test_the_command_line_tells_it_and_writes_nothing(
     assert not list(tmp_path.iterdir())
     told = capsys.readouterr().out
     assert "the budgets can be met" in told
+    assert re.search(r"quick \d+ runs, .* min; default \d+ runs, .* min; extensive \d+ runs, .* min", told)
     assert "Nothing was measured." in told
 
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from onnxmpq.errors import InputError, RuntimeMissingError
+from onnxmpq.options import MeasureOptions
 from onnxmpq.sensitivity.workers.cluster import ClusterExecutor
-from onnxmpq.sensitivity.workers.executors import open_executor
+from onnxmpq.sensitivity.workers.executors import open_executor, side_by_side
 from onnxmpq.sensitivity.workers.running import run_jobs
 from tests.sensitivity.test_executors import Job, collect, draw, nap, needs_dask
 
@@ -150,6 +151,7 @@ def test_a_scheduler_that_is_there_is_found() -> None:
     with open_executor("dask:local:1") as executor:
         assert isinstance(executor, ClusterExecutor)
         with open_executor(f"dask:{executor._client.scheduler.address}") as other:
+            assert side_by_side(MeasureOptions(executor=f"dask:{executor._client.scheduler.address}"), 0.1, 1) == 1
             assert collect(other, 3) == {seed: draw(Job(seed)).tobytes() for seed in range(3)}
 
 

@@ -21,7 +21,18 @@ import pytest
 from onnxmpq.api import measure
 from onnxmpq.errors import InputError, InternalError
 from onnxmpq.options import MeasureOptions
-from onnxmpq.sensitivity.workers.executors import AutoExecutor, InlineExecutor, open_executor, runs_here
+from onnxmpq.sensitivity.workers.bundles import Load, bundled, run_bundled
+from onnxmpq.sensitivity.workers.executors import (
+    AutoExecutor,
+    InlineExecutor,
+    crowding,
+    in_flight,
+    open_executor,
+    opened,
+    runs_here,
+    side_by_side,
+    workers_of,
+)
 from onnxmpq.sensitivity.workers.processes import ProcessExecutor, WorkerDied
 from onnxmpq.sensitivity.workers.running import run_jobs
 from tests.small import MODELS, small_model
@@ -391,6 +402,79 @@ def test_a_closed_executor_takes_no_jobs() -> None:
         pass
     with pytest.raises(RuntimeError, match="after shutdown"):
         executor.submit(identity, Job(1))
+
+
+@pytest.mark.parametrize(
+    ("spec", "workers"),
+    [("inline", 1), ("auto", 1), ("processes:3", 3), pytest.param("dask:local:2", 2, marks=needs_dask)],
+)
+def test_how_many_jobs_run_side_by_side_is_known_before_and_while_they_do(spec: str, workers: int) -> None:
+    options = MeasureOptions(executor=spec, jobs=7)
+    assert side_by_side(options, 0.1, 1) == workers
+    with opened(options) as pooled:
+        assert isinstance(pooled.executor, Executor)
+        assert workers_of(pooled.executor) == workers
+        assert side_by_side(pooled, 0.1, 1) == workers
+        assert in_flight(pooled.executor) == 16
+
+
+@pytest.mark.parametrize(
+    ("spec", "processes", "slower"),
+    [("inline", 1, 1.0), ("processes:4", 4, 1.5), ("processes:16", 16, 4.5), ("dask:tcp://there:8786", 200, 1.0)],
+)
+def test_processes_share_the_cores_that_others_leave(
+    spec: str, processes: int, slower: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxmpq.sensitivity.workers.executors.usable_cores", lambda: 4)
+    monkeypatch.setattr("onnxmpq.sensitivity.workers.executors.wanted_cores", lambda: 2.0)
+    assert crowding(MeasureOptions(executor=spec), processes) == slower
+
+
+def test_twice_as_many_jobs_are_in_flight_as_there_are_workers() -> None:
+    with open_executor("processes:40") as executor:
+        assert in_flight(executor) == 80
+    with ThreadPoolExecutor(30) as pool:
+        assert in_flight(pool) == 60
+
+
+def test_jobs_in_flight_follow_the_workers_that_there_are() -> None:
+    peak, flying, done = 0, 0, 0
+
+    def jobs() -> Iterator[Job]:
+        nonlocal peak, flying
+        for seed in range(30):
+            flying += 1
+            peak = max(peak, flying)
+            yield Job(seed)
+
+    def keep(job: Job, result: Job) -> None:
+        nonlocal flying, done
+        flying, done = flying - 1, done + 1
+
+    with open_executor("processes:1") as executor:
+        run_jobs(identity, jobs(), executor, on_result=keep, ahead=lambda: 1 if done < 5 else 6)
+    assert (done, flying) == (30, 0)
+    assert 1 < peak <= 7
+
+
+def test_a_bundle_whose_worker_died_runs_again_job_by_job(tmp_path: Path) -> None:
+    done: list[Job] = []
+    jobs = [Job(seed, str(tmp_path)) for seed in range(9)]
+    load = Load(dict.fromkeys(jobs, 1.0), lambda job: job.seed // 5, lambda _: 5.0)
+    with open_executor("processes:2") as executor:
+        assert len(bundled(jobs, load, 2)) < 9
+        run_bundled(die_once, jobs, executor, on_result=lambda job, _: done.append(job), load=load)
+    assert sorted(done, key=lambda job: job.seed) == jobs
+
+
+def test_in_a_bundle_the_job_that_kills_its_workers_is_named(tmp_path: Path) -> None:
+    jobs = [Job(seed, str(tmp_path)) for seed in range(4)]
+    load = Load(dict.fromkeys(jobs, 1.0), lambda _: 0, lambda _: 5.0)
+    with (
+        open_executor("processes:2") as executor,
+        pytest.raises(InputError, match=r"at the job \(Job\(seed=\d, [^)]*\),\)"),
+    ):
+        run_bundled(die, jobs, executor, on_result=lambda *_: None, load=load)
 
 
 @pytest.mark.parametrize("spec", ["", "threads", "inline:2", "dask", "dask:here", "dask:localhost", "processes2"])

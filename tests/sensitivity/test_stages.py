@@ -1,7 +1,7 @@
 """Stages and races: what a search might do is measured on some samples, what it takes on all."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,12 @@ from onnxmpq.methods.study import CONTENDERS
 from onnxmpq.metrics.losses import mean_and_error
 from onnxmpq.options import Constraints, MeasureOptions, Numbers, SearchOptions
 from onnxmpq.runtimes import get_runtime
+from onnxmpq.search.decide import Decision
 from onnxmpq.search.loop import Search
 from onnxmpq.search.within import within
 from onnxmpq.sensitivity.batches import STAGE
 from onnxmpq.sensitivity.engine import Engine
+from onnxmpq.sensitivity.workers.executors import opened
 from onnxmpq.workspace.export import Exporter
 from onnxmpq.workspace.prepare import prepare
 from onnxmpq.workspace.workspace import workspace
@@ -162,6 +164,34 @@ def test_few_of_many_equals_are_measured_on_all_samples() -> None:
     study = study_of(engine)
     study.raced([{"a": option} for option in options])
     assert len(engine.whole) == CONTENDERS
+
+
+def raced_search(measure: MeasureOptions) -> tuple[Decision, bytes, list[tuple[str, bytes]]]:
+    """Search with stages and races; return the decision, the bits of its table, and those of every stored result."""
+    with (
+        opened(measure) as pooled,
+        workspace(prepare(small_model(), "ort-cpu"), {"image": images(SAMPLES)}, Numbers.searched()) as place,
+        Search(
+            Exporter(place), Plan("ort-cpu", "", {}), SearchOptions(effort="quick"), pooled, Constraints()
+        ) as search,
+    ):
+        decision = within(search, parse_limits(["size=24%"]))
+        assert decision.table is not None
+        found = {key: search.engine.store.get(key) or {} for key in search.engine.store.keys()}
+        bits = [(key, b"".join(found[key][name].tobytes() for name in sorted(found[key]))) for key in sorted(found)]
+        return decision, decision.table.gram.tobytes() + decision.table.loss.tobytes(), bits
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_raced_search_in_two_processes_gives_the_bits_of_one(together: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if together:
+        monkeypatch.setattr("onnxmpq.sensitivity.workers.bundles.MUCH", 0.0)  # as if there were many workers
+    options = MeasureOptions(stage=STAGE, blends=False, batch=48)
+    here, table, results = raced_search(replace(options, executor="inline"))
+    there, other, others = raced_search(replace(options, executor="processes:2"))
+    assert (there.choices, there.loss, there.tried) == (here.choices, here.loss, here.tried)
+    assert other == table
+    assert others == results
 
 
 def test_what_a_search_takes_was_measured_on_all_samples(tmp_path: Path) -> None:

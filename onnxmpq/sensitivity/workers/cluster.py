@@ -25,6 +25,7 @@ CONNECT_S = 15
 """How long a dask scheduler has to answer, in seconds."""
 
 _CLOSE_S = 5
+_ASKED_S = 2.0  # how long the number of workers is taken to be what it was
 _GREETING_BYTES = 1 << 16  # a scheduler greets with some two hundred
 _GREETING_WORD = b"pickle-protocol"
 
@@ -34,6 +35,7 @@ class ClusterExecutor(Executor):
 
     def __init__(self, client: Any) -> None:
         self._client = client
+        self._workers, self._asked = 1, -_ASKED_S
         self._jobs: Executor = client.get_executor(pure=False)  # not pure: a job that lost its worker is a new one
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -48,6 +50,15 @@ class ClusterExecutor(Executor):
                 "The connection to the dask cluster is lost. Finished results are kept: run the same again when the "
                 "cluster is back."
             )
+
+    @property
+    def workers(self) -> int:
+        """How many jobs the cluster runs side by side; it is asked again now and then: workers join and leave."""
+        self.check()
+        if time.monotonic() >= self._asked + _ASKED_S:
+            jobs: list[int] = list(self._client.nthreads().values())
+            self._workers, self._asked = max(sum(jobs), 1), time.monotonic()
+        return self._workers
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Wait for what was submitted, or cancel it."""

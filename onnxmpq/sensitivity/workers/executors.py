@@ -19,9 +19,9 @@ from typing import ParamSpec, TypeVar
 
 from onnxmpq.disk.reading import brief
 from onnxmpq.errors import InputError, InternalError, nearest
-from onnxmpq.machine import memory_bytes, usable_cores
+from onnxmpq.machine import memory_bytes, usable_cores, wanted_cores
 from onnxmpq.options import MeasureOptions
-from onnxmpq.sensitivity.workers.cluster import open_cluster
+from onnxmpq.sensitivity.workers.cluster import ClusterExecutor, open_cluster
 from onnxmpq.sensitivity.workers.processes import ProcessExecutor
 
 P = ParamSpec("P")
@@ -73,6 +73,11 @@ class AutoExecutor(Executor):
     def here(self) -> bool:
         """Tell whether jobs run in this process."""
         return self._workers is None
+
+    @property
+    def started(self) -> int:
+        """How many workers there are, one where jobs run in this process."""
+        return 1 if self._workers is None else self._workers.workers
 
     def expect(self, seconds: float, memory_each: int) -> None:
         """Start workers where jobs take long and memory is there for two."""
@@ -148,14 +153,12 @@ def _ending(executor: AutoExecutor | ProcessExecutor) -> Iterator[Executor]:
 
 @contextmanager
 def opened(options: MeasureOptions) -> Iterator[MeasureOptions]:
-    """Give options with the executor that they name, closed afterwards, and with jobs enough for its workers."""
+    """Give options with the executor that they name, closed afterwards."""
     if not isinstance(options.executor, str):
         yield options
         return
     with open_executor(options.executor, options.jobs) as executor:
-        count = options.executor.rpartition(":")[2]
-        named = int(count) if count.isdigit() and "//" not in options.executor else options.jobs or usable_cores()
-        yield replace(options, executor=executor, ahead=options.ahead or max(AHEAD, 2 * named))
+        yield replace(options, executor=executor)
 
 
 def pool_of(options: MeasureOptions, seconds: float, memory_each: int) -> Executor:
@@ -173,14 +176,45 @@ def pool_of(options: MeasureOptions, seconds: float, memory_each: int) -> Execut
 
 
 def side_by_side(options: MeasureOptions, seconds: float, memory_each: int) -> int:
-    """Return how many processes will run jobs of so many seconds; of a cluster nothing is known yet."""
+    """Return how many processes will run jobs of so many seconds; a cluster that is there is asked."""
     if not isinstance(options.executor, str):
-        return 1
+        if isinstance(options.executor, AutoExecutor) and options.function is None and options.executor.here:
+            return options.executor.workers(seconds, memory_each)
+        return workers_of(options.executor)
     kind, _, count = options.executor.partition(":")
-    if kind == "processes":
+    if kind == "dask" and "://" in count:
+        with open_cluster(count, 0) as executor:
+            return workers_of(executor)
+    count = count.removeprefix("local").removeprefix(":") if kind == "dask" else count
+    if kind in ("processes", "dask"):
         return _workers(options.executor, count) if count else options.jobs or usable_cores()
     here = kind != "auto" or options.function is not None
     return 1 if here else AutoExecutor(options.jobs).workers(seconds, memory_each)
+
+
+def crowding(options: MeasureOptions, processes: int) -> float:
+    """Return by how much so many processes of this machine are slower than one that has a core for itself.
+
+    Others want its cores, too. Of the machines of a cluster nothing is known.
+    """
+    if isinstance(options.executor, ClusterExecutor) or str(options.executor).startswith("dask:tcp"):
+        return 1.0
+    return max(1.0, (wanted_cores() + processes) / usable_cores())
+
+
+def in_flight(executor: Executor) -> int:
+    """Return how many jobs are in flight, so that the workers that there are at the moment have some."""
+    return max(AHEAD, 2 * workers_of(executor))
+
+
+def workers_of(executor: Executor) -> int:
+    """Return how many jobs an executor runs side by side at the moment; one where it does not tell."""
+    if isinstance(executor, AutoExecutor):
+        return executor.started
+    if isinstance(executor, ProcessExecutor | ClusterExecutor):
+        return executor.workers
+    known = getattr(executor, "workers", getattr(executor, "_max_workers", 1))  # as pools of the standard library do
+    return known if isinstance(known, int) and known > 0 else 1
 
 
 def runs_here(executor: Executor) -> bool:

@@ -52,6 +52,11 @@ class ProcessExecutor(Executor):
         for thread in self._threads:
             thread.start()
 
+    @property
+    def workers(self) -> int:
+        """How many jobs run side by side."""
+        return len(self._threads)
+
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Queue ``fn`` for the next free worker; the death of the worker becomes ``WorkerDied`` in the future."""
         future: Future[T] = Future()

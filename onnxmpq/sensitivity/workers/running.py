@@ -9,9 +9,10 @@ Results do not depend on the executor, on the number of workers or on their orde
 deterministic. It must be top-level in a module that workers can import, and a job a small picklable value.
 """
 
+import concurrent.futures
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -36,25 +37,30 @@ def run_jobs(
     executor: Executor,
     *,
     on_result: Callable[[J, R], None],
-    ahead: int = 8,
+    ahead: int | Callable[[], int] = 8,
     retries: int = 2,
+    split: Callable[[J], Iterable[J]] = lambda job: (job,),
+    wait: Callable[..., Any] = concurrent.futures.wait,
 ) -> None:
     """Run ``function`` on every job and hand each result to ``on_result`` in this thread, as they come.
 
     ``jobs`` is read as it is needed: at most ``ahead`` jobs are submitted and not yet handed over. To keep all workers
-    busy it should be twice their number.
+    busy it should be twice their number; a function of it is asked again and again, since workers join and leave.
 
-    A job whose worker died runs again, ``retries`` times; then InputError names it. (A process pool of
+    A job whose worker died runs again, ``retries`` times, in the parts that ``split`` makes of it; then InputError
+    names it. (A process pool of
     `concurrent.futures` cannot replace workers and raises BrokenProcessPool; ``open_executor("processes")`` can.) What
     a job raises itself is not tried again: results that came with it are handed over, the others are cancelled, and it
     is raised. So is an interrupt, and what ``on_result`` raises; everything handed over by then is the caller's.
+    ``wait`` waits for futures as that of `concurrent.futures` does.
     """
     todo = map(_Flight, jobs)
     again: deque[_Flight] = deque()
     flying: dict[Future[R], _Flight] = {}
     try:
         while True:
-            while len(flying) < ahead and (flight := again.popleft() if again else next(todo, None)):
+            most = ahead() if callable(ahead) else ahead
+            while len(flying) < most and (flight := again.popleft() if again else next(todo, None)):
                 future = executor.submit(function, flight.job)
                 flying[future] = flight
                 if future.done():
@@ -74,7 +80,9 @@ def run_jobs(
                 elif not _worker_died(error):
                     failures.append(error)
                 elif flight.deaths < retries:
-                    again.append(_Flight(flight.job, flight.deaths + 1))
+                    parts = list(split(flight.job))
+                    deaths = flight.deaths + 1 if len(parts) == 1 else 0  # which part it was nobody knows
+                    again.extend(_Flight(part, deaths) for part in parts)
                 else:
                     failures.append(_given_up(flight, error))
             del landed

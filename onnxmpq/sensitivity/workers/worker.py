@@ -143,6 +143,11 @@ def rounded(job: Job) -> Iterator[tuple[Choice, ...]]:
             return
 
 
+def starts_from(job: Job) -> tuple[tuple[Choice, ...], int]:
+    """Return the centre and the batch that a job starts from, which a worker keeps for the next one."""
+    return (job.centre if isinstance(job, CentreJob | ResponseJob | PairsJob) else (), job.batch)
+
+
 def choices(pairs: tuple[Choice, ...]) -> dict[str, Option]:
     """Read choices from the form that jobs carry."""
     return {unit: Option.parse(option) for unit, option in pairs}

@@ -1,0 +1,41 @@
+"""What a search by a method is likely to measure, before anything is: what forecasts tell, and the clock runs by."""
+
+from dataclasses import dataclass
+
+from onnxmpq.methods.study import CONTENDERS, Method, Study, staged
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a search is likely to measure, in runs of the model on all that was given.
+
+    ``first`` is the table around the float model, ``again`` tables around plans, ``plans`` whole plans, ``pairs`` pairs
+    of variants.
+    """
+
+    first: float
+    again: float = 0.0
+    plans: float = 0.0
+    pairs: float = 0.0
+
+    @property
+    def runs(self) -> float:
+        """Return all of it."""
+        return self.first + self.again + self.plans + self.pairs
+
+
+def likely(method: Method, study: Study) -> Work:
+    """Return what a search by a method is likely to measure: by its own ``likely``, or all variants and its plan."""
+    own = getattr(method, "likely", None)
+    if own is not None:
+        found: Work = own(study)
+        return found
+    on_some = staged(method)
+    cost = study.engine.cost(study.menu.variants, study.engine.first if on_some else study.engine.batches)
+    return Work(cost.full_runs * study.repeats(staged=on_some), plans=raced_runs(study, 1))
+
+
+def raced_runs(study: Study, plans: float) -> float:
+    """Return how many runs it takes to measure some plans in a race."""
+    rest = study.repeats(staged=False) - study.repeats(staged=True)
+    return plans * study.repeats(staged=True) + min(plans, CONTENDERS) * rest
