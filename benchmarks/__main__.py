@@ -3,6 +3,7 @@
 import click
 
 from benchmarks.accuracy import accuracy
+from benchmarks.aimet import aimet
 from benchmarks.deploy import deploy
 from benchmarks.drop import drop
 from benchmarks.guard import guard
@@ -29,6 +30,7 @@ main.add_command(methods)
 main.add_command(drop)
 main.add_command(rounding)
 main.add_command(search)
+main.add_command(aimet)
 main.add_command(pairs)
 main.add_command(worst)
 main.add_command(processors)
