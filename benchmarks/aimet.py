@@ -7,6 +7,7 @@ Losses are those on held-out samples, compared sample by sample. AIMET's own fil
 writes one.
 """
 
+import hashlib
 import json
 import os
 import platform
@@ -160,13 +161,22 @@ class Case:
     order: Order
 
     @classmethod
-    def of(cls, data: ZooModel, folder: Path, python: str) -> Self:
-        """Let AIMET search the graph that our plans are for, so that weights have the same names."""
+    def of(cls, data: ZooModel, folder: Path, python: str, keep: Path | None = None) -> Self:
+        """Let AIMET search the graph that our plans are for, so that weights have the same names.
+
+        What it finds is kept in a folder, and taken from there for the same graph, samples and script.
+        """
         prepared = prepare(data.path, "ort-cpu")
-        ir.save(prepared.model, folder / "model.onnx")
-        np.savez(folder / "samples.npz", **data.calibration)  # type: ignore[arg-type]
-        run_aimet(python, "order", folder, "order.json")
-        return cls(data, folder, python, prepared.space, Order.from_json(_read(folder / "order.json")))
+        model, samples, order = folder / "model.onnx", folder / "samples.npz", folder / "order.json"
+        ir.save(prepared.model, model)
+        np.savez(samples, **data.calibration)  # type: ignore[arg-type]
+        if keep is not None:
+            digest = hashlib.sha256(b"".join(file.read_bytes() for file in (model, samples, SCRIPT))).hexdigest()
+            keep.mkdir(parents=True, exist_ok=True)
+            order = keep / f"{data.name}.{digest[:16]}.json"
+        if not order.exists():
+            run_aimet(python, "order", folder, str(order.resolve()))
+        return cls(data, folder, python, prepared.space, Order.from_json(json.loads(order.read_text("utf-8"))))
 
     def written(self, plan: Plan, rounding: Rounding, samples: int | None = None) -> Path:
         """Write a plan as it is."""
@@ -214,10 +224,6 @@ def run_aimet(python: str, command: str, folder: Path, *more: str) -> None:
         raise click.ClickException(f"AIMET did not {command}: {ended.stderr.strip()[-500:]}")
 
 
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text("utf-8"))
-
-
 def compared(case: Case, budget: str, more: Sequence[str]) -> Row:
     """Find AIMET's largest file within the budget, search with its bytes, and judge all files."""
     limit = Limit.parse(budget)
@@ -258,18 +264,17 @@ def compared(case: Case, budget: str, more: Sequence[str]) -> Row:
 @file_option
 @click.option("--budget", "-b", "budgets", multiple=True, default=("size=15%",), show_default=True)
 @click.option("--given", default="", help="What is given to every search of ours, besides: '--effort quick'.")
-@click.option("--calibration", default=256, show_default=True, help="Samples for both searches.")
+@click.option("--calibration", default=256, show_default=True, help="Most samples for both searches.")
 @click.option("--samples", default=500, show_default=True, help="Most samples of each held-out split.")
+@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Keep what AIMET finds, and use it.")
 @click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write the rows here, too.")
 def aimet(
-    python: str,
     models: str,
     files: Sequence[tuple[Path, Path, Path]],
-    budgets: Sequence[str],
-    given: str,
-    calibration: int,
     samples: int,
+    calibration: int,
     file: Path | None,
+    **asked: Any,
 ) -> None:
     """Search models within budgets beside AIMET's automatic mixed precision, at equal bytes of files."""
     console = Console() if Console().is_terminal else Console(width=190)
@@ -278,13 +283,13 @@ def aimet(
     version = ""
     try:
         for data in [data_of(name, samples) for name in names] + [of_files(*each, samples) for each in files]:
-            few = replace(data, calibration={name: array[:calibration] for name, array in data.calibration.items()})
+            few = {name: array[:calibration] for name, array in data.calibration.items()}
             with TemporaryDirectory() as folder:
-                case = Case.of(few, Path(folder), python)
+                case = Case.of(replace(data, calibration=few), Path(folder), asked["python"], asked["keep"])
                 version = case.order.version
-                for budget in budgets:
+                for budget in asked["budgets"]:
                     try:
-                        rows.append(compared(case, budget, given.split()))
+                        rows.append(compared(case, budget, asked["given"].split()))
                     except click.ClickException as error:
                         error.show()
     except OnnxmpqError as error:

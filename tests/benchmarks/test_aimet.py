@@ -2,9 +2,11 @@
 
 import json
 import sys
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
+import click
 import numpy as np
 import onnx
 import pytest
@@ -12,8 +14,9 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from benchmarks.__main__ import main
-from benchmarks.aimet import Bits, Judged, Order, Row, Step, grid, largest_within, plan_of, stored
+from benchmarks.aimet import Bits, Case, Judged, Order, Row, Step, grid, largest_within, plan_of, stored
 from benchmarks.aimet_amp import Batches
+from benchmarks.held_out import data_of
 from onnxmpq.artifacts import Option, Space
 from onnxmpq.workspace.prepare import prepare
 
@@ -115,18 +118,23 @@ open(output, "w").write({order!r})
 """
 
 
-def test_a_small_run_searches_with_the_bytes_of_the_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, space: Space
-) -> None:
+@pytest.fixture
+def stand_in(tmp_path: Path, space: Space, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return what is run in place of AIMET's interpreter."""
     monkeypatch.chdir(ROOT)
     order = order_of(space)
     steps = [{"weights": step.weights, "bits": step.bits} for step in order.steps]
     told = {"first": order.first, "steps": steps, "cpu_s": order.cpu_s, "version": order.version}
-    python, file = tmp_path / "python", tmp_path / "rows.json"
+    python = tmp_path / "python"
     python.write_text(STANDS_IN.format(python=sys.executable, order=json.dumps(told)))
     python.chmod(0o755)
+    return python
+
+
+def test_a_small_run_searches_with_the_bytes_of_the_other(tmp_path: Path, stand_in: Path, space: Space) -> None:
+    file = tmp_path / "rows.json"
     arguments = "--models digits_cnn -b size=25% -b size=1% --calibration 24 --samples 60".split()
-    given = ["--given", "--effort quick", "--python", str(python), "--json", str(file)]
+    given = ["--given", "--effort quick", "--python", str(stand_in), "--json", str(file)]
     ran = CliRunner().invoke(main, ["aimet", *arguments, *given], catch_exceptions=False)
     assert ran.exit_code == 0, ran.output
     assert "AIMET has no point of digits_cnn within size=1%" in ran.output
@@ -136,3 +144,13 @@ def test_a_small_run_searches_with_the_bytes_of_the_other(
     assert 0 < found["point"] <= found["points"] == 2 * len(space.units)
     assert "It writes no 2 bits." in found["why_no_own"]
     assert found["aimet"]["loss"] != found["nearest"]["loss"]
+
+
+def test_what_was_found_is_kept_for_the_same_samples(tmp_path: Path, stand_in: Path, space: Space) -> None:
+    data = data_of("digits_cnn", 4)
+    assert Case.of(data, tmp_path, str(stand_in), tmp_path / "kept").order == order_of(space)
+    stand_in.write_text(f"#!{sys.executable}\nraise SystemExit('It is gone.')\n")
+    assert Case.of(data, tmp_path, str(stand_in), tmp_path / "kept").order == order_of(space)
+    others = replace(data, calibration={name: array[:5] for name, array in data.calibration.items()})
+    with pytest.raises(click.ClickException, match="AIMET did not order: It is gone"):
+        Case.of(others, tmp_path, str(stand_in), tmp_path / "kept")
