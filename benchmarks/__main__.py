@@ -3,6 +3,7 @@
 import click
 
 from benchmarks.accuracy import accuracy
+from benchmarks.aimet import aimet
 from benchmarks.clock import clock
 from benchmarks.deploy import deploy
 from benchmarks.device import device
@@ -33,6 +34,7 @@ main.add_command(methods)
 main.add_command(drop)
 main.add_command(rounding)
 main.add_command(search)
+main.add_command(aimet)
 main.add_command(clock)
 main.add_command(schedule)
 main.add_command(pairs)

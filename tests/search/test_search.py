@@ -11,8 +11,8 @@ import pytest
 from onnxmpq.api import Result, inspect, quantize
 from onnxmpq.artifacts import FLOAT, Plan
 from onnxmpq.errors import InfeasibleError, InputError
+from onnxmpq.sensitivity.workers.bundles import run_bundled
 from onnxmpq.sensitivity.workers.judge import Results
-from onnxmpq.sensitivity.workers.running import run_jobs
 from onnxmpq.sensitivity.workers.worker import Job, Worker
 from tests.asked import asked
 from tests.small import MODELS, small_model
@@ -71,9 +71,9 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     def counting(work: Any, todo: Any, *rest: Any, **more: Any) -> Any:
         ran.extend(todo)
-        return run_jobs(work, todo, *rest, **more)
+        return run_bundled(work, todo, *rest, **more)
 
-    monkeypatch.setattr("onnxmpq.sensitivity.engine.run_jobs", counting)
+    monkeypatch.setattr("onnxmpq.sensitivity.engine.run_bundled", counting)
     return ran
 
 

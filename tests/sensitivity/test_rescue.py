@@ -16,8 +16,8 @@ from onnxmpq.api import quantize
 from onnxmpq.artifacts import Check, Option, Plan, Verdict
 from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.sensitivity.stored.store import Store
+from onnxmpq.sensitivity.workers.bundles import run_bundled
 from onnxmpq.sensitivity.workers.processes import ProcessExecutor
-from onnxmpq.sensitivity.workers.running import run_jobs
 from onnxmpq.sensitivity.workers.worker import Job
 from onnxmpq.verification.verify import verify as verify_file
 from onnxmpq.workspace import export
@@ -89,9 +89,9 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
 
     def counting(work: Any, todo: Any, *rest: Any, **more: Any) -> Any:
         ran.extend(todo)
-        return run_jobs(work, todo, *rest, **more)
+        return run_bundled(work, todo, *rest, **more)
 
-    monkeypatch.setattr("onnxmpq.sensitivity.engine.run_jobs", counting)
+    monkeypatch.setattr("onnxmpq.sensitivity.engine.run_bundled", counting)
     return ran
 
 

@@ -159,19 +159,26 @@ def _sized(head: Head, output: npt.NDArray[Any], rows: int) -> Head:
 
 
 def sketch(values: Array, seed: int, width: int = SKETCH) -> Array:
-    """Add features up in ``width`` seeded random places with random signs; inner products are kept in expectation.
+    """Add features up in ``width`` places with seeded random signs; inner products are kept in expectation.
 
     Their error is as small as that of dense random projections (Charikar, Chen and Farach-Colton 2002: count sketch),
-    at one operation for each feature.
+    at one operation for each feature. Features come in runs of ``width``, each turned by a random step: two of one run
+    never meet, two of different ones as seldom as if every place were drawn.
     """
-    places, signs = _places(seed, values.shape[1], width)
-    rows = [np.bincount(places, weights=row * signs, minlength=width).astype(np.float64) for row in values]
-    return np.stack(rows)
+    signs, steps = _drawn(seed, values.shape[1], width)
+    found = np.zeros((len(values), width))
+    for row, total in zip(values, found, strict=True):
+        for start, step in zip(range(0, len(row), width), steps, strict=True):
+            run = row[start : start + width] * signs[start : start + width]
+            left = min(width - step, len(run))
+            total[step : step + left] += run[:left]
+            total[: len(run) - left] += run[left:]
+    return found
 
 
 @lru_cache(maxsize=1)
-def _places(seed: int, count: int, width: int) -> tuple[npt.NDArray[np.int64], Array]:
-    """Draw a place and a sign for every feature."""
+def _drawn(seed: int, count: int, width: int) -> tuple[Array, list[int]]:
+    """Draw a sign for every feature, and a step for every run of them."""
     generator = np.random.default_rng([seed, 2])
-    places = generator.integers(0, width, count)
-    return places, (2 * generator.integers(0, 2, count) - 1).astype(np.float64)
+    signs = (2 * generator.integers(0, 2, count) - 1).astype(np.float64)
+    return signs, generator.integers(0, width, -(-count // width)).tolist()
