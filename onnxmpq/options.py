@@ -217,7 +217,7 @@ class MeasureOptions:
 
     ``function`` is a loss of the user's own, a function of a module (workers must be able to import it). The Gram of
     interactions stays that of the built-in loss; what a variant adds alone is the function's. Where ``blends`` is None,
-    a search measures on blends of samples as its method asks.
+    a search by a method that asks for blends of samples measures on them if the model is ``sure`` of the samples.
     """
 
     store: str | Path | None = field(
@@ -231,11 +231,12 @@ class MeasureOptions:
         default=(), metadata=flag("--outputs", "Which outputs count, separated by commas; all if empty.", listed=True)
     )
     samples: int = field(default=0, metadata=flag("--samples", "How many samples to use; all of them if 0.", least=0))
-    blends: bool | None = field(
+    blends: bool | Literal["sure"] | None = field(
         default=None,
         metadata=flag(
             "--blends/--no-blends",
-            "Measure on blends of two samples, too. A store holds either.  [default: as the method asks]",
+            "Measure on blends of two samples, too. A store holds either.  [default: where the method asks for it and "
+            "the model is much surer of samples than of blends]",
         ),
     )
     memory: int = field(

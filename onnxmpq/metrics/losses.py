@@ -76,6 +76,20 @@ class Head:
         return np.log(np.maximum(found, 1e-30, out=found), out=found) if self.probabilities else found
 
 
+def doubt(outputs: Mapping[str, npt.NDArray[Any]], heads: Sequence[Head]) -> float:
+    """Return how unsure a model is of a sample: 1 - Σ p² over classes, the mean over positions and softmax heads.
+
+    It is what a divergence sees of a small change that is alike for all classes; 0 where there is no such head.
+    """
+    found = []
+    for head in heads:
+        if head.kind != "power":
+            logits = head.logits(head.laid_out(outputs[head.name], 1))
+            logs = log_softmax(logits.reshape(-1, outputs[head.name].shape[head.axis]))
+            found.append(float(1 - (np.exp(2 * logs)).sum(1).mean()))
+    return sum(found) / len(found) if found else 0.0
+
+
 def rows_of(outputs: Mapping[str, npt.NDArray[Any]], heads: Sequence[Head], batch: int) -> int:
     """Return how many rows a sample has: the batch that inputs fix, where all outputs have it, too.
 

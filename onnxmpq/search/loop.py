@@ -87,7 +87,7 @@ class Search:
         measured = self.workspace.raised()
         self.menu = make_menu(measured.space, self.options, constraints)
         if measure.blends is None:
-            measure = replace(measure, blends=blending(self.method))
+            measure = replace(measure, blends="sure" if blending(self.method) else False)
         self.engine = Engine(self.workspace, measure, calibrated=measured)
         self.judged = judged if judged is not None and judged.labels is not None else self.workspace.samples
         self.sizing = Sizing(exporter, empty, self.menu)

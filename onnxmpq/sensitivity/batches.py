@@ -15,13 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxmpq.data.blends import Blended, at, may_blend
-from onnxmpq.data.samples import Samples
-from onnxmpq.metrics.losses import Head, rows_of
+from onnxmpq.metrics.losses import Head, doubt, rows_of
 from onnxmpq.options import MEMORY, MeasureOptions
 from onnxmpq.runtimes.devices import Device
 from onnxmpq.workspace.workspace import Workspace
 
 Feed = Mapping[str, npt.NDArray[Any]]
+SURER = 3.0
+"""How often less a model must doubt samples than blends of them for a search to measure on blends, too."""
+_LOOKED_AT = 32  # samples, and as many blends, to tell that
 STAGE = 64
 """Samples of the first stage at least; what is chosen on fewer does not hold for others."""
 STAGE_MACS = 24_000_000_000
@@ -100,7 +102,7 @@ def lay_out(
     samples, rows = workspace.samples, _rows(workspace, heads)
     count = min(len(samples), options.samples or len(samples))
     labels = samples.labels
-    blends = Blended(count) if _blended(samples, count, heads, options) else None
+    blends = Blended(count) if _blended(workspace, count, heads, options) else None
     plain = len(blends.plain) if blends else count
     total = plain + (len(blends.pairs) if blends else 0)
     size = options.batch or size_within(_ceiling(options, device), total)
@@ -143,13 +145,24 @@ def _stages(plain: int, total: int, stage: int) -> list[list[int]]:
     return [first, sorted(set(range(total)) - set(first))]
 
 
-def _blended(samples: Samples, count: int, heads: tuple[Head, ...], options: MeasureOptions) -> bool:
-    """Tell whether blends are measured: they are asked for, samples can be blended, and the loss allows it.
+def _blended(workspace: Workspace, count: int, heads: tuple[Head, ...], options: MeasureOptions) -> bool:
+    """Tell whether blends are measured: samples can be blended, the loss allows it, and they are asked for.
 
     Cross-entropy needs labels, which blends have not; of a user's function nothing is known.
     """
     losses = options.function is None and all(head.kind != "ce" for head in heads)
-    return bool(options.blends) and losses and count > 1 and may_blend(samples)
+    if not (options.blends and losses and count > 1 and may_blend(workspace.samples)):
+        return False
+    return options.blends != "sure" or _surer(workspace, count, heads)
+
+
+def _surer(workspace: Workspace, count: int, heads: tuple[Head, ...]) -> bool:
+    """Tell whether the float model is much surer of samples than of blends of them, looking at some of each."""
+    some = Blended(min(count, 2 * _LOOKED_AT), _LOOKED_AT)
+    session = workspace.reference.session(workspace.float_model, mode="deployed")
+    found = [doubt(session.run(feed), heads) for feed in some.feeds(workspace.samples)]
+    plain, blended = np.mean(found[: len(some.plain)]), np.mean(found[len(some.plain) :])
+    return bool(blended > SURER * plain)
 
 
 def _stacked(group: list[Feed], rows: int, together: int) -> tuple[list[Feed], list[int]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -13,9 +14,11 @@ from hypothesis import strategies as st
 from onnxmpq.artifacts import Option
 from onnxmpq.data.blends import FEW, FIRST, Blended, blend, may_blend
 from onnxmpq.errors import InputError
+from onnxmpq.metrics.losses import Head, doubt
 from onnxmpq.options import MeasureOptions
 from onnxmpq.runtimes import get_runtime
 from onnxmpq.sensitivity.engine import Engine
+from tests.graphs import from_text
 from tests.opened import engine_on
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -108,3 +111,31 @@ def test_a_store_of_samples_is_refused_for_blends(tmp_path: Path) -> None:
 def test_labels_or_no_wish_for_them_leave_samples_alone(settings: dict[str, Any]) -> None:
     with engine(**{"blends": True, **settings}) as opened:
         assert (opened.plain, opened.samples, opened.repeats) == (8, 8, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("sharpness", "loss", "wanted", "blends"),
+    [
+        (10.0, "kl", "sure", 12),  # sure of every sample, of half of one and half of another less so
+        (0.1, "kl", "sure", 0),  # sure of nothing
+        (10.0, "power", "sure", 0),  # there are no classes to be sure of
+        (0.1, "kl", True, 12),  # asked for
+    ],
+)
+def test_blends_are_measured_where_the_model_is_surer_of_samples(
+    sharpness: float, loss: str, wanted: Any, blends: int
+) -> None:
+    model = from_text("g (float[n, 6] x) => (float[n, 6] y) { y = MatMul(x, w) }", {"w": np.eye(6, dtype=np.float32)})
+    feeds = [{"x": np.eye(6, dtype=np.float32)[[number % 5]] * sharpness} for number in range(12)]
+    settings = MeasureOptions(loss=loss, blends=wanted)
+    with engine_on(ir.to_proto(model), feeds, settings) as opened:
+        assert (opened.plain, opened.samples - opened.plain) == (12, blends)
+    with engine_on(ir.to_proto(model), feeds, settings) as again:
+        assert again.layout.places == opened.layout.places
+
+
+def test_doubt_is_what_is_left_of_a_distribution() -> None:
+    outputs = {"a": np.log([[[0.5, 0.5], [1.0, 1e-30]]]), "b": np.array([[0.25, 0.75]]), "c": np.ones((1, 3))}
+    heads = (Head("a", "kl"), Head("b", "ce", probabilities=True), Head("c", "power"))
+    assert doubt(outputs, heads) == pytest.approx((0.25 + 0.375) / 2)
+    assert doubt(outputs, heads[2:]) == 0
