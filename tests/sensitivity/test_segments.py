@@ -480,7 +480,7 @@ def test_pieces_follow_from_what_their_segments_see(name: str, target: str) -> N
     model = graph(name).clone()
     raise_opset(model, 25)  # that of the widest option, as when it is measured
     space = space_of(model, target)
-    plans = [*(random_choices(space, seed) for seed in range(8)), dict.fromkeys(units(name), "w8a8")]
+    plans = [*(random_choices(space, seed) for seed in range(5)), dict.fromkeys(units(name), "w8a8")]
     for cuts in both_cuts(model, space):
         splitter, sights = Splitter(model, cuts), Sights(model, space, cuts)
         known: dict[tuple[int, Placement], str] = {}
