@@ -37,8 +37,8 @@ _COUNTED = 2
 _ROUNDING_BYTES = 60
 """What rounding takes for each number of a Hessian, at its height."""
 
-_OUTPUT_BYTES = 56
-"""What losses take for each number of the outputs: those of float and centre, and what is made of them."""
+_OUTPUT_BYTES = 72
+"""What losses take for each number of the outputs: those of float, centre and variant, and what is made of them."""
 
 _TIMED = 5  # runs of the float model: seconds are foreseen from the one in the middle
 _MOST_TOGETHER = 256  # samples of a batch
