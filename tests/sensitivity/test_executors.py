@@ -468,10 +468,10 @@ def test_a_bundle_whose_worker_died_runs_again_job_by_job(tmp_path: Path) -> Non
 
 
 def test_in_a_bundle_the_job_that_kills_its_workers_is_named(tmp_path: Path) -> None:
-    jobs = [Job(seed, str(tmp_path)) for seed in range(4)]
+    jobs = [Job(seed, str(tmp_path)) for seed in range(2)]
     load = Load(dict.fromkeys(jobs, 1.0), lambda _: 0, lambda _: 5.0)
     with (
-        open_executor("processes:2") as executor,
+        open_executor("processes:1") as executor,
         pytest.raises(InputError, match=r"at the job \(Job\(seed=\d, [^)]*\),\)"),
     ):
         run_bundled(die, jobs, executor, on_result=lambda *_: None, load=load)

@@ -18,6 +18,7 @@ from onnxmpq.search.loop import Search
 from onnxmpq.search.within import within
 from onnxmpq.sensitivity.batches import STAGE
 from onnxmpq.sensitivity.engine import Engine
+from onnxmpq.sensitivity.workers import bundles
 from onnxmpq.sensitivity.workers.executors import opened
 from onnxmpq.workspace.export import Exporter
 from onnxmpq.workspace.prepare import prepare
@@ -182,16 +183,15 @@ def raced_search(measure: MeasureOptions) -> tuple[Decision, bytes, list[tuple[s
         return decision, decision.table.gram.tobytes() + decision.table.loss.tobytes(), bits
 
 
-@pytest.mark.parametrize("together", [False, True])
-def test_a_raced_search_in_two_processes_gives_the_bits_of_one(together: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if together:
-        monkeypatch.setattr("onnxmpq.sensitivity.workers.bundles.MUCH", 0.0)  # as if there were many workers
+def test_a_raced_search_in_two_processes_gives_the_bits_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     options = MeasureOptions(stage=STAGE, blends=False, batch=48)
     here, table, results = raced_search(replace(options, executor="inline"))
-    there, other, others = raced_search(replace(options, executor="processes:2"))
-    assert (there.choices, there.loss, there.tried) == (here.choices, here.loss, here.tried)
-    assert other == table
-    assert others == results
+    for much in (bundles.MUCH, 0.0):  # job by job, and in bundles, as if there were many workers
+        monkeypatch.setattr(bundles, "MUCH", much)
+        there, other, others = raced_search(replace(options, executor="processes:2"))
+        assert (there.choices, there.loss, there.tried) == (here.choices, here.loss, here.tried)
+        assert other == table
+        assert others == results
 
 
 def test_what_a_search_takes_was_measured_on_all_samples(tmp_path: Path) -> None:
