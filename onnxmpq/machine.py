@@ -14,13 +14,19 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from threadpoolctl import ThreadpoolController
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 ISA = (
     *("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
@@ -107,6 +113,27 @@ def wanted_cores() -> float:
 def usable_cores() -> int:
     """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_ahead(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Yield what a function returns for each item, in their order, while it runs on the next two in other threads.
+
+    It must let other threads run meanwhile, as what computes in a library does. Two more results are held.
+    """
+    from concurrent.futures import ThreadPoolExecutor  # which commands that run nothing need not load
+
+    with ThreadPoolExecutor(2) as pool:
+        flying: deque[Future[R]] = deque()
+        try:
+            for item in items:
+                if len(flying) == 2:
+                    yield flying.popleft().result()
+                flying.append(pool.submit(function, item))
+            while flying:
+                yield flying.popleft().result()
+        finally:
+            for future in flying:
+                future.cancel()
 
 
 def memory_bytes(

@@ -26,7 +26,7 @@ MAY_IMPORT = {  # from the bottom up: every room, and every module that stands a
     "carriers": "artifacts numerics registry",
     "dialects": "carriers numerics registry",
     "targets": "artifacts carriers dialects disk errors model numerics registry",
-    "calibrate": "errors numerics",
+    "calibrate": "errors machine numerics",
     "lower": "artifacts calibrate carriers dialects errors model numerics options targets",
     "metrics": "artifacts data errors model options",
     "runtimes": "data disk errors machine registry",

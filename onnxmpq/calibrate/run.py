@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxmpq.errors import InputError
+from onnxmpq.machine import run_ahead
 from onnxmpq.numerics.histograms import Counting, Ranges
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -25,14 +26,14 @@ def calibrate(
 ) -> Ranges:
     """Run every sample once and count the values of ``tensors``; ``run`` gives them for one feed.
 
-    ``channels`` names tensors whose mean over the samples is wanted, with the axis that counts channels. Memory: one
-    sample's values, 64 KiB per tensor, one array per mean. ``progress`` gets the number of samples done.
+    ``channels`` names tensors whose mean over the samples is wanted, with the axis that counts channels. Memory: three
+    samples' values, of which two are run while one is counted, 64 KiB per tensor, one array per mean. ``progress`` gets
+    the number of samples done.
     """
     counted = {name: Counting() for name in tensors}
     means = {name: _Mean(axis) for name, axis in (channels or {}).items()}
     number = 0
-    for number, feed in enumerate(samples, 1):
-        values = run(feed)
+    for number, values in enumerate(run_ahead(run, samples), 1):
         for name in tensors:
             try:
                 counted[name].add(values[name])

@@ -25,7 +25,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxmpq.artifacts import Layer
-from onnxmpq.machine import one_thread, usable_cores
+from onnxmpq.machine import one_thread, run_ahead, usable_cores
 from onnxmpq.model.layers import constant, paddings
 from onnxmpq.numerics.gptq import Metric, round_to_hessian
 from onnxmpq.numerics.weights import QuantisedWeight, code_limits, grid
@@ -224,8 +224,8 @@ def count(
     """Run every sample once and yield the Hessian of each weight; ``run`` gives the tensors that are read.
 
     Samples come one by one, whatever batches they were given in. Products are formed in float32, part by part, and
-    summed in float64, those of each weight in the order of the samples: weights share the cores, and a sample is run
-    while the last one is counted. A Hessian that is not finite is given as zeros: no weight matters more than another
+    summed in float64, those of each weight in the order of the samples: weights share the cores, and samples are
+    run while others are counted. A Hessian that is not finite is given as zeros: no weight matters more than another
     then.
     """
     feeds = max(len(samples), 1)
@@ -239,8 +239,7 @@ def count(
 
     with one_thread(), ThreadPoolExecutor(usable_cores()) as pool:
         counting: list[Future[None]] = []
-        for number, feed in enumerate(samples, 1):
-            values = run(feed)
+        for number, values in enumerate(run_ahead(run, samples), 1):
             for future in counting:
                 future.result()
             counting = [pool.submit(add, name, values, number) for name in wanted]

@@ -2,6 +2,7 @@
 
 import math
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -97,12 +98,38 @@ def _run(feed: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
     return {"relu": np.maximum(feed["x"], 0), "double": feed["x"].astype(np.float64) * 2}
 
 
+def test_two_samples_run_side_by_side_and_count_in_order() -> None:
+    both = threading.Barrier(2, timeout=20)
+
+    def run(feed: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        both.wait()
+        return _run(feed)
+
+    feeds = [{"x": BELL[k * 100 : k * 100 + 100]} for k in range(4)]
+    channels = {"double": 0}
+    assert calibrate(run, feeds, ["relu"], channels).tensors == calibrate(_run, feeds, ["relu"], channels).tensors
+
+
+def test_what_a_run_raises_is_raised_and_no_more_is_run() -> None:
+    ran: list[int] = []
+
+    def run(feed: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        ran.append(int(feed["x"][0]))
+        if ran[-1] == 2:
+            raise InputError("It does not fit.")
+        return _run(feed)
+
+    with pytest.raises(InputError, match="does not fit"):
+        calibrate(run, ({"x": np.full(3, k, np.float32)} for k in range(50)), ["relu"])
+    assert len(ran) <= 5
+
+
 def test_calibrating_streams_and_counts_every_sample() -> None:
     seen: list[int] = []
 
     def feeds() -> Iterator[dict[str, npt.NDArray[Any]]]:
         for k in range(10):
-            assert seen == list(range(1, k + 1)), "a sample was fetched before the last one was done"
+            assert seen == list(range(1, max(k - 2, 0) + 1)), "two samples are run while one is counted, and no more"
             yield {"x": BELL[k * 100 : k * 100 + 100]}
 
     ranges = calibrate(_run, feeds(), ["relu", "double"], progress=seen.append)
