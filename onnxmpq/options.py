@@ -217,7 +217,7 @@ class MeasureOptions:
 
     ``function`` is a loss of the user's own, a function of a module (workers must be able to import it). The Gram of
     interactions stays that of the built-in loss; what a variant adds alone is the function's. Where ``blends`` is None,
-    a search by a method that asks for blends of samples measures on them if the model is ``sure`` of the samples.
+    a search by a method that asks for blends measures on them if samples are few or the model is ``sure`` of them.
     """
 
     store: str | Path | None = field(
@@ -236,7 +236,7 @@ class MeasureOptions:
         metadata=flag(
             "--blends/--no-blends",
             "Measure on blends of two samples, too. A store holds either.  [default: where the method asks for it and "
-            "the model is much surer of samples than of blends]",
+            "samples are few, or the model much surer of them than of blends]",
         ),
     )
     memory: int = field(

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxmpq.data.blends import Blended, at, may_blend
+from onnxmpq.data.blends import FEW, Blended, at, may_blend
 from onnxmpq.metrics.losses import Head, doubt, rows_of
 from onnxmpq.options import MEMORY, MeasureOptions
 from onnxmpq.runtimes.devices import Device
 from onnxmpq.workspace.workspace import Workspace
 
 Feed = Mapping[str, npt.NDArray[Any]]
-SURER = 3.0
-"""How often less a model must doubt samples than blends of them for a search to measure on blends, too."""
+SURER = 2.0
+"""How often less a model must doubt samples than blends of them for these to take the place of some."""
 _LOOKED_AT = 32  # samples, and as many blends, to tell that
 STAGE = 64
 """Samples of the first stage at least; what is chosen on fewer does not hold for others."""
@@ -148,12 +148,13 @@ def _stages(plain: int, total: int, stage: int) -> list[list[int]]:
 def _blended(workspace: Workspace, count: int, heads: tuple[Head, ...], options: MeasureOptions) -> bool:
     """Tell whether blends are measured: samples can be blended, the loss allows it, and they are asked for.
 
-    Cross-entropy needs labels, which blends have not; of a user's function nothing is known.
+    Cross-entropy needs labels, which blends have not; of a user's function nothing is known. Of few samples all are
+    measured beside their blends; of more, blends take the place of some.
     """
     losses = options.function is None and all(head.kind != "ce" for head in heads)
     if not (options.blends and losses and count > 1 and may_blend(workspace.samples)):
         return False
-    return options.blends != "sure" or _surer(workspace, count, heads)
+    return options.blends != "sure" or count <= FEW or _surer(workspace, count, heads)
 
 
 def _surer(workspace: Workspace, count: int, heads: tuple[Head, ...]) -> bool:

@@ -116,22 +116,22 @@ def test_labels_or_no_wish_for_them_leave_samples_alone(settings: dict[str, Any]
 @pytest.mark.parametrize(
     ("sharpness", "loss", "wanted", "blends"),
     [
-        (10.0, "kl", "sure", 12),  # sure of every sample, of half of one and half of another less so
+        (10.0, "kl", "sure", 64),  # sure of every sample, of half of one and half of another less so
         (0.1, "kl", "sure", 0),  # sure of nothing
         (10.0, "power", "sure", 0),  # there are no classes to be sure of
-        (0.1, "kl", True, 12),  # asked for
+        (0.1, "kl", True, 64),  # asked for
     ],
 )
 def test_blends_are_measured_where_the_model_is_surer_of_samples(
     sharpness: float, loss: str, wanted: Any, blends: int
 ) -> None:
     model = from_text("g (float[n, 6] x) => (float[n, 6] y) { y = MatMul(x, w) }", {"w": np.eye(6, dtype=np.float32)})
-    feeds = [{"x": np.eye(6, dtype=np.float32)[[number % 5]] * sharpness} for number in range(12)]
+    feeds = [{"x": np.eye(6, dtype=np.float32)[[number % 5]] * sharpness} for number in range(72)]
     settings = MeasureOptions(loss=loss, blends=wanted)
     with engine_on(ir.to_proto(model), feeds, settings) as opened:
-        assert (opened.plain, opened.samples - opened.plain) == (12, blends)
-    with engine_on(ir.to_proto(model), feeds, settings) as again:
-        assert again.layout.places == opened.layout.places
+        assert (opened.plain, opened.samples - opened.plain) == (64 if blends else 72, blends)
+    with engine_on(ir.to_proto(model), feeds[:FEW], settings) as few:
+        assert (few.plain, few.samples) == (64, 128), "of few samples all stay beside their blends"
 
 
 def test_doubt_is_what_is_left_of_a_distribution() -> None:
