@@ -115,18 +115,22 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+RUN_AHEAD = 2
+"""Items that ``run_ahead`` runs while one is looked at, and whose results are held then."""
+
+
 def run_ahead(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """Yield what a function returns for each item, in their order, while it runs on the next two in other threads.
 
-    It must let other threads run meanwhile, as what computes in a library does. Two more results are held.
+    It must let other threads run meanwhile, as what computes in a library does.
     """
     from concurrent.futures import ThreadPoolExecutor  # which commands that run nothing need not load
 
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(RUN_AHEAD) as pool:
         flying: deque[Future[R]] = deque()
         try:
             for item in items:
-                if len(flying) == 2:
+                if len(flying) == RUN_AHEAD:
                     yield flying.popleft().result()
                 flying.append(pool.submit(function, item))
             while flying:

@@ -11,6 +11,7 @@ from onnxmpq.artifacts import FLOAT, Plan
 from onnxmpq.data.samples import Samples
 from onnxmpq.errors import InputError
 from onnxmpq.lower.calibrated import Calibrated
+from onnxmpq.machine import RUN_AHEAD
 from onnxmpq.model.layers import weight_bytes
 from onnxmpq.numerics.hessians import TOGETHER_BYTES, count, passes
 from onnxmpq.numerics.histograms import HISTOGRAM_BYTES
@@ -86,7 +87,8 @@ class Estimator:
         """Estimate the bytes of one process: what is held of the weights, and what is kept of a batch.
 
         Of float and of the centre there are pieces and sessions; of variants those that were run last, and the largest
-        weight while it is quantised. What was counted is held by the export and by the jobs.
+        weight while it is quantised. What was counted is held by the export and by the jobs, and all that is read of
+        the samples that are run ahead while it is counted.
         """
         known, samples = self.calibrated.known, self.workspace.samples
         counted = sum(mean.nbytes for mean in known.means.values()) + len(known.tensors) * HISTOGRAM_BYTES
@@ -96,10 +98,10 @@ class Estimator:
         largest = max((4 * constant.size for constant in constants), default=0)
         weights = round(_CENTRES * held + _QUANTISING * largest) + min(3 * RECENT_BYTES, round(_VARIANTS * held))
         crossing = sum(segment.live_bytes for segment in self.cuts.segments)
-        each = (4 * stats.count // len(samples) for stats in known.tensors.values())
+        each = [4 * stats.count // len(samples) for stats in known.tensors.values()]
         widest = max(*(segment.live_bytes for segment in self.cuts.segments), *each, 0)
         rounding = _ROUNDING_BYTES * self.calibrated.largest_hessian()
-        besides = _OVERHEAD_BYTES + samples.held_bytes + _COUNTED * counted
+        besides = _OVERHEAD_BYTES + samples.held_bytes + _COUNTED * counted + RUN_AHEAD * sum(each)
         sample = 3 * crossing + 16 * widest + _OUTPUT_BYTES * self._output_numbers
         return besides + weights + rounding + batch * sample
 
