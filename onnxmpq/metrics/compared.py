@@ -83,7 +83,7 @@ def mean_loss(before: Model, after: Model, samples: Samples, heads: Sequence[Hea
     signals: list[list[np.ndarray]] = [[] for _ in heads]
     for feed in samples:
         wanted, got = before.run(feed), after.run(feed)
-        rows = rows_of(wanted, heads, samples.batch)
+        rows = rows_of({head.name: wanted[head.name].shape for head in heads}, heads, samples.batch)
         for head in heads:
             if got[head.name].shape != wanted[head.name].shape:
                 raise InputError(

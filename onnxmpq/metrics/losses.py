@@ -90,12 +90,12 @@ def doubt(outputs: Mapping[str, npt.NDArray[Any]], heads: Sequence[Head]) -> flo
     return sum(found) / len(found) if found else 0.0
 
 
-def rows_of(outputs: Mapping[str, npt.NDArray[Any]], heads: Sequence[Head], batch: int) -> int:
-    """Return how many rows a sample has: the batch that inputs fix, where all outputs have it, too.
+def rows_of(shapes: Mapping[str, tuple[int, ...]], heads: Sequence[Head], batch: int) -> int:
+    """Return how many rows a sample has: the batch that inputs fix, where all outputs, of these shapes, have it, too.
 
     What an input fixes first may be something else, as the layers whose state it is.
     """
-    return batch if batch > 1 and all(outputs[head.name].shape[:1] == (batch,) for head in heads) else 1
+    return batch if batch > 1 and all(shapes[head.name][:1] == (batch,) for head in heads) else 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ everywhere among them. A search measures all that it might do on these, and only
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxmpq.data.blends import FEW, Blended, at, may_blend
+from onnxmpq.data.samples import Samples
 from onnxmpq.metrics.losses import Head, doubt, rows_of
 from onnxmpq.options import MEMORY, MeasureOptions
+from onnxmpq.runtimes import Session
 from onnxmpq.runtimes.devices import Device
 from onnxmpq.workspace.workspace import Workspace
 
@@ -99,14 +102,17 @@ def lay_out(
     ``macs`` is what running one sample takes; ``size_within`` tells how many of so many samples may run together within
     a ceiling of memory: a GPU's own where it has any and no other was told.
     """
-    samples, rows = workspace.samples, _rows(workspace, heads)
+    samples = workspace.samples
+    rows = rows_of(workspace.output_shapes, heads, samples.batch)
     count = min(len(samples), options.samples or len(samples))
     labels = samples.labels
-    blends = Blended(count) if _blended(workspace, count, heads, options) else None
+    opened = cache(partial(workspace.reference.session, workspace.float_model, mode="deployed"))
+    blends = Blended(count) if _blended(samples, count, heads, options, opened) else None
     plain = len(blends.plain) if blends else count
     total = plain + (len(blends.pairs) if blends else 0)
     size = options.batch or size_within(_ceiling(options, device), total)
-    stack = _may_stack(workspace, heads)
+    stack = _may_stack(workspace, heads, opened)
+    opened.cache_clear()
     folder = Path(tempfile.mkdtemp(prefix="batches-", dir=workspace.folder))
     sizes: list[int] = []
     stages = _stages(plain, total, options.stage or max(STAGE, STAGE_MACS // max(macs * rows, 1)))
@@ -145,23 +151,24 @@ def _stages(plain: int, total: int, stage: int) -> list[list[int]]:
     return [first, sorted(set(range(total)) - set(first))]
 
 
-def _blended(workspace: Workspace, count: int, heads: tuple[Head, ...], options: MeasureOptions) -> bool:
+def _blended(
+    samples: Samples, count: int, heads: tuple[Head, ...], options: MeasureOptions, opened: Callable[[], Session]
+) -> bool:
     """Tell whether blends are measured: samples can be blended, the loss allows it, and they are asked for.
 
     Cross-entropy needs labels, which blends have not; of a user's function nothing is known. Of few samples all are
     measured beside their blends; of more, blends take the place of some.
     """
     losses = options.function is None and all(head.kind != "ce" for head in heads)
-    if not (options.blends and losses and count > 1 and may_blend(workspace.samples)):
+    if not (options.blends and losses and count > 1 and may_blend(samples)):
         return False
-    return options.blends != "sure" or count <= FEW or _surer(workspace, count, heads)
+    return options.blends != "sure" or count <= FEW or _surer(samples, count, heads, opened())
 
 
-def _surer(workspace: Workspace, count: int, heads: tuple[Head, ...]) -> bool:
+def _surer(samples: Samples, count: int, heads: tuple[Head, ...], session: Session) -> bool:
     """Tell whether the float model is much surer of samples than of blends of them, looking at some of each."""
     some = Blended(min(count, 2 * _LOOKED_AT), _LOOKED_AT)
-    session = workspace.reference.session(workspace.float_model, mode="deployed")
-    found = [doubt(session.run(feed), heads) for feed in some.feeds(workspace.samples)]
+    found = [doubt(session.run(feed), heads) for feed in some.feeds(samples)]
     plain, blended = np.mean(found[: len(some.plain)]), np.mean(found[len(some.plain) :])
     return bool(blended > SURER * plain)
 
@@ -197,15 +204,7 @@ def _file(folder: Path, index: int) -> Path:
     return folder / f"batch_{index:05d}.npz"
 
 
-def _rows(workspace: Workspace, heads: tuple[Head, ...]) -> int:
-    """Return how many rows every sample has; where inputs may fix a batch, the first sample is run to see."""
-    if workspace.samples.batch <= 1:
-        return 1
-    session = workspace.reference.session(workspace.float_model, mode="deployed")
-    return rows_of(session.run(next(iter(workspace.samples))), heads, workspace.samples.batch)
-
-
-def _may_stack(workspace: Workspace, heads: tuple[Head, ...]) -> bool:
+def _may_stack(workspace: Workspace, heads: tuple[Head, ...], opened: Callable[[], Session]) -> bool:
     """Tell whether samples can run as one batch: two together give what they give alone."""
     feeds = list(islice(workspace.samples, 2))
     free = all(spec.shape and not isinstance(spec.shape[0], int) for spec in workspace.inputs)
@@ -213,7 +212,7 @@ def _may_stack(workspace: Workspace, heads: tuple[Head, ...]) -> bool:
         return False
     if any(feeds[0][name].shape != feeds[1][name].shape for name in feeds[0]):
         return False
-    session = workspace.reference.session(workspace.float_model, mode="deployed")
+    session = opened()
     pair = {name: np.concatenate([feeds[0][name], feeds[1][name]]) for name in feeds[0]}
     alone = [session.run(feed) for feed in feeds[:2]]
     together = session.run(pair)

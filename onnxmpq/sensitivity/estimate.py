@@ -1,5 +1,6 @@
 """What measuring takes, before anything runs: memory of one process, runs of the model, seconds."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -102,7 +103,8 @@ class Estimator:
         widest = max(*(segment.live_bytes for segment in self.cuts.segments), *each, 0)
         rounding = _ROUNDING_BYTES * self.calibrated.largest_hessian()
         besides = _OVERHEAD_BYTES + samples.held_bytes + _COUNTED * counted + RUN_AHEAD * sum(each)
-        sample = 3 * crossing + 16 * widest + _OUTPUT_BYTES * self._output_numbers
+        outputs = sum(math.prod(shape) for shape in self.workspace.output_shapes.values())
+        sample = 3 * crossing + 16 * widest + _OUTPUT_BYTES * outputs
         return besides + weights + rounding + batch * sample
 
     def cost(self, variants: Sequence[Variant], layout: Layout, batches: int) -> Cost:
@@ -189,13 +191,6 @@ class Estimator:
             seconds = len(batch.rows) * float(np.median(times)) / _LITERAL_SPEED
             self._seconds = seconds / layout.sizes[0]
         return self._seconds
-
-    @cached_property
-    def _output_numbers(self) -> int:
-        """Return how many numbers the outputs of the first sample have."""
-        session = self.workspace.reference.session(self.workspace.float_model, mode="deployed", threads=self.threads)
-        outputs = session.run(next(iter(self.workspace.samples)))
-        return sum(array.size for array in outputs.values() if isinstance(array, np.ndarray))
 
     @cached_property
     def _weight_bytes(self) -> int:

@@ -61,8 +61,10 @@ class Workspace:
         self.inputs = original.inputs
         self.samples = self.open(calibration, "calibration")
         with _blaming_the_float_model("run on the first sample"):
-            original.run(next(iter(self.samples)))
-        del original
+            outputs = original.run(next(iter(self.samples)))
+        self.output_shapes = {name: array.shape for name, array in outputs.items() if isinstance(array, np.ndarray)}
+        """Of the float model's outputs on the first sample."""
+        del original, outputs
         self.calibrated = Calibrated(prepared.model, prepared.space, prepared.target, numbers, Statistics(folder))
 
     def open(self, data: Data, what: str) -> Samples:
