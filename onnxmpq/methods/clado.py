@@ -17,8 +17,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from onnxmpq.methods.likely import Work, raced_runs
-from onnxmpq.methods.study import Draft, Study, pair_runs
+from onnxmpq.methods.likely import Work, pair_runs, raced_runs
+from onnxmpq.methods.study import Draft, Study
 from onnxmpq.sensitivity.table import Table, Variant
 
 
@@ -36,8 +36,8 @@ class Clado:
 
     def likely(self, study: Study) -> Work:
         """Return what it measures: all variants, all their pairs, and its plan."""
-        variants, repeats = study.menu.variants, study.engine.repeats
-        first = study.engine.cost(variants).full_runs * repeats
+        variants, repeats = study.menu.variants, study.repeats(staged=False)
+        first = study.table_runs(variants, staged=False)
         return Work(first, plans=raced_runs(study, 1), pairs=pair_runs(study, variants) * repeats)
 
     def propose(self, study: Study) -> Draft:

@@ -18,8 +18,8 @@ from typing import ClassVar, Self
 import numpy as np
 
 from onnxmpq.artifacts import FLOAT, Option
-from onnxmpq.methods.likely import Work, raced_runs
-from onnxmpq.methods.study import Choices, Draft, Drawn, Menu, Study, pair_runs
+from onnxmpq.methods.likely import Work, pair_runs, raced_runs
+from onnxmpq.methods.study import Choices, Draft, Drawn, Menu, Study
 from onnxmpq.methods.superposition import Part, Superposition
 from onnxmpq.sensitivity.table import Table
 from onnxmpq.solve import Budget, Solution, solve_front
@@ -288,7 +288,7 @@ def _next_centre(study: Study, found: Sequence[Candidate], used: Sequence[Choice
 def _first(study: Study) -> float:
     """Return what the responses around float cost, in runs."""
     variants = Menu(study.menu.units, _worthwhile(study)).variants
-    return study.engine.cost(variants, study.engine.first).full_runs * study.repeats(staged=True)
+    return study.table_runs(variants, staged=True)
 
 
 def _round(study: Study) -> float:

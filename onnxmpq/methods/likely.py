@@ -1,8 +1,10 @@
 """What a search by a method is likely to measure, before anything is: what forecasts tell, and the clock runs by."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from onnxmpq.methods.study import CONTENDERS, Method, Study, staged
+from onnxmpq.sensitivity.table import Variant, pairs_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +32,20 @@ def likely(method: Method, study: Study) -> Work:
     if own is not None:
         found: Work = own(study)
         return found
-    on_some = staged(method)
-    cost = study.engine.cost(study.menu.variants, study.engine.first if on_some else study.engine.batches)
-    return Work(cost.full_runs * study.repeats(staged=on_some), plans=raced_runs(study, 1))
+    return Work(study.table_runs(study.menu.variants, staged=staged(method)), plans=raced_runs(study, 1))
 
 
 def raced_runs(study: Study, plans: float) -> float:
     """Return how many runs it takes to measure some plans in a race."""
     rest = study.repeats(staged=False) - study.repeats(staged=True)
     return plans * study.repeats(staged=True) + min(plans, CONTENDERS) * rest
+
+
+def pair_runs(
+    study: Study, variants: Sequence[Variant], pairs: Iterable[tuple[Variant, Variant]] | None = None
+) -> float:
+    """Return how many runs of the whole model pairs are worth (all if None): each starts where its later unit does."""
+    nothing = study.engine.cost(()).full_runs
+    share = {variant: study.engine.cost((variant,)).full_runs - nothing for variant in variants}
+    wanted = pairs_of(variants) if pairs is None else pairs
+    return sum(min(share[first], share[second]) for first, second in wanted)

@@ -1,7 +1,7 @@
 """What every method works with: units and their menus, budgets as rows, measuring, and solving."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol
 
@@ -15,7 +15,7 @@ from onnxmpq.errors import InfeasibleError
 from onnxmpq.methods.agreement import Agreement, agreement
 from onnxmpq.methods.protocol import Measurer
 from onnxmpq.metrics.losses import mean_and_error
-from onnxmpq.sensitivity.table import Table, Variant, pairs_of
+from onnxmpq.sensitivity.table import Table, Variant
 from onnxmpq.solve import Budget, Problem, Shortfall, Solution, solve
 
 Choices = Mapping[str, Option]
@@ -112,9 +112,8 @@ class Study:
             for option in allowed
             if option != held.get(unit.name, FLOAT)
         ]
-        batches = self.engine.first if staged else self.engine.batches
-        self.runs += self.engine.cost(variants, batches).full_runs * self.repeats(staged=staged)
-        found = self.engine.table([], held, variants, batches)
+        self.runs += self.table_runs(variants, staged=staged)
+        found = self.engine.table([], held, variants, self.batches(staged=staged))
         if self.first is None and not held:
             self.first = found
         return found
@@ -178,6 +177,14 @@ class Study:
     def settled(self, plan: Choices) -> bool:
         """Tell whether a plan was measured on all samples."""
         return self._key(plan) in self.measured
+
+    def batches(self, *, staged: bool) -> int:
+        """Return how many batches are the first stage, or all."""
+        return self.engine.first if staged else self.engine.batches
+
+    def table_runs(self, variants: Sequence[Variant], *, staged: bool) -> float:
+        """Return how many runs of the model on all that was given it takes to measure variants."""
+        return self.engine.cost(variants, self.batches(staged=staged)).full_runs * self.repeats(staged=staged)
 
     def repeats(self, *, staged: bool) -> float:
         """Return how many runs of the model on all that was given it takes to run a plan, on the first stage or all."""
@@ -362,16 +369,6 @@ def drawn(study: Study, method: Method, budget: str, limits: Sequence[int]) -> l
         predicted = (*draft.predicted, *[None] * len(draft.plans))
         found += [(plan, limit, value, None, "proposed") for plan, value in zip(draft.plans, predicted, strict=False)]
     return found
-
-
-def pair_runs(
-    study: Study, variants: Sequence[Variant], pairs: Iterable[tuple[Variant, Variant]] | None = None
-) -> float:
-    """Return how many runs of the whole model pairs are worth (all if None): each starts where its later unit does."""
-    nothing = study.engine.cost(()).full_runs
-    share = {variant: study.engine.cost((variant,)).full_runs - nothing for variant in variants}
-    wanted = pairs_of(variants) if pairs is None else pairs
-    return sum(min(share[first], share[second]) for first, second in wanted)
 
 
 def blending(method: Method) -> bool:

@@ -12,7 +12,7 @@ from onnxmpq.data.samples import Data
 from onnxmpq.methods.study import staged
 from onnxmpq.options import Constraints, GraphOptions, MeasureOptions, Numbers, SearchOptions
 from onnxmpq.search.loop import Search
-from onnxmpq.search.outlook import Where, efforts
+from onnxmpq.search.outlook import Where, efforts, first_cost
 from onnxmpq.workspace.export import Exporter
 from onnxmpq.workspace.prepare import Model, Progress, prepare, silent
 from onnxmpq.workspace.workspace import workspace
@@ -93,11 +93,9 @@ def foresee(
         study = looked.study(limits)
         study.solve(study.problem(np.zeros(sum(map(len, looked.menu.options)))))
         engine, variants = looked.engine, looked.menu.variants
-        on_some = staged(looked.method)
-        cost = engine.cost(variants, engine.first if on_some else engine.batches)
-        runs = cost.full_runs * study.repeats(staged=on_some)
+        cost, runs = first_cost(looked, study), study.table_runs(variants, staged=staged(looked.method))
         most_runs = getattr(looked.method, "most_runs", lambda _: runs)(study)
-        where = Where.of(measure, cost.seconds, cost.memory)
+        where = Where.of(measure, cost)
         buys = efforts(looked, limits, where)
         return Forecast(
             method=looked.method.name,

@@ -15,6 +15,7 @@ from onnxmpq.methods.likely import Work, likely
 from onnxmpq.methods.study import Study, staged
 from onnxmpq.options import EFFORTS, MeasureOptions
 from onnxmpq.search.loop import Search
+from onnxmpq.sensitivity.table import Cost
 from onnxmpq.sensitivity.workers.bundles import EACH, MUCH
 from onnxmpq.sensitivity.workers.executors import crowding, side_by_side
 from onnxmpq.workspace.clock import Clock, Part
@@ -41,9 +42,9 @@ class Where:
     slower_alone: float = 1.0
 
     @classmethod
-    def of(cls, measure: MeasureOptions, seconds: float, memory: int) -> Self:
-        """Look at where jobs of so many seconds and bytes would run now."""
-        processes = side_by_side(measure, seconds, memory)
+    def of(cls, measure: MeasureOptions, cost: Cost) -> Self:
+        """Look at where jobs of such a cost would run now."""
+        processes = side_by_side(measure, cost.seconds, cost.memory)
         return cls(processes, crowding(measure, processes), crowding(measure, 1))
 
 
@@ -53,7 +54,7 @@ def foretell(search: Search, limits: Sequence[Limit]) -> tuple[Part, ...]:
     if not isinstance(clock, Clock):
         return ()
     study, how = search.study([limit for limit in limits if limit.budget.rows]), search.engine.options
-    where = Where.of(how, *first_cost(search, study))
+    where = Where.of(how, first_cost(search, study))
     found = parts(search, study, where, sizes=_sizes(limits))
     clock.foresee(found)
     return found
@@ -68,9 +69,9 @@ def parts(
     """
     work = likely(search.method, study)
     run = run_seconds(search)
-    first, _ = first_cost(search, study)
+    first = first_cost(search, study).seconds
     again = work.again / work.first * first if work.first else 0.0
-    batches = search.engine.first if staged(search.method) else search.engine.batches
+    batches = study.batches(staged=staged(search.method))
     centre = 2.0 * run * study.repeats(staged=staged(search.method))
     end = FINISHING[:1]
     found = [
@@ -102,11 +103,9 @@ def efforts(search: Search, limits: Sequence[Limit], where: Where) -> dict[str, 
     return found
 
 
-def first_cost(search: Search, study: Study) -> tuple[float, int]:
-    """Return the seconds of the first measurement in one process, and the memory of that."""
-    engine = search.engine
-    cost = engine.cost(study.menu.variants, engine.first if staged(search.method) else engine.batches)
-    return cost.seconds, cost.memory
+def first_cost(search: Search, study: Study) -> Cost:
+    """Return what the first measurement takes in one process."""
+    return search.engine.cost(study.menu.variants, study.batches(staged=staged(search.method)))
 
 
 def run_seconds(search: Search) -> float:
