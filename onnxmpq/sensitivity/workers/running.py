@@ -48,11 +48,10 @@ def run_jobs(
     busy it should be twice their number; a function of it is asked again and again, since workers join and leave.
 
     A job whose worker died runs again, ``retries`` times, in the parts that ``split`` makes of it; then InputError
-    names it. (A process pool of
-    `concurrent.futures` cannot replace workers and raises BrokenProcessPool; ``open_executor("processes")`` can.) What
-    a job raises itself is not tried again: results that came with it are handed over, the others are cancelled, and it
-    is raised. So is an interrupt, and what ``on_result`` raises; everything handed over by then is the caller's.
-    ``wait`` waits for futures as that of `concurrent.futures` does.
+    names it. (A process pool of `concurrent.futures` cannot replace workers and raises BrokenProcessPool;
+    ``open_executor("processes")`` can.) What a job raises itself is not tried again: results that came with it are
+    handed over, the others are cancelled, and it is raised. So is an interrupt, and what ``on_result`` raises;
+    everything handed over by then is the caller's. ``wait`` waits for futures as that of `concurrent.futures` does.
     """
     todo = map(_Flight, jobs)
     again: deque[_Flight] = deque()
