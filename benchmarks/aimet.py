@@ -24,8 +24,8 @@ import onnx_ir as ir
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.held_out import data_of, run_on
-from benchmarks.pairs import file_option, of_files
+from benchmarks.held_out import EMBEDDED, run_on
+from benchmarks.pairs import file_option, models_of
 from benchmarks.search import ROOT, searched
 from benchmarks.zoo import ZooModel
 from onnxmpq.api import quantize
@@ -278,11 +278,10 @@ def aimet(
 ) -> None:
     """Search models within budgets beside AIMET's automatic mixed precision, at equal bytes of files."""
     console = Console() if Console().is_terminal else Console(width=190)
-    names = models.split(",") if models else [] if files else ["digits_cnn", "digits_vit"]
     rows: list[Row] = []
     version = ""
     try:
-        for data in [data_of(name, samples) for name in names] + [of_files(*each, samples) for each in files]:
+        for data in models_of(models, files, samples, () if files else EMBEDDED):
             few = {name: array[:calibration] for name, array in data.calibration.items()}
             with TemporaryDirectory() as folder:
                 case = Case.of(replace(data, calibration=few), Path(folder), asked["python"], asked["keep"])

@@ -123,6 +123,14 @@ def of_files(model: Path, calibration: Path, held_out: Path, most: int) -> ZooMo
     return ZooModel(model.stem, model, given, (Split(held_out.stem, feeds, labels),), metric)
 
 
+def models_of(
+    models: str, files: Sequence[tuple[Path, Path, Path]], most: int, otherwise: Sequence[str]
+) -> list[ZooModel]:
+    """Return the models that are named, or ``otherwise``, and those of files; ``most`` samples of each split."""
+    names = models.split(",") if models else otherwise
+    return [data_of(name, most) for name in names] + [of_files(*each, most) for each in files]
+
+
 file_option = click.option(
     *("--files", "files"),
     nargs=3,
@@ -145,10 +153,8 @@ def pairs(models: str, files: Sequence[tuple[Path, Path, Path]], target: str, sa
     if not console.is_terminal:
         console = Console(width=160)
     rows: list[Row] = []
-    names = models.split(",") if models else [*EMBEDDED, *zoo.names()]
     try:
-        given = [data_of(name, samples) for name in names] + [of_files(*each, samples) for each in files]
-        for data in given:
+        for data in models_of(models, files, samples, [*EMBEDDED, *zoo.names()]):
             for row in measured(data.name, data, target):
                 log.print(
                     f"{row.model} {row.rounding} {' '.join(f'{value:.1f}' for value in row.sqnr_db)}", highlight=False

@@ -23,8 +23,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.held_out import data_of, run_on
-from benchmarks.pairs import file_option, of_files
+from benchmarks.held_out import EMBEDDED, run_on
+from benchmarks.pairs import file_option, models_of
 from benchmarks.zoo import ZooModel
 from onnxmpq.errors import OnnxmpqError
 from onnxmpq.machine import processor
@@ -159,9 +159,8 @@ def search(
 ) -> None:
     """Search models within budgets, here and in another checkout, and compare what that takes and finds."""
     console = Console() if Console().is_terminal else Console(width=150)
-    names = models.split(",") if models else [] if files else ["digits_cnn", "digits_vit"]
     try:
-        every = [data_of(name, samples) for name in names] + [of_files(*each, samples) for each in files]
+        every = models_of(models, files, samples, () if files else EMBEDDED)
         rows = list(compared(every, budgets, against, given.split(), samples))
     except OnnxmpqError as error:
         raise click.ClickException(str(error)) from error

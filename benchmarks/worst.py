@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import zoo
-from benchmarks.held_out import EMBEDDED, data_of
-from benchmarks.pairs import file_option, of_files
+from benchmarks.held_out import EMBEDDED
+from benchmarks.pairs import file_option, models_of
 from benchmarks.zoo import ZooModel
 from onnxmpq.artifacts import Option
 from onnxmpq.errors import InternalError, OnnxmpqError
@@ -238,9 +238,8 @@ def worst(models: str, files: Sequence[tuple[Path, Path, Path]], targets: str, f
     """Run every integer layer of exports on its worst input, also without VNNI, and compare it with what is written."""
     console, log = Console(), Console(stderr=True)
     rows: list[Row] = []
-    names = models.split(",") if models else [*EMBEDDED, *zoo.names()]
     try:
-        for data in [data_of(name, 1) for name in names] + [of_files(*each, 1) for each in files]:
+        for data in models_of(models, files, 1, [*EMBEDDED, *zoo.names()]):
             for target in targets.split(","):
                 for row in measured(data, target):
                     log.print(f"{row.model} {row.target} {row.rounding} {row.here:.0f} {row.without}", highlight=False)
