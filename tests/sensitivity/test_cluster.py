@@ -16,7 +16,8 @@ from onnxmpq.options import MeasureOptions
 from onnxmpq.sensitivity.workers.cluster import ClusterExecutor
 from onnxmpq.sensitivity.workers.executors import open_executor, side_by_side
 from onnxmpq.sensitivity.workers.running import run_jobs
-from tests.sensitivity.test_executors import Job, collect, draw, nap, needs_dask
+from tests.sensitivity.jobs import Job, draw, nap
+from tests.sensitivity.test_executors import collect, needs_dask
 
 
 def test_missing_dask_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
