@@ -15,7 +15,7 @@ from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.guard.damage import Thresholds
 from onnxmpq.guard.judge import Judgement, guarded, judge_export, judged_heads
 from onnxmpq.guard.kernels import no_slower
-from onnxmpq.machine import give_back
+from onnxmpq.machine import LARGE_BYTES, give_back
 from onnxmpq.methods.named import chosen
 from onnxmpq.metrics.compared import accuracy
 from onnxmpq.model.portions import Portions, portions_of, portions_of_file
@@ -205,7 +205,8 @@ def quantize(
                 final, decision = plan_within(found, order.limits, notes)
             kept.keep(final)
             del found
-            give_back()  # what jobs held makes room for the export
+            if prepared.source.size_bytes >= LARGE_BYTES:
+                give_back()  # what jobs held makes room for the export
         export, judgement = _exported(exporter, final, path.name, order, constraints, verify, notes)
         notes += place.calibrated.notes(export.plan)
         grade = _grade(exporter, export, graded, notes)

@@ -173,6 +173,10 @@ def _controller() -> "ThreadpoolController":
     return ThreadpoolController()
 
 
+LARGE_BYTES = 1 << 24
+"""Weights from which on memory is given back behind plans: graphs refer to themselves, and wait for it."""
+
+
 def give_back() -> None:
     """Give memory back: that of graphs, which refer to themselves, and what the C library keeps for later."""
     gc.collect()

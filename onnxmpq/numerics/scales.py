@@ -7,7 +7,7 @@
 Where sums of two products must not saturate, both search under that rule. The matrix is worked on in tiles.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -19,7 +19,7 @@ from onnxmpq.numerics.saturation import Order
 
 Single: TypeAlias = npt.NDArray[np.float32]
 Floats: TypeAlias = npt.NDArray[np.float64]
-Choice: TypeAlias = tuple[Single, Single]  # scales and zero points, one each per row
+Choice: TypeAlias = tuple[Single, Single]  # scales and zero points, one each per row, [choices, rows] of several
 
 _TINY = np.finfo(np.float32).tiny
 _TILE = 1 << 16  # numbers worked on at a time: they stay in the cache
@@ -75,49 +75,51 @@ class Rows:
         start = best = self.place(1.0)
         error = np.full(len(self.w), np.inf)
 
-        def keep(choices: Sequence[Choice]) -> npt.NDArray[np.intp]:
+        def keep(choices: Choice) -> npt.NDArray[np.intp]:
             """Take for each row the best of what there was and ``choices``; say which, the former being 0."""
             nonlocal best, error
             errors = np.concatenate([error[None], self.errors(choices)])
             taken: npt.NDArray[np.intp] = np.argmin(errors, axis=0)
             every = np.arange(len(taken))
             error = errors[taken, every]
-            scales, zero_points = (np.stack(parts) for parts in zip(best, *choices, strict=True))
+            scales, zero_points = (np.concatenate([one[None], more]) for one, more in zip(best, choices, strict=True))
             best = scales[taken, every], zero_points[taken, every]
             return taken
 
         ratios = _RATIOS if self.orders is None else _RATIOS[_RATIOS > _LEAST_PAIRED]
-        taken = keep([self.place(float(r)) for r in ratios])
+        taken = keep(self.place(ratios[:, None]))
         ratio = ratios[taken - 1]
         for step in (1.025, 1.0125, 1.00625):
             tries = np.stack([ratio, np.minimum(ratio * step, 1.0), ratio / step])
-            ratio = tries[keep([self.place(tries[1]), self.place(tries[2])]), np.arange(len(ratio))]
+            ratio = tries[keep(self.place(tries[1:])), np.arange(len(ratio))]
         for _ in range(3):
             scale, zero_point = best
             tried = [(np.minimum(self.best_scale(best), start[0]), zero_point)]
             if not self.symmetric:
                 tried += [(scale, np.clip(zero_point + move, self.low, self.high)) for move in (-1, 1)]
-            keep(tried)
+            keep((np.stack([scale for scale, _ in tried]), np.stack([zero for _, zero in tried])))
         better = self.exact_error(best) < self.exact_error(start)  # never worse than minmax, to the last bit
         return np.where(better, best[0], start[0]), np.where(better, best[1], start[1])
 
-    def errors(self, choices: Sequence[Choice]) -> Floats:
-        """Squared error of each row for each choice; single precision within a tile."""
-        errors = np.zeros((len(choices), len(self.w)))
-        inverse = [(1 / scale, self.low - zero, self.high - zero) for scale, zero in choices]
+    def errors(self, choices: Choice) -> Floats:
+        """Squared error of each row for each choice, [choices, rows]; single precision within a tile."""
+        scales, zero_points = choices
+        errors = np.zeros(scales.shape)
+        factor, low, high = 1 / scales, self.low - zero_points, self.high - zero_points
         for tile, of in self._tiles():
             w = self.w[tile]
-            u, q = np.empty_like(w), np.empty_like(w)
-            for k, (factor, low, high) in enumerate(inverse):
-                np.multiply(w, factor[of, None], out=u)
-                np.rint(u, out=q)
-                np.maximum(q, low[of, None], out=q)
-                np.minimum(q, high[of, None], out=q)
+            importance = None if self.importance is None else self.importance[tile]
+            together = max(_TILE // w.size, 1)
+            for first in range(0, len(scales), together):
+                some = slice(first, first + together), of, None
+                u: Single = np.multiply(w, factor[some])
+                q = np.rint(u, out=np.empty_like(u))
+                np.maximum(q, low[some], out=q)
+                np.minimum(q, high[some], out=q)
                 self._hold(q, u, tile)
                 u -= q
-                weighed = u if self.importance is None else u * self.importance[tile]
-                errors[k, of] += np.einsum("ij,ij->i", u, weighed)
-        return errors * np.array([scale for scale, _ in choices], np.float64) ** 2
+                errors[some[:2]] += np.einsum("kij,kij->ki", u, u if importance is None else u * importance)
+        return errors * scales.astype(np.float64) ** 2
 
     def best_scale(self, choice: Choice) -> Single:
         """Fit the scale to the codes: s = Σ w q / Σ q²."""

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from onnxmpq.artifacts import Option, Plan
 from onnxmpq.lower.calibrated import Calibrated
-from onnxmpq.machine import give_back, large_blocks_apart
+from onnxmpq.machine import LARGE_BYTES, give_back, large_blocks_apart
 from onnxmpq.model.layers import all_nodes, weight_bytes
 from onnxmpq.runtimes.bound import Value
 from onnxmpq.runtimes.devices import Device, Runs
@@ -31,8 +31,6 @@ RECENT_BYTES = 48_000_000
 """Serialised pieces asked for last that stay at hand, and twice as much of the weights in their sessions."""
 
 
-_LARGE_BYTES = 1 << 24
-"""Weights from which on memory is given back behind plans: graphs refer to themselves, and wait for it."""
 _GARBAGE_BYTES = 1 << 26
 """How many bytes plans may have left behind by then; the overhead that is foreseen has room for them."""
 _NODE_BYTES = 10_000
@@ -55,7 +53,7 @@ class Chain:
         self._recent: OrderedDict[str, Piece] = OrderedDict()
         self._recent_bytes = 0
         self._graph, self._garbage = _NODE_BYTES * sum(1 for _ in all_nodes(calibrated.model)), 0
-        self._large = weight_bytes(calibrated.model) >= _LARGE_BYTES
+        self._large = weight_bytes(calibrated.model) >= LARGE_BYTES
 
     def pieces(self, choices: Choices, *, keep: bool = False) -> tuple[Piece, ...]:
         """Return the pieces of a plan; ``keep`` holds on to them and to their sessions, as for a centre."""
