@@ -17,13 +17,14 @@ construction.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxmpq.errors import InputError
 
+F = TypeVar("F", np.float32, np.float64)
 Array = npt.NDArray[np.float64]
 Kind = Literal["kl", "ce", "power"]
 LossFunction = Callable[[Mapping[str, Array], Mapping[str, Array]], Array]
@@ -63,16 +64,16 @@ class Head:
 
     def features(self, output: npt.NDArray[np.generic], samples: int) -> Array:
         """Return an output as [samples, width], in logits, classes last."""
-        return self.logits(self.laid_out(output, samples))
+        return self.logits(self.laid_out(output, samples), np.float64)
 
     def laid_out(self, output: npt.NDArray[np.generic], samples: int) -> npt.NDArray[np.generic]:
         """Return an output as [samples, width], classes last, its values as they are."""
         array = np.asarray(output)
         return (np.moveaxis(array, self.axis, -1) if array.ndim else array).reshape(samples, -1)
 
-    def logits(self, values: npt.NDArray[np.generic]) -> Array:
+    def logits(self, values: npt.NDArray[np.generic], kind: type[F]) -> npt.NDArray[F]:
         """Return values in logits, in an array of their own."""
-        found = np.array(values, np.float64)
+        found = np.array(values, kind)
         return np.log(np.maximum(found, 1e-30, out=found), out=found) if self.probabilities else found
 
 
@@ -84,7 +85,7 @@ def doubt(outputs: Mapping[str, npt.NDArray[Any]], heads: Sequence[Head]) -> flo
     found = []
     for head in heads:
         if head.kind != "power":
-            logits = head.logits(head.laid_out(outputs[head.name], 1))
+            logits = head.features(outputs[head.name], 1)
             logs = log_softmax(logits.reshape(-1, outputs[head.name].shape[head.axis]))
             found.append(float(1 - (np.exp(2 * logs)).sum(1).mean()))
     return sum(found) / len(found) if found else 0.0
@@ -130,7 +131,7 @@ class Loss:
                 total += _squared_distances(part, wanted) / head.power
             elif head.kind == "ce":
                 logs = log_softmax(part.reshape(len(part), -1, head.classes))
-                total -= np.take_along_axis(logs, self._targets(logs), 2).mean((1, 2))
+                total -= np.take_along_axis(logs, targets_of(self.labels, logs.shape), 2).mean((1, 2))
             else:
                 total += _divergences(part, *self._wanted(head, wanted)).mean(1)
         return total
@@ -146,7 +147,7 @@ class Loss:
             q = np.exp(log_softmax(part.reshape(len(part), -1, head.classes)))
             if head.kind == "ce":
                 target = np.zeros_like(q)
-                np.put_along_axis(target, self._targets(q), 1.0, 2)
+                np.put_along_axis(target, targets_of(self.labels, q.shape), 1.0, 2)
             else:
                 target = self._wanted(head, wanted)[0]
             slopes.append(((q - target) / q.shape[1]).reshape(len(part), -1))
@@ -169,28 +170,31 @@ class Loss:
             known = self._float_logs[head.name] = np.exp(logs), logs
         return known
 
-    def _targets(self, logs: Array) -> npt.NDArray[np.int64]:
-        if self.labels is None:
-            raise InputError("Cross-entropy needs labels. Add 'labels' to the samples, or choose the loss kl.")
-        labels = self.labels.astype(np.int64).reshape(len(logs), -1, 1)
-        if labels.shape[1] != logs.shape[1]:
-            raise InputError(
-                f"Cross-entropy needs {logs.shape[1]} labels for each sample, one for each position of the output; "
-                f"there are {labels.shape[1]}."
-            )
-        if labels.min() < 0 or labels.max() >= logs.shape[2]:
-            raise InputError(
-                f"The labels go from {labels.min()} to {labels.max()}; the output has the classes 0 to "
-                f"{logs.shape[2] - 1}. Correct the labels, or choose the loss kl."
-            )
-        return labels
-
     def _parts(self, outputs: Array) -> Iterator[tuple[Head, Array, Array]]:
         position = 0
         for head in self.heads:
             span = slice(position, position + head.width)
             position += head.width
             yield head, outputs[:, span], self.reference[:, span]
+
+
+def targets_of(labels: npt.NDArray[np.int64] | None, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    """Return labels, [samples, positions, 1], of outputs of some samples, positions and classes."""
+    if labels is None:
+        raise InputError("Cross-entropy needs labels. Add 'labels' to the samples, or choose the loss kl.")
+    samples, positions, classes = shape
+    labels = labels.astype(np.int64).reshape(samples, -1, 1)
+    if labels.shape[1] != positions:
+        raise InputError(
+            f"Cross-entropy needs {positions} labels for each sample, one for each position of the output; "
+            f"there are {labels.shape[1]}."
+        )
+    if labels.min() < 0 or labels.max() >= classes:
+        raise InputError(
+            f"The labels go from {labels.min()} to {labels.max()}; the output has the classes 0 to "
+            f"{classes - 1}. Correct the labels, or choose the loss kl."
+        )
+    return labels
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,23 +1,26 @@
 """What losses make of the outputs of one batch: those of the float model, of a centre, and of what differs from it.
 
-    outputs of a feed  ─▶  features [samples, width]  ─▶  loss, noise, first-order part, root of the second-order part
+    outputs of a feed  ─▶  laid out [samples, width]  ─▶  loss, noise, first-order part, root of the second-order part
 
-Features of all samples stand side by side. Those that are too wide to be kept are made and judged sample by sample, and
-of roots there is a sketch.
+All samples are judged together, in double precision. Outputs that are too wide to be kept are judged sample by sample,
+in single precision, and of their roots there is a sketch.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxmpq.metrics.losses import Around, Array, Head, Loss, LossFunction, inner_products, log_softmax
+from onnxmpq.metrics.wide import Sweep
 
 Results = dict[str, npt.NDArray[Any]]
 Arrays = dict[str, npt.NDArray[Any]]
+Laid = list[list[npt.NDArray[Any]]]
+"""What some feeds give: for each of them and every head an array [samples, width]."""
 SKETCH = 4096
 """Features per sample above which responses are kept as seeded random projections of this width."""
 
@@ -35,40 +38,39 @@ class Judge:
         function: LossFunction | None,
         seed: int,
     ) -> None:
-        """``rows`` are the samples of every feed, ``floats`` and ``centre`` the outputs there."""
+        """``rows`` are the samples of every feed, ``floats`` and ``centre`` outputs there: the same list or another."""
         self.rows, self.samples, self.seed = rows, sum(rows), seed
         self._outputs = centre
         self.heads = tuple(_sized(head, floats[0][head.name], rows[0]) for head in heads)
         self.width = sum(head.width for head in self.heads)
         self._each = self.width > SKETCH and function is None
-        parts = [None] * self.samples if labels is None else labels.reshape(self.samples, -1)
-        known = parts if self._each else [labels]
-        self.blocks = [
-            _Block(Loss(self.heads, wanted, own, function), outputs)
-            for wanted, outputs, own in zip(self._features(floats), self._features(centre), known, strict=True)
-        ]
+        wanted = list(self._laid_out(floats))
+        beside = wanted if centre is floats else self._laid_out(centre)
+        self.blocks: list[_Block]
+        if self._each:
+            parts = [None] * self.samples if labels is None else labels.reshape(self.samples, -1)
+            self.blocks = [_Each(self.heads, a, b, own) for a, b, own in zip(wanted, beside, parts, strict=True)]
+        else:
+            pairs = zip(wanted, beside, strict=True)
+            self.blocks = [_Together(self.heads, a, b, labels, function) for a, b in pairs]
 
-    def _features(self, outputs: Sequence[Arrays]) -> Iterator[Array]:
-        """Yield the features of all samples, or of one after the other."""
+    def _laid_out(self, outputs: Sequence[Mapping[str, npt.NDArray[Any]]]) -> Iterator[Laid]:
+        """Yield what is judged together: all samples, or one after the other."""
         laid = [
             [head.laid_out(held[head.name], count) for head in self.heads]
             for held, count in zip(outputs, self.rows, strict=True)
         ]
         if not self._each:
-            yield np.concatenate([self._beside(values) for values in laid])
+            yield laid
             return
         for values in laid:
             for row in range(len(values[0])):
-                yield self._beside([value[row : row + 1] for value in values])
+                yield [[value[row : row + 1] for value in values]]
 
-    def _beside(self, values: Sequence[npt.NDArray[Any]]) -> Array:
-        parts = [head.logits(value) for head, value in zip(self.heads, values, strict=True)]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-
-    def _changed(self, news: Sequence[Mapping[str, npt.NDArray[Any]]]) -> Iterator[tuple["_Block", Array]]:
-        """Yield features with what is new in them, in arrays of their own."""
+    def _changed(self, news: Sequence[Mapping[str, npt.NDArray[Any]]]) -> Iterator[tuple["_Block", Laid]]:
+        """Yield what is judged together with what is new in it."""
         outputs = [{**held, **new} for held, new in zip(self._outputs, news, strict=True)]
-        return zip(self.blocks, self._features(outputs), strict=True)
+        return zip(self.blocks, self._laid_out(outputs), strict=True)
 
     def centre(self) -> Results:
         """Return the loss of the centre, the float model's signal powers, and the outputs of both as features.
@@ -76,49 +78,97 @@ class Judge:
         Of outputs that are too wide to be kept there is a sketch of the float model's.
         """
         found: Results = {
-            "loss": np.concatenate([block.loss.values(block.outputs) for block in self.blocks]),
-            "signal": np.concatenate([block.loss.signal() for block in self.blocks]),
+            "loss": np.concatenate([block.losses(laid)[0] for block, laid in self._changed([{}] * len(self.rows))]),
+            "signal": np.concatenate([block.signal() for block in self.blocks]),
             "widths": np.array([(head.width, head.classes) for head in self.heads]),
         }
         if self.width <= SKETCH:
-            return found | {"float": self.blocks[0].loss.reference, "centre": self.blocks[0].outputs}
-        sketches = [sketch(block.loss.reference, self.seed) for block in self.blocks]
+            return found | {"float": self.blocks[0].floats(), "centre": self.blocks[0].centre()}
+        sketches = [sketch(block.floats(), self.seed) for block in self.blocks]
         return found | {"sketch": np.concatenate(sketches).astype(np.float32)}
 
     def losses(self, news: Sequence[Arrays]) -> Array:
         """Return the loss of every sample."""
-        return np.concatenate([block.loss.values(outputs) for block, outputs in self._changed(news)])
+        return np.concatenate([block.losses(laid)[0] for block, laid in self._changed(news)])
 
     def plan(self, news: Sequence[Arrays]) -> Results:
         """Return the loss of every sample, and the error power of its outputs."""
-        found = [(block.loss.values(outputs), block.loss.noise(outputs)) for block, outputs in self._changed(news)]
-        losses, noises = zip(*found, strict=True)
+        losses, noises = zip(*(block.losses(laid) for block, laid in self._changed(news)), strict=True)
         return {"loss": np.concatenate(losses), "noise": np.concatenate(noises)}
 
     def response(self, news: Sequence[Arrays], local: Array) -> Results:
         """Return everything about a response, per sample; ``local`` are its errors where it begins."""
-        found = [block.response(outputs, self.seed) for block, outputs in self._changed(news)]
+        found = [block.response(laid, self.seed) for block, laid in self._changed(news)]
         return {name: np.concatenate([one[name] for one in found]) for name in found[0]} | {"local": local}
 
     def log_likelihood(self, news: Sequence[Arrays]) -> Array:
         """Return log p(y | x) per sample, with labels y drawn from the float model, the same at every call."""
         generator = np.random.default_rng([self.seed, 1])
-        return np.concatenate([block.log_likelihood(outputs, generator) for block, outputs in self._changed(news)])
+        found = [
+            _log_likelihood(self.heads, block.floats(), _features(self.heads, laid), generator)
+            for block, laid in self._changed(news)
+        ]
+        return np.concatenate(found)
 
 
-class _Block:
-    """Samples that are judged together: their loss, and the centre's features."""
+class _Block(Protocol):
+    """Samples that are judged together."""
 
-    def __init__(self, loss: Loss, outputs: Array) -> None:
-        self.loss, self.outputs = loss, outputs
+    def floats(self) -> Array:
+        """Return the float model's outputs as features."""
+        ...
+
+    def centre(self) -> Array:
+        """Return the centre's."""
+        ...
+
+    def signal(self) -> Array:
+        """Return the float signal power of every sample and head."""
+        ...
+
+    def losses(self, laid: Laid) -> tuple[Array, Array]:
+        """Return the loss of every sample, and the error power of every head."""
+        ...
+
+    def response(self, laid: Laid, seed: int) -> Results:
+        """Return everything about a response, per sample."""
+        ...
+
+
+class _Together:
+    """All samples of a batch."""
+
+    def __init__(
+        self,
+        heads: Sequence[Head],
+        floats: Laid,
+        centre: Laid,
+        labels: npt.NDArray[np.int64] | None,
+        function: LossFunction | None,
+    ) -> None:
+        self.loss = Loss(tuple(heads), _features(heads, floats), labels, function)
+        self.outputs = _features(heads, centre)
 
     @cached_property
     def around(self) -> Around:
         """Return the loss around the centre."""
         return self.loss.around(self.outputs)
 
-    def response(self, outputs: Array, seed: int) -> Results:
-        """Return everything about a response, per sample; the outputs are used up."""
+    def floats(self) -> Array:
+        return self.loss.reference
+
+    def centre(self) -> Array:
+        return self.outputs
+
+    def signal(self) -> Array:
+        return self.loss.signal()
+
+    def losses(self, laid: Laid) -> tuple[Array, Array]:
+        outputs = _features(self.loss.heads, laid)
+        return self.loss.values(outputs), self.loss.noise(outputs)
+
+    def response(self, laid: Laid, seed: int) -> Results:
+        outputs = _features(self.loss.heads, laid)
         found: Results = {"loss": self.loss.values(outputs), "noise": self.loss.noise(outputs)}
         z = np.subtract(outputs, self.outputs, out=outputs)
         root = self.around.root(z)
@@ -134,23 +184,63 @@ class _Block:
         left: Array = losses - self.loss.values(self.outputs) - 0.5 * (root**2).sum(1)
         return left
 
-    def log_likelihood(self, outputs: Array, generator: np.random.Generator) -> Array:
-        """Return log p(y | x) per sample, with labels drawn from the float model."""
-        total = np.zeros(len(outputs))
-        position = 0
-        for head in self.loss.heads:
-            part = outputs[:, position : position + head.width]
-            wanted = self.loss.reference[:, position : position + head.width]
-            position += head.width
-            if head.kind == "power":  # a Gaussian of unit relative noise around the float output
-                target = wanted + np.sqrt(head.power / head.width) * generator.standard_normal(wanted.shape)
-                total -= ((part - target) ** 2).sum(1) / (2 * head.power / head.width)
-                continue
-            logs = log_softmax(part.reshape(len(part), -1, head.classes))
-            float_logs = log_softmax(wanted.reshape(logs.shape))
-            drawn = (float_logs + generator.gumbel(size=float_logs.shape)).argmax(-1)[..., None]
-            total += np.take_along_axis(logs, drawn, 2).sum((1, 2))
-        return total
+
+class _Each:
+    """One sample, whose outputs are too wide to be kept."""
+
+    def __init__(self, heads: Sequence[Head], floats: Laid, centre: Laid, labels: npt.NDArray[np.int64] | None) -> None:
+        self.heads, self.outputs = heads, centre
+        self.sweep = Sweep(heads, floats[0], floats[0] if centre is floats else centre[0], labels)
+
+    def floats(self) -> Array:
+        return self.sweep.reference.astype(np.float64)
+
+    def centre(self) -> Array:
+        return _features(self.heads, self.outputs)
+
+    def signal(self) -> Array:
+        return self.sweep.signal()[None]
+
+    def losses(self, laid: Laid) -> tuple[Array, Array]:
+        found = self.sweep.losses(laid[0])
+        return np.array([found.loss]), found.noise[None]
+
+    def response(self, laid: Laid, seed: int) -> Results:
+        found = self.sweep.response(laid[0])
+        assert found.root is not None
+        return {
+            "loss": np.array([found.loss]),
+            "noise": found.noise[None],
+            "linear": np.array([found.linear]),
+            "root": sketch(found.root, seed).astype(np.float32),
+        }
+
+
+def _features(heads: Sequence[Head], laid: Laid) -> Array:
+    """Return what heads give as features, the heads side by side, in an array of its own."""
+    found = []
+    for values in laid:
+        parts = [head.logits(value, np.float64) for head, value in zip(heads, values, strict=True)]
+        found.append(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1))
+    return np.concatenate(found)
+
+
+def _log_likelihood(heads: Sequence[Head], floats: Array, outputs: Array, generator: np.random.Generator) -> Array:
+    """Return log p(y | x) per sample, with labels drawn from the float model."""
+    total = np.zeros(len(outputs))
+    position = 0
+    for head in heads:
+        part, wanted = (array[:, position : position + head.width] for array in (outputs, floats))
+        position += head.width
+        if head.kind == "power":  # a Gaussian of unit relative noise around the float output
+            target = wanted + np.sqrt(head.power / head.width) * generator.standard_normal(wanted.shape)
+            total -= ((part - target) ** 2).sum(1) / (2 * head.power / head.width)
+            continue
+        logs = log_softmax(part.reshape(len(part), -1, head.classes))
+        float_logs = log_softmax(wanted.reshape(logs.shape))
+        drawn = (float_logs + generator.gumbel(size=float_logs.shape)).argmax(-1)[..., None]
+        total += np.take_along_axis(logs, drawn, 2).sum((1, 2))
+    return total
 
 
 def _sized(head: Head, output: npt.NDArray[Any], rows: int) -> Head:
@@ -158,7 +248,7 @@ def _sized(head: Head, output: npt.NDArray[Any], rows: int) -> Head:
     return replace(head, width=output.size // rows, classes=output.shape[head.axis] if output.ndim else 1)
 
 
-def sketch(values: Array, seed: int, width: int = SKETCH) -> Array:
+def sketch(values: npt.NDArray[Any], seed: int, width: int = SKETCH) -> Array:
     """Add features up in ``width`` places with seeded random signs; inner products are kept in expectation.
 
     Their error is as small as that of dense random projections (Charikar, Chen and Farach-Colton 2002: count sketch),
