@@ -7,7 +7,8 @@ from onnxmpq.artifacts import FLOAT, Option
 from onnxmpq.budgets.limits import Limit, budget, parse_limits
 from onnxmpq.budgets.rows import weights_of
 from onnxmpq.errors import InputError
-from onnxmpq.methods.study import Menu, make_rows
+from onnxmpq.methods.rows import make_rows
+from onnxmpq.methods.study import Menu
 from onnxmpq.registry import BUDGETS
 from tests.methods.fakes import FakeEngine, Given, unit_of
 

@@ -13,22 +13,22 @@ in a race. Only measured losses decide. Half of what is measured on are blends o
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 
 from onnxmpq.artifacts import FLOAT, Option
 from onnxmpq.methods.likely import Work, pair_runs, raced_runs
+from onnxmpq.methods.models import EXACTLY, Candidate, Models, plan_of, plans_of
+from onnxmpq.methods.sparing import FAVOUR, spared_table, spares
 from onnxmpq.methods.study import Choices, Draft, Drawn, Menu, Study
-from onnxmpq.methods.superposition import Part, Superposition
 from onnxmpq.sensitivity.table import Table
-from onnxmpq.solve import Budget, Solution, solve_front
+from onnxmpq.solve import Budget, solve_front
 from onnxmpq.solve.refine import neighbours, refine
 
 ROUNDS = {"quick": 0, "default": 6, "extensive": 12}
 RADII = (0.15, 0.4, 1.0)  # shares of the units that may change around a centre
 PROBES = {"quick": 0, "default": 3, "extensive": 10}
-EXACTLY = 1e-4  # the gap around float, which is what the proof is of
 ROUGHLY = 0.3  # the gap that is left in rounds: they want a good plan soon, and what was measured decides
 PLANS = 12  # about how many are measured before the first round
 PROBED = 8  # neighbours that are measured at a time
@@ -36,59 +36,8 @@ LIKELY = {"quick": 0.0, "default": 1.0, "extensive": 12.0}  # rounds that a sear
 SOLVED = 6  # about how many distinct plans models propose of the first table
 NEAR = 0.4  # of the first table: what one around a plan usually takes
 SHARE_OF_PAIRS = 0.1  # of the runs that all pairs take: what the usual effort may
+MEASURED = 0.65  # of the first table: what is likely not to be spared
 NEARBY = 0.6  # the share of a menu that lies next to a plan
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A plan, what a model predicts for it, and the proof where that model was solved."""
-
-    choices: dict[str, Option]
-    predicted: float | None
-    proof: Solution | None
-
-
-@dataclass(frozen=True, slots=True)
-class Models:
-    """What is made of one table, once: the quadratic model, losses alone, and superposition but for sketched outputs.
-
-    Over the menu; the centre's own options, and those that were not measured, have zeros.
-    """
-
-    table: Table
-    near: tuple[tuple[Option, ...], ...]
-    linear: np.ndarray
-    quadratic: np.ndarray
-    alone: np.ndarray
-    superposition: Superposition | None
-
-    @classmethod
-    def of(cls, study: Study, table: Table, near: tuple[tuple[Option, ...], ...], *, superposed: bool = True) -> Self:
-        """Make the models of a table; ``near`` are the options that may be proposed.
-
-        Superposition needs the responses themselves, the other models the table alone.
-        """
-        places = study.places(table)
-        there = places >= 0
-        gram = np.where(there[:, None] & there, table.gram[np.ix_(places, places)], 0.0)
-        superposition: Superposition | None = None
-        if superposed and not table.sketched:
-            owner = np.repeat(np.arange(len(study.menu.units)), [len(options) for options in study.menu.options])
-            parts = (Part(*part) for part in study.engine.responses(table))
-            superposition = Superposition(parts, places, owner)
-        return cls(
-            table,
-            near,
-            linear=np.where(there, table.linear[places], 0.0),
-            quadratic=0.5 * gram,
-            alone=np.where(there, table.loss[places] - table.centre_loss.value, 0.0),
-            superposition=superposition,
-        )
-
-    @property
-    def own(self) -> np.ndarray:
-        """Return the part of the quadratic model that every unit has by itself."""
-        return np.diag(self.quadratic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +59,7 @@ class Gram:
 
     def likely(self, study: Study) -> Work:
         """Return what a search is likely to measure: rounds as they are affordable, and plans of each."""
-        first, each = _first(study), study.repeats(staged=True)
+        first, each = _first(study) * _measured_share(study), study.repeats(staged=True)
         left = _affordable(study) - first - SOLVED * each
         rounds = min(max(left / _round(study), 0.0), LIKELY[study.effort])
         rounds = rounds if rounds >= 1 else 0.0
@@ -123,12 +72,11 @@ class Gram:
 
     def propose(self, study: Study) -> Draft:
         """Return measured plans, the best first."""
-        near = _worthwhile(study)
-        first = Models.of(study, study.table(near=near, staged=True), near)
+        first = Models.of(study, *spared_table(study, _worthwhile(study)))
         robust = _robust(study, first)
-        solved = [*_solved(study, first, EXACTLY), _alone(study, first)]
+        solved = [*plans_of(study, first, EXACTLY), _alone(study, first)]
         found = [*_distinct([*solved, *_refined(study, first, [*solved, *robust])]), *robust]
-        rounds, most = 0, _affordable(study)
+        rounds, most = 0, _affordable(study) - _spared(study)
         centres: list[Choices] = []
         while rounds < ROUNDS[study.effort] and study.runs - study.settling + _round(study) <= most:
             centre = _next_centre(study, found, centres)
@@ -151,6 +99,12 @@ class Gram:
         ranked = [best, *(candidate for candidate in found if candidate.choices != best.choices)]
         engine = study.engine
         notes: tuple[str, ...] = (f"Rounds around a plan: {rounds}; plans measured: {len(list(study.tried()))}.",)
+        if study.spared:
+            known = len(first.table.variants)
+            notes += (
+                f"Around float {known} of {known + len(study.spared)} variants were measured. By what others err by "
+                f"where they stand no plan would take them, even if they lost {FAVOUR:g} times less than is foreseen.",
+            )
         if blends := engine.samples - engine.plain:
             notes += (f"Losses are means over {engine.plain} samples and {blends} blends of two samples.",)
         return Draft(
@@ -164,7 +118,7 @@ class Gram:
 def foretold(study: Study, table: Table) -> Candidate:
     """Return the best plan of the quadratic model of a table, which a search measures first; here nothing is."""
     models = Models.of(study, table, _worthwhile(study), superposed=False)
-    return _quadratic(study, models, models.linear, EXACTLY)
+    return plan_of(study, models, models.linear, EXACTLY)
 
 
 def front_plans(study: Study, budget: str, limits: Sequence[int]) -> list[Drawn]:
@@ -184,23 +138,6 @@ def front_plans(study: Study, budget: str, limits: Sequence[int]) -> list[Drawn]
             choices, value = refine(replace(problem, budgets=tight), models.superposition, solution.choices)
             found.append((study.menu.choices(choices), limit, value, solution.bound, solution.status))
     return found
-
-
-def _solved(study: Study, models: Models, gap: float, extra: Sequence[Budget] = ()) -> list[Candidate]:
-    """Return the best plans of the quadratic model, and of the same with every unit's own part as it was measured.
-
-    The second leaves the Gram matrix for interactions.
-    """
-    return [_quadratic(study, models, linear, gap, extra) for linear in (models.linear, models.alone - models.own)]
-
-
-def _quadratic(study: Study, models: Models, linear: np.ndarray, gap: float, extra: Sequence[Budget] = ()) -> Candidate:
-    """Return the best plan of the quadratic model with some linear part."""
-    problem = study.problem(
-        linear, models.quadratic, constant=models.table.centre_loss.value, near=models.near, extra=extra
-    )
-    solution = study.solve(problem, models.table.centre, gap=gap)
-    return Candidate(study.menu.choices(solution.choices), solution.objective, solution)
 
 
 def _alone(study: Study, models: Models) -> Candidate:
@@ -232,7 +169,7 @@ def _around(study: Study, models: Models) -> list[Candidate]:
     found: list[Candidate] = []
     for share in RADII:
         extra = (Budget("changes", changes, max(2, round(share * len(study.menu.units)))),)
-        solved = _solved(study, models, ROUGHLY, extra)
+        solved = plans_of(study, models, ROUGHLY, extra)
         found += [*solved, *_refined(study, models, solved, extra)]
     return _distinct(found)
 
@@ -289,6 +226,16 @@ def _first(study: Study) -> float:
     """Return what the responses around float cost, in runs."""
     variants = Menu(study.menu.units, _worthwhile(study)).variants
     return study.table_runs(variants, staged=True)
+
+
+def _measured_share(study: Study) -> float:
+    """Return the share of the first table that is likely to be measured."""
+    return MEASURED if spares(study, _worthwhile(study)) else 1.0
+
+
+def _spared(study: Study) -> float:
+    """Return the runs that were spared, which no further rounds are made of."""
+    return study.table_runs(study.spared, staged=True) if study.spared else 0.0
 
 
 def _round(study: Study) -> float:

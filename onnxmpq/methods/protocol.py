@@ -79,6 +79,10 @@ class Measurer(Protocol):
         """
         ...
 
+    def local_errors(self, variants: Sequence[Variant]) -> dict[Variant, float]:
+        """Measure what units err by where they stand, relative to their signal."""
+        ...
+
     def responses(self, table: Table) -> Iterator[tuple[Loss, Array, npt.NDArray[np.float32]]]:
         """Yield for every batch the loss, the centre's outputs and the responses of a table's variants."""
         ...

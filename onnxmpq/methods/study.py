@@ -8,8 +8,6 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from onnxmpq.artifacts import FLOAT, Estimate, Option, Space, Unit
-from onnxmpq.budgets.base import Facts
-from onnxmpq.budgets.limits import Limit
 from onnxmpq.budgets.rows import Row
 from onnxmpq.errors import InfeasibleError
 from onnxmpq.methods.agreement import Agreement, agreement
@@ -87,8 +85,13 @@ class Study:
     solutions: list[Solution] = field(default_factory=list)
     solved: dict[tuple[object, ...], Solution] = field(default_factory=dict)
     """Solutions of problems as they were asked, which studies of one search share."""
+    asked: set[Variant] = field(default_factory=set)
+    """What plans of this model asked for that was foreseen, which studies of one search share."""
+    spared: tuple[Variant, ...] = ()
+    """What was foreseen to be out of question, and not measured."""
     first: Table | None = None
-    """The first table around the float model that a method asked for."""
+    """The first table around the float model that a method asked for, with all that it asked for then."""
+    _counted: set[tuple[object, ...]] = field(default_factory=set)
 
     @property
     def space(self) -> Space:
@@ -112,9 +115,12 @@ class Study:
             for option in allowed
             if option != held.get(unit.name, FLOAT)
         ]
-        self.runs += self.table_runs(variants, staged=staged)
+        asked = {variant: (tuple(sorted(held.items())), variant, staged) for variant in variants}
+        if new := [variant for variant in variants if asked[variant] not in self._counted]:
+            self.runs += self.table_runs(new, staged=staged)
+            self._counted.update(asked[variant] for variant in new)
         found = self.engine.table([], held, variants, self.batches(staged=staged))
-        if self.first is None and not held:
+        if not held and (self.first is None or set(self.first.variants) < set(variants)):
             self.first = found
         return found
 
@@ -268,10 +274,13 @@ class Study:
             constant=constant,
         )
 
-    def solve(self, problem: Problem, start: Choices | None = None, gap: float = 1e-4) -> Solution:
+    def solve(
+        self, problem: Problem, start: Choices | None = None, gap: float = 1e-4, *, silent: bool = False
+    ) -> Solution:
         """Solve a problem of this study; raise InfeasibleError when nothing meets the budgets."""
         begin = self.menu.index(start) if start is not None and self.menu.contains(start) else None
-        self.progress("solve", 0, 0)
+        if not silent:
+            self.progress("solve", 0, 0)
         asked = (problem.identity, gap, begin)
         solution = self.solved.get(asked)
         if solution is None:
@@ -379,17 +388,3 @@ def blending(method: Method) -> bool:
 def staged(method: Method) -> bool:
     """Tell whether a method measures what it might do on the first stage alone: where it has a true ``staged``."""
     return bool(getattr(method, "staged", False))
-
-
-def make_rows(
-    limits: Sequence[Limit], menu: Menu, facts: Facts, beside: Mapping[Option, int] | None = None
-) -> tuple[Row, ...]:
-    """Return the rows of those budgets that are sums over units.
-
-    ``beside`` is what an option adds to a file besides what a unit stores: rows of files count it, too.
-    """
-    rows = (Row.of(limit, facts, menu.units, menu.options) for limit in limits if limit.budget.rows)
-    if beside is None:
-        return tuple(rows)
-    added = np.array([beside[option] for options in menu.options for option in options], dtype=np.int64)
-    return tuple(replace(row, weights=row.weights + added) if row.limit.budget.of_file else row for row in rows)

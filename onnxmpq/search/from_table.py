@@ -19,7 +19,8 @@ from onnxmpq.budgets.size import Size
 from onnxmpq.errors import InputError, InternalError
 from onnxmpq.methods.gram import Gram, foretold
 from onnxmpq.methods.protocol import Measurer
-from onnxmpq.methods.study import Choices, Menu, Study, make_rows
+from onnxmpq.methods.rows import make_rows
+from onnxmpq.methods.study import Choices, Menu, Study
 from onnxmpq.methods.uniform import nearest
 from onnxmpq.options import Constraints
 from onnxmpq.search.constraints import decided

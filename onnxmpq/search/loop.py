@@ -24,7 +24,8 @@ from onnxmpq.data.samples import Samples
 from onnxmpq.errors import InputError
 from onnxmpq.methods.agreement import Agreement
 from onnxmpq.methods.named import chosen
-from onnxmpq.methods.study import Choices, Menu, Study, blending, drawn, make_rows
+from onnxmpq.methods.rows import make_rows
+from onnxmpq.methods.study import Choices, Menu, Study, blending, drawn
 from onnxmpq.methods.uniform import uniform_choices
 from onnxmpq.options import Constraints, MeasureOptions, SearchOptions
 from onnxmpq.search.constraints import make_menu

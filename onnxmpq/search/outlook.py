@@ -70,8 +70,8 @@ def parts(
     """
     work = likely(search.method, study)
     run = run_seconds(search)
-    first = first_cost(search, study).seconds
-    again = work.again / work.first * first if work.first else 0.0
+    whole = study.table_runs(study.menu.variants, staged=staged(search.method))
+    first, again = (first_cost(search, study).seconds * runs / whole for runs in (work.first, work.again))
     batches = study.batches(staged=staged(search.method))
     centre = 2.0 * run * study.repeats(staged=staged(search.method))
     end = FINISHING[:1]

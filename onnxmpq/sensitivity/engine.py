@@ -36,7 +36,7 @@ from onnxmpq.sensitivity.cuts.segments import Cuts
 from onnxmpq.sensitivity.estimate import Estimator, hessian_room
 from onnxmpq.sensitivity.stored.keys import function_name, job_json, key
 from onnxmpq.sensitivity.stored.store import Store
-from onnxmpq.sensitivity.table import Cost, Table, Variant, pairs_of
+from onnxmpq.sensitivity.table import Cost, Table, Variant, pairs_of, variants_of
 from onnxmpq.sensitivity.workers.bundles import Load, run_bundled
 from onnxmpq.sensitivity.workers.devices import here_for, smallest
 from onnxmpq.sensitivity.workers.executors import pool_of, runs_here
@@ -44,6 +44,7 @@ from onnxmpq.sensitivity.workers.judge import Results
 from onnxmpq.sensitivity.workers.worker import (
     CentreJob,
     Job,
+    LocalJob,
     PairsJob,
     PlanJob,
     Recipe,
@@ -205,6 +206,16 @@ class Engine:
             },
         )
 
+    def local_errors(self, variants: Sequence[Variant]) -> dict[Variant, float]:
+        """Measure what units err by where they stand, relative to their signal: on few samples, and nothing behind."""
+        jobs = {variant: LocalJob((variant.unit, str(variant.option)), 0) for variant in variants}
+        self.run(list(jobs.values()), "responses")
+        found = {}
+        for variant, job in jobs.items():
+            error, signal = self.result(job)["local"].sum(0)
+            found[variant] = float(error / signal) if signal > 0 else 0.0
+        return found
+
     def superposed(self, table: Table, plan: Mapping[str, Option]) -> float:
         """Predict the loss of a plan as if responses added up: no run needed."""
         return self._assembler.superposed(table, plan)
@@ -276,16 +287,7 @@ class Engine:
 
     def variants(self, options: Sequence[Option], centre: Mapping[str, Option] | None = None) -> tuple[Variant, ...]:
         """Return every unit at every one of the options that it has and that is not the centre's."""
-        centre = centre or {}
-        found = []
-        for unit in self.space.units:
-            wanted = [*options, FLOAT] if centre.get(unit.name, FLOAT) != FLOAT else options
-            if not unit.parameters:
-                wanted = [Option(0, option.activation_bits) for option in wanted]
-            for option in dict.fromkeys(wanted):
-                if option in unit.options and option != centre.get(unit.name, FLOAT):
-                    found.append(Variant(unit.name, option))
-        return tuple(found)
+        return variants_of(self.space, options, centre or {})
 
     def cost(self, variants: Sequence[Variant], batches: int | None = None) -> Cost:
         """Estimate what measuring variants takes on the first batches, or on all, before anything runs."""

@@ -21,7 +21,7 @@ from onnxmpq.sensitivity.batches import Layout, read_batch
 from onnxmpq.sensitivity.chain import RECENT_BYTES
 from onnxmpq.sensitivity.cuts.segments import Cuts, loaded_bytes
 from onnxmpq.sensitivity.table import Cost, Variant
-from onnxmpq.sensitivity.workers.worker import Job, PairsJob, ResponseJob, starts_from
+from onnxmpq.sensitivity.workers.worker import Job, LocalJob, PairsJob, ResponseJob, starts_from
 from onnxmpq.workspace.workspace import Workspace
 
 _LITERAL_SPEED = 0.9  # of the float model's speed: what literal Q/DQ leaves of it
@@ -129,6 +129,8 @@ class Estimator:
             rebuilt = _REBUILD_S if job.batch == 0 or not stays else 0.0
             if isinstance(job, ResponseJob):
                 runs = share[job.variant[0]]
+            elif isinstance(job, LocalJob):
+                runs = 0.0
             elif isinstance(job, PairsJob):
                 runs, rebuilt = sum(share[unit] for unit, _ in job.others), rebuilt * len(job.others)
             else:

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from onnxmpq.artifacts import Estimate, Option, options_of, plain
+from onnxmpq.artifacts import FLOAT, Estimate, Option, Space, options_of, plain
 from onnxmpq.disk.files import write_whole
 from onnxmpq.disk.reading import COUNT, FIGURE, FLAG, OBJECT, OBJECTS, TEXT, TEXTS, Fields, Kind, read_json, refuse
 from onnxmpq.errors import InputError
@@ -58,6 +58,19 @@ class Variant:
     def __str__(self) -> str:
         """Write it as ``unit@option``."""
         return f"{self.unit}@{self.option}"
+
+
+def variants_of(space: Space, options: Sequence[Option], centre: Mapping[str, Option]) -> tuple[Variant, ...]:
+    """Return every unit at every one of the options that it has and that is not the centre's."""
+    found = []
+    for unit in space.units:
+        wanted = [*options, FLOAT] if centre.get(unit.name, FLOAT) != FLOAT else options
+        if not unit.parameters:
+            wanted = [Option(0, option.activation_bits) for option in wanted]
+        for option in dict.fromkeys(wanted):
+            if option in unit.options and option != centre.get(unit.name, FLOAT):
+                found.append(Variant(unit.name, option))
+    return tuple(found)
 
 
 def pairs_of(variants: Sequence[Variant]) -> Iterator[tuple[Variant, Variant]]:

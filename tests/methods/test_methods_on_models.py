@@ -13,8 +13,9 @@ from onnxmpq.budgets.limits import parse_limits
 from onnxmpq.errors import InputError, InternalError
 from onnxmpq.methods import named
 from onnxmpq.methods.clado import Clado
+from onnxmpq.methods.rows import make_rows
 from onnxmpq.methods.sqnr import Sqnr
-from onnxmpq.methods.study import Menu, Study, make_rows
+from onnxmpq.methods.study import Menu, Study
 from onnxmpq.options import MeasureOptions
 from onnxmpq.registry import METHODS
 from onnxmpq.sensitivity.engine import Engine

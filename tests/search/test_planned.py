@@ -12,7 +12,8 @@ from onnxmpq.api import measure, quantize
 from onnxmpq.artifacts import FLOAT, Estimate, Option, Plan
 from onnxmpq.budgets.limits import parse_limits
 from onnxmpq.errors import InfeasibleError, InputError
-from onnxmpq.methods.gram import EXACTLY, Models, _solved, _worthwhile
+from onnxmpq.methods.gram import _worthwhile
+from onnxmpq.methods.models import EXACTLY, Models, plans_of
 from onnxmpq.options import Constraints, MeasureOptions, Numbers, SearchOptions, VerifyOptions
 from onnxmpq.search.from_table import Planned, plan_from
 from onnxmpq.search.loop import Search
@@ -77,7 +78,7 @@ def test_the_plan_is_the_one_that_a_search_solves_first(budget: tuple[str, ...],
         assert (mine.limit, mine.most, mine.fixed, mine.of_float) == (its.limit, its.most, its.fixed, its.of_float)
         assert mine.weights.tolist() == its.weights.tolist()
     near = _worthwhile(study)
-    first = _solved(study, Models.of(study, study.table(near=near), near), EXACTLY)[0]
+    first = plans_of(study, Models.of(study, study.table(near=near), near), EXACTLY)[0]
     assert planned.plan.choices == first.choices
     assert first.proof is not None
     assert planned.predicted == pytest.approx(first.proof.objective, rel=1e-9)

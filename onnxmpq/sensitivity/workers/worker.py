@@ -29,6 +29,7 @@ from onnxmpq.targets import Target
 from onnxmpq.workspace.workspace import shared
 
 Choice = tuple[str, str]
+_FEW = 8  # samples that what a unit errs by is counted on, at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,14 @@ class ResponseJob:
 
 
 @dataclass(frozen=True, slots=True)
+class LocalJob:
+    """What one unit at another option than float errs by where it stands, on a few samples of one batch."""
+
+    variant: Choice
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
 class PairsJob:
     """One variant together with each of some others, on one batch."""
 
@@ -90,7 +99,7 @@ class TraceJob:
     batch: int
 
 
-Job = CentreJob | ResponseJob | PairsJob | PlanJob | TraceJob
+Job = CentreJob | ResponseJob | LocalJob | PairsJob | PlanJob | TraceJob
 
 
 class Worker:
@@ -134,6 +143,8 @@ def rounded(job: Job) -> Iterator[tuple[Choice, ...]]:
         case ResponseJob():
             yield job.centre
             yield (job.variant,)
+        case LocalJob():
+            yield (job.variant,)
         case PairsJob():
             yield job.centre
             yield (job.variant, *job.others)
@@ -156,6 +167,7 @@ def choices(pairs: tuple[Choice, ...]) -> dict[str, Option]:
 _FORMS: dict[type, dict[str, int]] = {
     CentreJob: {"loss": 1, "signal": 2, "widths": 2},
     ResponseJob: {"loss": 1, "linear": 1, "noise": 2, "local": 2, "root": 2},
+    LocalJob: {"local": 2},
     PairsJob: {"pairs": 2},
     PlanJob: {"loss": 1, "noise": 2},
     TraceJob: {"trace": 1},
@@ -172,7 +184,7 @@ def fits(job: Job, results: Results) -> bool:
         return False
     if isinstance(job, PairsJob):
         return len(results["pairs"]) == len(job.others)
-    return len({len(results[name]) for name in form if name not in ("widths", "local")}) == 1
+    return len({len(results[name]) for name in form if name not in ("widths", "local")}) <= 1
 
 
 class Bench:
@@ -193,6 +205,8 @@ class Bench:
                 return self.centre(job)
             case ResponseJob():
                 return self.response(job)
+            case LocalJob():
+                return self.local(job)
             case PairsJob():
                 return self.pairs(job)
             case PlanJob():
@@ -221,10 +235,23 @@ class Bench:
         if start is None:
             return batch.judge.response([{} for _ in batch.base], np.zeros((len(batch.base), 2)))
         news = self.chain.changed(pieces, batch.pieces, batch.base, start)
-        last = max(i for i, (a, b) in enumerate(zip(pieces, batch.pieces, strict=True)) if a.digest != b.digest)
-        names = [name for piece in pieces[start : last + 1] for name in piece.outputs]
+        names = [name for piece in pieces[start : _end(pieces, batch.pieces)] for name in piece.outputs]
         local = local_error(self.chain.device, batch.base, news, names)
         return batch.judge.response(batch.read(news), local)
+
+    def local(self, job: LocalJob) -> Results:
+        """Return error and signal power of what one unit gives; nothing runs behind it."""
+        batch = self.batch((), job.batch)
+        unit, option = job.variant
+        pieces = self.chain.pieces({unit: Option.parse(option)})
+        start, end = first_change(batch.pieces, pieces), _end(pieces, batch.pieces)
+        base = batch.base[: int(np.searchsorted(np.cumsum(batch.judge.rows), _FEW)) + 1]
+        if start is None:
+            return {"local": np.zeros((len(base), 2))}
+        news: list[Values] = [{} for _ in base]
+        self.chain.resume(pieces, batch.pieces, base, news, start, end)
+        names = [name for piece in pieces[start:end] for name in piece.outputs]
+        return {"local": local_error(self.chain.device, base, news, names)}
 
     def pairs(self, job: PairsJob) -> Results:
         """Return the losses of one variant together with each of the others, [others, samples].
@@ -279,6 +306,11 @@ class Bench:
             news = self.chain.changed(pieces, batch.pieces, batch.base)
             moved.append(batch.judge.log_likelihood(batch.read(news)))
         return {"trace": ((moved[0] - moved[1]) / (2 * step)) ** 2}
+
+
+def _end(pieces: Sequence[Piece], others: Sequence[Piece]) -> int:
+    """Return behind which piece two chains are the same again."""
+    return max((i + 1 for i, (a, b) in enumerate(zip(pieces, others, strict=True)) if a.digest != b.digest), default=0)
 
 
 def _array(value: ir.Value) -> npt.NDArray[np.float64]:

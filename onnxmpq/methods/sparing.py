@@ -1,0 +1,108 @@
+"""The first table of a search without what is out of question: options that no plan would take, whatever they lose.
+
+    one option of every unit is measured ─▶ others are foreseen, at their best ─▶ what plans take of them is measured
+                                            └─────────────────── until they take nothing foreseen ◀──────────────────┘
+
+An option errs where its unit stands; what comes of that behind it is much the same whatever the option. So a response
+is foreseen as that of another option of the unit, in the ratio of what the two err by. Such a figure is off by some
+factor, and counts as if it were off by that in favour of its option: it decides what to measure, never what to take.
+"""
+
+from collections.abc import Mapping, Set
+from dataclasses import replace
+
+import numpy as np
+
+from onnxmpq.artifacts import FLOAT
+from onnxmpq.methods.models import Models, Near
+from onnxmpq.methods.study import Study
+from onnxmpq.sensitivity.table import Table, Variant
+
+MANY = 32  # variants from which on some are spared
+FAVOUR = 3.0  # by which less is lost than foreseen: half of all are within that, and nine of ten within ten
+ROUGHLY = 1e-2  # the gap of plans that tell what to measure
+TURNS = 4  # after which all options of a unit are measured that still asks for one
+MIDDLE = 4  # bits of weights: the option that is measured of every unit is the one nearest to them
+
+
+def spared_table(study: Study, near: Near) -> tuple[Table, Near]:
+    """Measure around float what plans of a study may take; return the table, and the options that are in it."""
+    offered = offers(study, near)
+    if not spares(study, near):
+        return study.table(near=near, staged=True), near
+    every = {variant for variants in offered for variant in variants}
+    asked = {min(variants, key=lambda v: abs(v.option.weight_bits - MIDDLE)) for variants in offered if variants}
+    asked |= study.asked & every
+    errors = study.engine.local_errors([variant for variants in offered for variant in variants])
+    turns = 0
+    while True:
+        turns += 1
+        kept = _kept(study, near, asked)
+        table = study.table(near=kept, staged=True)
+        wanted = _taken(study, near, _foreseen(table, offered, errors)) - asked
+        if not wanted:
+            break
+        if turns > TURNS:
+            units = {variant.unit for variant in wanted}
+            wanted = {variant for variant in every if variant.unit in units}
+        asked |= wanted
+    study.asked |= asked
+    study.spared = tuple(variant for variants in offered for variant in variants if variant not in asked)
+    return table, kept
+
+
+def spares(study: Study, near: Near) -> bool:
+    """Tell whether a search measures only a part of its first table: where that is large, but for the most effort."""
+    return study.effort != "extensive" and sum(map(len, offers(study, near))) >= MANY
+
+
+def offers(study: Study, near: Near) -> list[list[Variant]]:
+    """Return for every unit the variants that may be measured around float."""
+    pairs = zip(study.menu.units, near, strict=True)
+    return [[Variant(unit.name, option) for option in options if option != FLOAT] for unit, options in pairs]
+
+
+def _kept(study: Study, near: Near, asked: Set[Variant]) -> Near:
+    """Return the options that are measured, and float where it is offered."""
+    return tuple(
+        tuple(option for option in options if option == FLOAT or Variant(unit.name, option) in asked)
+        for unit, options in zip(study.menu.units, near, strict=True)
+    )
+
+
+def _foreseen(table: Table, offered: list[list[Variant]], errors: Mapping[Variant, float]) -> Table:
+    """Return a table with what is offered and not in it, each from the nearest option of its unit that is."""
+    row = {variant: number for number, variant in enumerate(table.variants)}
+    variants, sources, scales = list(table.variants), list(range(len(row))), [1.0] * len(row)
+    for of_unit in offered:
+        known = [variant for variant in of_unit if variant in row]
+        for variant in (variant for variant in of_unit if variant not in row):
+            source = min(known, key=lambda other: _apart(variant, other))
+            ratio = errors[variant] / errors[source] / FAVOUR if errors[source] > 0 else 0.0
+            variants.append(variant)
+            sources.append(row[source])
+            scales.append(float(np.sqrt(ratio)))
+    scale, centre = np.array(scales), table.centre_loss.value
+    return replace(
+        table,
+        variants=tuple(variants),
+        loss=centre + scale**2 * (table.loss[sources] - centre),
+        linear=scale * table.linear[sources],
+        gram=scale[:, None] * table.gram[np.ix_(sources, sources)] * scale,
+    )
+
+
+def _apart(variant: Variant, other: Variant) -> tuple[bool, int]:
+    a, b = variant.option, other.option
+    return a.activation_bits != b.activation_bits, abs(a.weight_bits - b.weight_bits)
+
+
+def _taken(study: Study, near: Near, table: Table) -> set[Variant]:
+    """Return what the best plans take, with every unit's own part by the quadratic model and as its loss says."""
+    models = Models.of(study, table, near, superposed=False)
+    found = set[Variant]()
+    for linear in (models.linear, models.alone - models.own):
+        problem = study.problem(linear, models.quadratic, constant=table.centre_loss.value, near=near)
+        chosen = study.menu.choices(study.solve(problem, gap=ROUGHLY, silent=True).choices)
+        found |= {Variant(unit, option) for unit, option in chosen.items()}
+    return found
