@@ -20,7 +20,7 @@ import numpy as np
 from onnxmpq.artifacts import FLOAT, Option
 from onnxmpq.methods.likely import Work, pair_runs, raced_runs
 from onnxmpq.methods.models import EXACTLY, Candidate, Models, plan_of, plans_of
-from onnxmpq.methods.sparing import FAVOUR, spared_table, spares
+from onnxmpq.methods.sparing import FAVOUR, contested, spared_table, spares
 from onnxmpq.methods.study import Choices, Draft, Drawn, Menu, Study
 from onnxmpq.sensitivity.table import Table
 from onnxmpq.solve import Budget, solve_front
@@ -84,7 +84,7 @@ class Gram:
                 break
             rounds += 1
             centres.append(centre.choices)
-            near = _near(study, centre.choices)
+            near = contested(study, centre.choices, _near(study, centre.choices))
             models = Models.of(study, study.table(centre.choices, near, staged=True), near)
             closer = _around(study, models)
             closer += _probed(study, models, most, _best(study, [centre, *closer])[0])

@@ -15,13 +15,14 @@ import numpy as np
 
 from onnxmpq.artifacts import FLOAT
 from onnxmpq.methods.models import Models, Near
-from onnxmpq.methods.study import Study
+from onnxmpq.methods.study import Choices, Study
 from onnxmpq.sensitivity.table import Table, Variant
 
 MANY = 32  # variants from which on some are spared
 FAVOUR = 3.0  # by which less is lost than foreseen: half of all are within that, and nine of ten within ten
 ROUGHLY = 1e-2  # the gap of plans that tell what to measure
 TURNS = 4  # after which all options of a unit are measured that still asks for one
+FAR = 10.0  # how far the prices of two options are apart that are not exchanged
 MIDDLE = 4  # bits of weights: the option that is measured of every unit is the one nearest to them
 
 
@@ -29,7 +30,8 @@ def spared_table(study: Study, near: Near) -> tuple[Table, Near]:
     """Measure around float what plans of a study may take; return the table, and the options that are in it."""
     offered = offers(study, near)
     if not spares(study, near):
-        return study.table(near=near, staged=True), near
+        study.known = study.table(near=near, staged=True)
+        return study.known, near
     every = {variant for variants in offered for variant in variants}
     asked = {min(variants, key=lambda v: abs(v.option.weight_bits - MIDDLE)) for variants in offered if variants}
     asked |= study.asked & every
@@ -39,7 +41,7 @@ def spared_table(study: Study, near: Near) -> tuple[Table, Near]:
         turns += 1
         kept = _kept(study, near, asked)
         table = study.table(near=kept, staged=True)
-        wanted = _taken(study, near, _foreseen(table, offered, errors)) - asked
+        wanted = _taken(study, near, _foreseen(table, offered, errors, FAVOUR)) - asked
         if not wanted:
             break
         if turns > TURNS:
@@ -47,6 +49,7 @@ def spared_table(study: Study, near: Near) -> tuple[Table, Near]:
             wanted = {variant for variant in every if variant.unit in units}
         asked |= wanted
     study.asked |= asked
+    study.known = _foreseen(table, offered, errors, 1.0)
     study.spared = tuple(variant for variants in offered for variant in variants if variant not in asked)
     return table, kept
 
@@ -70,7 +73,40 @@ def _kept(study: Study, near: Near, asked: Set[Variant]) -> Near:
     )
 
 
-def _foreseen(table: Table, offered: list[list[Variant]], errors: Mapping[Variant, float]) -> Table:
+def contested(study: Study, choices: Choices, near: Near) -> Near:
+    """Return the options near a plan that may be part of a better one: others are too dear, or save too little.
+
+    What an option saves or costs of the budgets has a price in loss, by what is known around float. No exchange helps
+    whose price is further from the best than such figures are off.
+    """
+    if study.known is None or not study.rows or not spares(study, near):
+        return near
+    tied = {number for tie in study.menu.ties for number in tie}
+    loss = {variant: float(value) for variant, value in zip(study.known.variants, study.known.loss, strict=True)}
+    usage = sum((known.weights / max(known.most, 1) for known in study.rows), np.zeros(len(study.rows[0].weights)))
+    start, gains, costs = 0, dict[Variant, float](), dict[Variant, float]()
+    for number, (unit, options) in enumerate(zip(study.menu.units, study.menu.options, strict=True)):
+        own = choices.get(unit.name, FLOAT)
+        for option in (option for option in near[number] if option != own and number not in tied):
+            before, lost = (0.0 if o == FLOAT else loss.get(Variant(unit.name, o)) for o in (own, option))
+            if before is None or lost is None:
+                continue
+            taken = float(usage[start + options.index(option)] - usage[start + options.index(own)])
+            if taken > 0:
+                gains[Variant(unit.name, option)] = (before - lost) / taken
+            elif taken < 0:
+                costs[Variant(unit.name, option)] = (before - lost) / taken
+        start += len(options)
+    least, most = min(costs.values(), default=0.0), max(gains.values(), default=0.0)
+    dear = {variant for variant, gain in gains.items() if gain * FAR < least}
+    dear |= {variant for variant, cost in costs.items() if cost > most * FAR}
+    return tuple(
+        tuple(option for option in options if Variant(unit.name, option) not in dear)
+        for unit, options in zip(study.menu.units, near, strict=True)
+    )
+
+
+def _foreseen(table: Table, offered: list[list[Variant]], errors: Mapping[Variant, float], favour: float) -> Table:
     """Return a table with what is offered and not in it, each from the nearest option of its unit that is."""
     row = {variant: number for number, variant in enumerate(table.variants)}
     variants, sources, scales = list(table.variants), list(range(len(row))), [1.0] * len(row)
@@ -78,7 +114,7 @@ def _foreseen(table: Table, offered: list[list[Variant]], errors: Mapping[Varian
         known = [variant for variant in of_unit if variant in row]
         for variant in (variant for variant in of_unit if variant not in row):
             source = min(known, key=lambda other: _apart(variant, other))
-            ratio = errors[variant] / errors[source] / FAVOUR if errors[source] > 0 else 0.0
+            ratio = errors[variant] / errors[source] / favour if errors[source] > 0 else 0.0
             variants.append(variant)
             sources.append(row[source])
             scales.append(float(np.sqrt(ratio)))

@@ -89,6 +89,8 @@ class Study:
     """What plans of this model asked for that was foreseen, which studies of one search share."""
     spared: tuple[Variant, ...] = ()
     """What was foreseen to be out of question, and not measured."""
+    known: Table | None = None
+    """Around float, what was measured and what was foreseen."""
     first: Table | None = None
     """The first table around the float model that a method asked for, with all that it asked for then."""
     _counted: set[tuple[object, ...]] = field(default_factory=set)

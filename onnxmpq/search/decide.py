@@ -21,7 +21,8 @@ class Decision:
     """The plan, its measured and predicted loss, the proof of the model behind it, and what it took.
 
     ``proposed`` is what the method itself put first, ``uniforms`` the uniform plans within the budgets by their option,
-    ``table`` the responses around float, ``tried`` every plan that was measured.
+    ``table`` the responses around float, ``tried`` every plan that was measured. ``about`` is what the method says of
+    its work, ``notes`` what is to be said of the plan.
     """
 
     choices: Choices
@@ -35,6 +36,7 @@ class Decision:
     runs: float
     seconds: float
     notes: tuple[str, ...]
+    about: tuple[str, ...] = ()
     agreement: Agreement | None = None
     table: Table | None = field(default=None, compare=False, repr=False)
     tried: tuple[tuple[Choices, Estimate], ...] = ()
@@ -60,7 +62,7 @@ def decide(study: Study, method: Method, fits: Callable[[Choices], bool] = lambd
     loss, chosen = losses[best], method.name
     predicted = draft.predicted[best] if best < len(draft.predicted) else None
     proof = draft.proof if best == 0 else None
-    notes = list(draft.notes)
+    notes: list[str] = []
     for name, (other, measured) in uniforms.items():
         if measured.value < loss.value and fits(other):
             choices, loss, chosen, predicted, proof = other, measured, f"uniform {name}", None, None
@@ -80,6 +82,7 @@ def decide(study: Study, method: Method, fits: Callable[[Choices], bool] = lambd
         method_runs,
         perf_counter() - began,
         tuple(notes),
+        draft.notes,
         table=study.first,
         tried=tuple(study.tried()),
     )

@@ -6,6 +6,7 @@ no rows (drop)                                   the smallest file within it is 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from time import perf_counter
 
 from onnxmpq.artifacts import FLOAT, Option
 from onnxmpq.budgets.limits import Limit
@@ -46,11 +47,12 @@ def _fitting(search: Search, limits: Sequence[Limit]) -> Decision:
     effort: str = EFFORTS[0] if looked_up else search.effort
     last: Choices | None = None
     before: Decision | None = None
+    spent = _Spent()
     for number in range(ROUNDS):
         study = search.study(limits, effort=effort)
         files = _Files(search, study, looked_up)
         try:
-            decision = decide(study, search.method, files.fit)
+            decision = spent.seen(decide(study, search.method, files.fit))
         except InfeasibleError:
             nearest = study.nearest()
             wrong = files.wrong(nearest) if nearest is not None else {}
@@ -61,27 +63,47 @@ def _fitting(search: Search, limits: Sequence[Limit]) -> Decision:
             continue
         first = files.first
         if first is None:
-            return _judged(decision, study)
+            return spent.told(_judged(decision, study))
         if files.fit(decision.choices) and decision.loss.value <= NEARLY * study.losses([first])[0].value:
             better = before is None or decision.loss.value < before.loss.value
             if better and (slack := files.slack(decision.choices)):
                 search.shift(slack)
             elif effort == search.effort:
-                return _judged(decision, study) if before is None or better else before
+                return spent.told(_judged(decision, study) if before is None or better else before)
             else:
                 effort = search.effort
             before = _judged(decision, study) if better else before
         else:
             search.shift({kind: over << number for kind, over in files.over(first).items() if over > 0})
     if before is not None:
-        return before
+        return spent.told(before)
     told = " and ".join(map(str, looked_up))
     if last is None:
         raise InfeasibleError(f"No plan was found whose file is within {told}. Loosen it by a few bytes.")
     held = tuple((last.get(unit.name, FLOAT),) for unit in search.menu.units)
     rest = [limit for limit in limits if limit not in looked_up]
     study = search.study(rest, menu=Menu(search.menu.units, held))
-    return _judged(decide(study, search.method), study)
+    return spent.told(_judged(spent.seen(decide(study, search.method)), study))
+
+
+class _Spent:
+    """What a search took that was done several times: measured once is measured for all, and the most counts it all."""
+
+    def __init__(self) -> None:
+        self.began = perf_counter()
+        self.most: Decision | None = None
+
+    def seen(self, decision: Decision) -> Decision:
+        """Look at what one of them took."""
+        if self.most is None or decision.runs >= self.most.runs:
+            self.most = decision
+        return decision
+
+    def told(self, decision: Decision) -> Decision:
+        """Return a decision with what all of them took, and what the method says of its work."""
+        most = self.most or decision
+        seconds = perf_counter() - self.began
+        return replace(decision, runs=most.runs, seconds=seconds, notes=(*most.about, *decision.notes))
 
 
 class _Files:

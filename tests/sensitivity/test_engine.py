@@ -362,6 +362,16 @@ def large(seed: int = 4) -> ir.Model:
     return from_text(text, {name: value.astype(np.float32) for name, value in weights.items()})
 
 
+@pytest.mark.parametrize("name", PARTS)
+def test_local_errors_are_those_of_a_table_whose_samples_are_few(name: str) -> None:
+    with engine_of(name, digits(7)) as engine:
+        errors = engine.local_errors(engine.variants(OPTIONS))
+        table = engine.table(OPTIONS)
+        assert list(errors) == list(table.variants)
+        assert list(errors.values()) == table.local.tolist()
+        assert all(error > 0 for error in errors.values())
+
+
 def test_large_outputs_are_sketched_and_the_table_says_so() -> None:
     model = large()
     with engine_of(model, feeds_for(model, 6)) as engine:
@@ -562,10 +572,11 @@ def test_fisher_traces_of_an_embedded_model_are_positive() -> None:
 
 
 def everything(engine: Engine) -> tuple[Table, list[Any]]:
-    """Measure a table, pairs and plans."""
+    """Measure a table, pairs, plans and local errors."""
     table = engine.table((Option(4, 8),))
     table = engine.pairs(table, list(combinations(table.variants, 2))[::9])
-    return replace(table, cost={}), engine.losses([plan_of(engine, seed) for seed in range(3)])
+    plans = engine.losses([plan_of(engine, seed) for seed in range(3)])
+    return replace(table, cost={}), [*plans, engine.local_errors(engine.variants(OPTIONS))]
 
 
 def same(a: tuple[Table, list[Any]], b: tuple[Table, list[Any]]) -> bool:
