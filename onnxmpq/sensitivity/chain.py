@@ -21,6 +21,7 @@ from onnxmpq.runtimes.devices import Device, Runs
 from onnxmpq.sensitivity.cuts.cutting import cut
 from onnxmpq.sensitivity.cuts.segments import Piece
 from onnxmpq.sensitivity.cuts.sights import Sights, together
+from onnxmpq.sensitivity.cuts.sizes import UNSEEN, Seen
 from onnxmpq.sensitivity.cuts.splitting import Splitter
 from onnxmpq.targets.placement import Placement
 
@@ -40,9 +41,9 @@ _NODE_BYTES = 10_000
 class Chain:
     """Runs plans of one calibrated model, piece by piece."""
 
-    def __init__(self, calibrated: Calibrated, device: Device, threads: int) -> None:
+    def __init__(self, calibrated: Calibrated, device: Device, threads: int, seen: Seen = UNSEEN) -> None:
         self.calibrated, self.device, self.threads = calibrated, device, threads
-        self.cuts = cut(calibrated.model, calibrated.space)
+        self.cuts = cut(calibrated.model, calibrated.space, seen)
         self.splitter = Splitter(calibrated.model, self.cuts)
         self.sights = Sights(calibrated.model, calibrated.space, self.cuts)
         self._sessions: OrderedDict[str, Runs] = OrderedDict()

@@ -33,6 +33,7 @@ from onnxmpq.sensitivity.assemble import Array, Assembler
 from onnxmpq.sensitivity.batches import lay_out
 from onnxmpq.sensitivity.cuts.cutting import cut
 from onnxmpq.sensitivity.cuts.segments import Cuts
+from onnxmpq.sensitivity.cuts.sizes import Seen
 from onnxmpq.sensitivity.estimate import Estimator, hessian_room
 from onnxmpq.sensitivity.stored.keys import function_name, job_json, key
 from onnxmpq.sensitivity.stored.store import Store
@@ -80,7 +81,8 @@ class Engine:
         self.fresh_jobs, self.device = 0, smallest(self.options)
         workspace.calibrate_for_all(self.calibrated)
         workspace.share(self.calibrated)
-        self.cuts: Cuts = cut(self.model, self.space)
+        self.seen = Seen.of(workspace.input_shapes, self.calibrated.known.tensors, len(workspace.samples))
+        self.cuts: Cuts = cut(self.model, self.space, self.seen)
         heads = find_heads(self.model, self.options.loss, self.options.outputs)
         here = here_for(self.options, self.device)
         self.estimator = Estimator(workspace, self.calibrated, self.cuts, self.options.threads, here)
@@ -260,8 +262,7 @@ class Engine:
 
     def losses(self, plans: Sequence[Mapping[str, Option]]) -> list[Estimate]:
         """Measure the true loss of whole plans."""
-        found = self.sample_losses_of(plans, self.batches)
-        return [Estimate(*mean_and_error(losses)) for losses in found]
+        return [Estimate(*mean_and_error(losses)) for losses in self.sample_losses_of(plans, self.batches)]
 
     def sample_losses_of(self, plans: Sequence[Mapping[str, Option]], batches: int) -> Array:
         """Measure the true loss of whole plans on every sample of the first batches, [plans, samples]."""
@@ -364,6 +365,7 @@ class Engine:
             self.target,
             self.calibrated.numbers,
             heads,
+            self.seen,
             self.options.threads,
             self.options.seed,
             self.options.function,

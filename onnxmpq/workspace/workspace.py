@@ -61,10 +61,12 @@ class Workspace:
         self.inputs = original.inputs
         self.samples = self.open(calibration, "calibration")
         with _blaming_the_float_model("run on the first sample"):
-            outputs = original.run(next(iter(self.samples)))
+            first = next(iter(self.samples))
+            outputs = original.run(first)
+        self.input_shapes = {name: array.shape for name, array in first.items()}
         self.output_shapes = {name: array.shape for name, array in outputs.items() if isinstance(array, np.ndarray)}
-        """Of the float model's outputs on the first sample."""
-        del original, outputs
+        """Of the first sample, and of the float model's outputs on it."""
+        del original, outputs, first
         self.calibrated = Calibrated(prepared.model, prepared.space, prepared.target, numbers, Statistics(folder))
 
     def open(self, data: Data, what: str) -> Samples:

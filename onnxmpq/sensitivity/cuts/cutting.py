@@ -15,8 +15,9 @@ import onnx_ir as ir
 
 from onnxmpq.artifacts import Space
 from onnxmpq.model.bodies import owners, reads
-from onnxmpq.model.layers import constant, dimensions, find_layers
+from onnxmpq.model.layers import constant
 from onnxmpq.sensitivity.cuts.segments import Cuts, Segment
+from onnxmpq.sensitivity.cuts.sizes import UNSEEN, Seen, Sizes
 
 _NANOSECONDS_PER_MAC = 1 / 40
 _NANOSECONDS_PER_BYTE = 1 / 8
@@ -24,13 +25,9 @@ _NANOSECONDS_PER_NODE = 500
 _NANOSECONDS_PER_CUT = 2_000  # about 30 us for one more run of a session, shared by a batch of 16 samples
 _AROUND = 8
 _NARROWER = 0.8
-_CARRIED = frozenset(  # types whose arrays every runtime takes and gives
-    {ir.DataType[name] for name in ("FLOAT", "FLOAT16", "DOUBLE", "BOOL")}
-    | {ir.DataType[f"{sign}INT{bits}"] for sign in ("", "U") for bits in (8, 16, 32, 64)}
-)
 
 
-def cut(model: ir.Model, space: Space, *, chain_cost: float | None = None) -> Cuts:
+def cut(model: ir.Model, space: Space, seen: Seen = UNSEEN, *, chain_cost: float | None = None) -> Cuts:
     """Choose where to cut a normalised model for measuring the units of ``space``.
 
     1. The nodes get one topological order: their own, or the depth-first one that keeps branches together if that
@@ -45,9 +42,10 @@ def cut(model: ir.Model, space: Space, *, chain_cost: float | None = None) -> Cu
        live bytes twice plus a fixed overhead. Sets of cuts are paths over the candidates, so the cheapest set is a
        shortest path.
 
+    ``seen`` tells of one sample where the model leaves dimensions open.
     ``chain_cost`` multiplies the estimated cost of a cut: 0 takes every candidate, infinity none.
     """
-    order = _Order.best(model)
+    order = _Order.best(model, Sizes.of(model, seen))
     starts = order.unit_starts(space)
     chosen = order.candidates(starts)
     if chain_cost != 0:
@@ -61,7 +59,7 @@ def cut(model: ir.Model, space: Space, *, chain_cost: float | None = None) -> Cu
                 tuple(node.name or "" for node in order.nodes[start:end]),
                 sum(order.macs[start:end]),
                 tuple(value.name or "" for value in live),
-                sum(_value_bytes(value) or 0 for value in live),
+                sum(order.sizes.of_value(value) or 0 for value in live),
             )
         )
     return Cuts(tuple(segments), {name: node.name or "" for name, node in owners(model).items()})
@@ -70,8 +68,8 @@ def cut(model: ir.Model, space: Space, *, chain_cost: float | None = None) -> Cu
 class _Order:
     """The nodes in one order, and what is live between them. Position p is the place in front of the p-th node."""
 
-    def __init__(self, model: ir.Model, nodes: Sequence[ir.Node]) -> None:
-        self.model, self.nodes = model, tuple(nodes)
+    def __init__(self, model: ir.Model, nodes: Sequence[ir.Node], sizes: Sizes) -> None:
+        self.model, self.nodes, self.sizes = model, tuple(nodes), sizes
         self.position = {node: index for index, node in enumerate(nodes)}
         last: dict[ir.Value, int] = {}
         for index, node in enumerate(nodes):
@@ -86,7 +84,7 @@ class _Order:
         self.macs = self._macs()
 
     @classmethod
-    def best(cls, model: ir.Model) -> "_Order":
+    def best(cls, model: ir.Model, sizes: Sizes) -> "_Order":
         """Return the order with the fewest live bytes in the mean, the file's own where it is as good."""
         import networkx as nx  # type: ignore[import-untyped]  # slow to load, and workers need none of it
 
@@ -101,7 +99,9 @@ class _Order:
         end = len(nodes)
         dag.add_edges_from([(i, end) for i in own if dag.out_degree(i) == 0])
         deep = [i for i in nx.dfs_postorder_nodes(dag.reverse(copy=False), end) if i != end] if nodes else own
-        return min((cls(model, [nodes[i] for i in found]) for found in (own, deep)), key=lambda order: order.weight())
+        return min(
+            (cls(model, [nodes[i] for i in found], sizes) for found in (own, deep)), key=lambda order: order.weight()
+        )
 
     def weight(self) -> float:
         """Return the live bytes summed over all positions."""
@@ -111,7 +111,7 @@ class _Order:
         """Return the live bytes at each position: infinite where something cannot be carried over."""
         sizes = [0.0] * (len(self.nodes) + 1)
         for value, first, last in self.spans:
-            size = _value_bytes(value)
+            size = self.sizes.of_value(value)
             for position in range(first, last + 1):
                 sizes[position] += math.inf if size is None else size
         return sizes
@@ -120,9 +120,9 @@ class _Order:
         """Return the multiply-accumulates of each node, bodies included."""
         holders = owners(self.model)
         of_node: defaultdict[str, int] = defaultdict(int)
-        for layer in find_layers(self.model):
-            owner = holders.get(layer.node)
-            of_node[(owner.name or "") if owner is not None else layer.node] += layer.macs
+        for layer, macs in self.sizes.macs.items():
+            owner = holders.get(layer)
+            of_node[(owner.name or "") if owner is not None else layer] += macs
         return [of_node[node.name or ""] for node in self.nodes]
 
     def live(self, position: int) -> list[ir.Value]:
@@ -166,7 +166,7 @@ class _Order:
         times = []
         for node, macs in zip(self.nodes, self.macs, strict=True):
             touched = [] if node.op_type in ("Shape", "Size") else [*reads(node), *node.outputs]
-            moved = sum(_value_bytes(value) or 0 for value in touched if constant(value) is None)
+            moved = sum(self.sizes.of_value(value) or 0 for value in touched if constant(value) is None)
             times.append(macs * _NANOSECONDS_PER_MAC + moved * _NANOSECONDS_PER_BYTE + _NANOSECONDS_PER_NODE)
         return times
 
@@ -202,12 +202,3 @@ def _cheapest(
             paths.add_edge(start, stop, cost=cost)
     path: list[int] = nx.shortest_path(paths, 0, end, weight="cost")
     return path[1:-1]
-
-
-def _value_bytes(value: ir.Value) -> int | None:
-    """Return the size of a tensor per sample, unknown dimensions as 1; None for what cannot be carried over a cut."""
-    dtype = value.dtype
-    shape = dimensions(value)
-    if dtype is None or dtype not in _CARRIED or shape is None or not isinstance(value.type, ir.TensorType):
-        return None
-    return math.prod(dim or 1 for dim in shape) * dtype.bitwidth // 8

@@ -23,6 +23,7 @@ from onnxmpq.runtimes.devices import get_device
 from onnxmpq.sensitivity.batches import read_batch
 from onnxmpq.sensitivity.chain import Chain, Values, local_error
 from onnxmpq.sensitivity.cuts.segments import Piece, first_change
+from onnxmpq.sensitivity.cuts.sizes import Seen
 from onnxmpq.sensitivity.workers.devices import claimed
 from onnxmpq.sensitivity.workers.judge import Arrays, Judge, Results
 from onnxmpq.targets import Target
@@ -41,6 +42,7 @@ class Recipe:
     target: Target = field(hash=False)
     numbers: Numbers
     heads: tuple[Head, ...]
+    seen: Seen
     threads: int
     seed: int
     function: LossFunction | None = None
@@ -195,7 +197,7 @@ class Bench:
         target = replace(recipe.target, islands=False)
         calibrated = shared(Path(recipe.folder), target, recipe.numbers)
         device = get_device(claimed(Path(recipe.folder), recipe.devices))
-        self.chain = Chain(calibrated, device, recipe.threads)
+        self.chain = Chain(calibrated, device, recipe.threads, recipe.seen)
         self._batch: tuple[object, _Batch] | None = None
 
     def run(self, job: Job) -> Results:
