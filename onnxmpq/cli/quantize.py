@@ -164,7 +164,7 @@ def _forecast(
     on = f"{found.samples} samples" + (f" and {found.blends} blends" if found.blends else "")
     show.out.print(
         f"{found.units} units, {found.variants} variants: files from {' to '.join(ends)} of float; the budgets can be "
-        f"met.\nThe first measurement takes {found.full_runs:.1f} runs of the model on all samples ({on}), about "
+        f"met.\nThe first measurement takes at most {found.full_runs:.1f} runs of the model on all samples ({on}), "
         f"{found.seconds / found.processes:.0f} s; the whole search by {found.method} at most about "
         f"{found.most_runs:.0f} runs, {found.most_seconds / found.processes:.0f} s: in {processes} of "
         f"{show.size(found.memory_bytes)}.\nFrom the beginning to the verified file, likely: {_bought(found)}.\n"
