@@ -138,7 +138,7 @@ class _Classes:
         self.positions = len(self.wanted)
         self.p, self.log_sums = _softmax(self.wanted)
         self.moved = None if centre is None else self._rows(centre) - self.wanted
-        self.q = self.p if self.moved is None else _softmax(self.wanted + self.moved)[0]
+        self.q = self.p if self.moved is None else _softmax(np.add(self.wanted, self.moved))[0]
         self.scale = np.sqrt(self.q / np.float32(self.positions))
         self.targets: npt.NDArray[np.int64] | None = None
         self.surprise = np.zeros(self.positions)

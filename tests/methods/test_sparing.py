@@ -1,7 +1,5 @@
 """Variants that are spared: plans are those of a whole table, and what is not measured could not be in them."""
 
-from dataclasses import dataclass, field
-
 import numpy as np
 import pytest
 
@@ -15,20 +13,12 @@ from onnxmpq.sensitivity.table import Variant
 from tests.methods.fakes import W2, W4, W8, FakeEngine, drawn, study_of, unit_of
 
 
-@dataclass
-class Losing(FakeEngine):
-    """A model that tests change."""
-
-    alone: dict[Variant, float]
-    local: dict[Variant, float] = field(default_factory=dict)
-
-
 def opened(engine: FakeEngine, share: float = 0.15) -> Study:
     """Open a study of a drawn model under a size."""
     return study_of(engine, size=int(share * engine.space.float_bytes))
 
 
-def losing(seed: int, units: int = 40, off: float = 1.0) -> Losing:
+def losing(seed: int, units: int = 40, off: float = 1.0) -> FakeEngine:
     """Draw a model whose units lose what their errors foresee, up to a factor of ``off``."""
     generator = np.random.default_rng(seed)
     made = tuple(unit_of(f"u{i}", int(generator.integers(10, 50)) * 8) for i in range(units))
@@ -39,7 +29,7 @@ def losing(seed: int, units: int = 40, off: float = 1.0) -> Losing:
         for unit, s in zip(made, size, strict=True)
         for o in (W8, W4, W2)
     }
-    return Losing(made, alone, local=local)
+    return FakeEngine(made, alone, local=local)
 
 
 @pytest.mark.parametrize("off", [1.0, 1.7])
@@ -65,10 +55,10 @@ def test_an_option_that_is_worth_it_is_measured_however_much_was_foreseen() -> N
     engine = losing(0)
     large = unit_of("large", 20_000)
     engine.units = (*engine.units, large)
-    for option in (W8, W4, W2):
-        engine.local[Variant("large", option)] = 4.0**-option.weight_bits
-        engine.alone[Variant("large", option)] = 1e-3 * 4.0**-option.weight_bits
-    engine.alone[Variant("large", W2)] = 1.1 * engine.alone[Variant("large", W4)] * 4.0**2 / sparing.FAVOUR
+    errors = {Variant("large", option): 4.0**-option.weight_bits for option in (W8, W4, W2)}
+    alone = {variant: 1e-3 * error for variant, error in errors.items()}
+    alone[Variant("large", W2)] = 1.1 * alone[Variant("large", W4)] * 4.0**2 / sparing.FAVOUR
+    engine.local, engine.alone = {**engine.local, **errors}, {**engine.alone, **alone}
     study, whole = opened(engine), opened(engine)
     best = plans_of(whole, Models.of(whole, whole.table(), whole.menu.options), EXACTLY)[0]
     assert best.choices["large"] == W2
@@ -107,9 +97,8 @@ def test_a_draft_says_what_was_spared() -> None:
 
 def test_options_whose_price_is_far_from_all_others_are_not_looked_at_around_a_plan() -> None:
     engine = losing(3)
-    engine.alone[Variant("u0", W2)] = 1e6  # nothing is worth that
-    engine.alone[Variant("u1", W4)] = 1e-12  # finer than this gains nothing
-    engine.alone[Variant("u1", W8)] = 1e-13
+    dear, idle = Variant("u0", W2), Variant("u1", W8)  # nothing is worth the one, and the other gains nothing
+    engine.alone = {**engine.alone, dear: 1e6, Variant("u1", W4): 1e-12, idle: 1e-13}
     study = opened(engine)
     spared_table(study, study.menu.options)
     study.known = opened(engine).table()
