@@ -164,9 +164,7 @@ class _Classes:
                 found.linear += self._around(some, np.subtract(d, self.moved[some]), roots[some])
             d -= _means(p, d)
             found.loss += float(self._losses(some, d, p, much).sum())
-            if (
-                roots is not None and self.moved is None
-            ):  # the centre is the float model: its slope is 0, or -1 at labels
+            if roots is not None and self.moved is None:  # the centre is the float model: its slope is 0, but at labels
                 np.multiply(d, self.scale[some], out=roots[some])
                 found.linear -= self._at_targets(some, d)
         found.loss /= self.positions

@@ -21,7 +21,6 @@ from onnxmpq.sensitivity.batches import Layout, read_batch
 from onnxmpq.sensitivity.chain import RECENT_BYTES
 from onnxmpq.sensitivity.cuts.segments import Cuts, loaded_bytes
 from onnxmpq.sensitivity.table import Cost, Variant
-from onnxmpq.sensitivity.workers.judge import SKETCH
 from onnxmpq.sensitivity.workers.worker import Job, LocalJob, PairsJob, ResponseJob, starts_from
 from onnxmpq.workspace.workspace import Workspace
 
@@ -40,11 +39,8 @@ _COUNTED = 2
 _ROUNDING_BYTES = 60
 """What rounding takes for each number of a Hessian, at its height."""
 
-_OUTPUT_BYTES, _WIDE_BYTES = 72, 48
-"""What losses take for each number of the outputs: those of float, centre and variant, and what is made of them.
-
-Less where outputs are too wide to be kept, which are judged in single precision.
-"""
+_OUTPUT_BYTES = 72
+"""What losses take for each number of the outputs: those of float, centre and variant, and what is made of them."""
 
 _TIMED = 5  # runs of the float model: seconds are foreseen from the one in the middle
 _MOST_TOGETHER = 256  # samples of a batch
@@ -108,7 +104,7 @@ class Estimator:
         rounding = _ROUNDING_BYTES * self.calibrated.largest_hessian()
         besides = _OVERHEAD_BYTES + samples.held_bytes + _COUNTED * counted + RUN_AHEAD * sum(each)
         outputs = sum(math.prod(shape) for shape in self.workspace.output_shapes.values())
-        sample = 3 * crossing + 16 * widest + (_WIDE_BYTES if outputs > SKETCH else _OUTPUT_BYTES) * outputs
+        sample = 3 * crossing + 16 * widest + _OUTPUT_BYTES * outputs
         return besides + weights + rounding + batch * sample
 
     def cost(self, variants: Sequence[Variant], layout: Layout, batches: int) -> Cost:
