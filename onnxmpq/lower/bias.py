@@ -17,10 +17,27 @@ def least_scale(bias: np.ndarray, input_scale: float) -> np.ndarray:
 
 def int32_codes(bias: np.ndarray, input_scale: float, quantised: QuantisedWeight) -> tuple[np.ndarray, np.ndarray]:
     """Return the codes of a bias, and their scale: that of the input times that of the weight."""
-    scale = (np.float32(input_scale) * quantised.scale.astype(np.float32)).astype(np.float32)
+    scale = _step(input_scale, quantised)
     limit = 2.0**31 - 1
     codes = np.clip(np.rint(bias.reshape(-1) / scale.astype(np.float64)), -limit, limit).astype(np.int32)
     return codes.reshape(scale.shape if scale.ndim else (-1,)), scale
+
+
+def on_grid(bias: np.ndarray, input_scale: float, quantised: QuantisedWeight) -> np.ndarray:
+    """Return a float bias in whole steps of the sums that it is added to.
+
+    A runtime that computes in integers rounds it so by itself; written so, it means the same wherever it runs. A bias
+    that has not one number for each step is left as it is.
+    """
+    step = _step(input_scale, quantised).astype(np.float64).reshape(-1)
+    if step.size not in (1, bias.size):
+        return bias
+    return np.asarray(np.rint(bias.reshape(-1) / step) * step).reshape(bias.shape)
+
+
+def _step(input_scale: float, quantised: QuantisedWeight) -> np.ndarray:
+    """Return the step of the sums of every channel: the scale of the input times that of the weight."""
+    return (np.float32(input_scale) * quantised.scale.astype(np.float32)).astype(np.float32)
 
 
 def shift(

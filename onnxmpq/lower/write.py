@@ -16,7 +16,7 @@ from onnxmpq.artifacts import Layer, Neighbours, Option, Plan, Space
 from onnxmpq.carriers.base import Carried, carrier
 from onnxmpq.dialects.base import Activation, Dialect, IntegerBias, IslandInput, dialect
 from onnxmpq.errors import InternalError
-from onnxmpq.lower.bias import int32_codes, least_scale, shift
+from onnxmpq.lower.bias import int32_codes, least_scale, on_grid, shift
 from onnxmpq.model.layers import all_graphs, all_nodes, constant, values_of
 from onnxmpq.model.mapped import let_go
 from onnxmpq.model.opset import raise_opset
@@ -269,7 +269,10 @@ class _Writer:
         value = self.values[layer.bias]
         index = next(i for i, operand in enumerate(node.inputs) if operand is value)
         if not form.bias or not input_scale:
-            if layer.node in self.means and len(value.uses()) == 1 and not value.is_graph_output():
+            sums = bool(input_scale and form.option.activation_bits and not form.option.block and not layer.bias_add)
+            if sums and input_scale:
+                bias = on_grid(bias, input_scale, quantised)
+            if (sums or layer.node in self.means) and len(value.uses()) == 1 and not value.is_graph_output():
                 dtype = value.dtype or ir.DataType.FLOAT
                 node.replace_input_with(index, self.initializer(value, "corrected", bias.astype(dtype.numpy())))
             return

@@ -295,6 +295,31 @@ def test_layers_that_share_a_weight_widen_it_for_all_their_biases() -> None:
         check_bias(stored, name, weights[name])
 
 
+@pytest.mark.parametrize("op", ["Conv", "Gemm"])
+@pytest.mark.parametrize("option", ["w8a8", "w4a8", "w2", "w4"])
+def test_a_float_bias_stands_in_whole_steps_where_sums_have_steps(op: str, option: str) -> None:
+    stored = constants(one(op, option, "generic"))
+    original = constants(normal(layer_chain(op)))
+    for i in "12":
+        if not option.endswith("a8"):
+            np.testing.assert_array_equal(stored[f"b{i}"], original[f"b{i}"])
+            continue
+        steps = (STEP * stored[f"w{i}_scale"]).astype(float)
+        codes = stored[f"b{i}_corrected"] / steps
+        np.testing.assert_allclose(codes, np.rint(codes), rtol=1e-6, atol=0)
+        assert (np.abs(stored[f"b{i}_corrected"] - original[f"b{i}"]) <= steps / 2 * (1 + 1e-6)).all()
+
+
+@pytest.mark.parametrize("bits", [3, 4])
+def test_what_onnxruntime_does_to_a_float_bias_changes_nothing(bits: int, tmp_path: Path) -> None:
+    """It rounds the bias of what it takes for an integer layer, by up to hundredths of a code at coarse weights."""
+    model = layer_chain("Conv")
+    result = built(model, tmp_path / "m.onnx", f"w{bits}a8", target="generic", feeds=feeds_for(model, 16))
+    simulation = result.verdict["simulation"].value
+    assert isinstance(simulation, float)
+    assert simulation > 80
+
+
 # ---- numbers ---------------------------------------------------------------------------------------------------------
 
 
