@@ -137,8 +137,8 @@ def measured(made: Sequence[Export], folder: Path, runners: Mapping[str, Sequenc
     for processor, command in runners.items():
         if command is None:
             continue
-        script = str(files("benchmarks").joinpath("alone.py"))
-        ended = subprocess.run([*command, script, str(folder)], capture_output=True, text=True, check=False)
+        call = [*command, str(files("benchmarks").joinpath("alone.py")), str(folder)]
+        ended = subprocess.run(call, env=_plain_environment(), capture_output=True, text=True, check=False)
         if ended.returncode:
             raise InternalError(f"The files do not run on {processor}: {ended.stderr[-1000:]}")
         found[processor] = {each.path: _agreement(each) for each in made}
@@ -146,6 +146,11 @@ def measured(made: Sequence[Export], folder: Path, runners: Mapping[str, Sequenc
         Row(each.model, each.option, {name: found[name][each.path] if name in found else None for name in runners})
         for each in made
     ]
+
+
+def _plain_environment() -> dict[str, str]:
+    """Return the environment without what picks kernels for this processor: another one may not have them."""
+    return {name: value for name, value in os.environ.items() if name != "OPENBLAS_CORETYPE"}
 
 
 def _agreement(export: Export) -> float:
