@@ -20,7 +20,7 @@ from onnxmpq.sensitivity.table import Table, Variant
 
 MANY = 32  # variants from which on some are spared
 FAVOUR = 3.0  # by which less is lost than foreseen: half of all are within that, and nine of ten within ten
-ROUGHLY = 1e-2  # the gap of plans that tell what to measure
+ROUGHLY = 0.1  # the gap of plans that tell what to measure
 TURNS = 2  # after which all options of a unit are measured that still asks for one
 FAR = 10.0  # how far the prices of two options are apart that are not exchanged
 MIDDLE = 4  # bits of weights: the option that is measured of every unit is the one nearest to them

@@ -13,6 +13,7 @@ from onnxmpq.solve.problem import Problem
 from onnxmpq.solve.reduce import Integers, Reduced, merged
 
 FIRST = 24  # flips that an exchange may begin with: those that cost least for the room they make
+SECOND = 12  # flips that may follow it: those that are best by themselves
 TINY = 1e-12  # of the loss: smaller improvements are rounding
 
 Move = tuple[int, ...]
@@ -116,9 +117,7 @@ class _Descent:
         for first in self._firsts(options, losses):
             back = int(self.picked[self.owner[first]])
             self._make(first)
-            seconds = self._candidates()
-            seconds = seconds[self.owner[seconds] != self.owner[first]]
-            seconds = seconds[self._fits(seconds)]
+            seconds = self._seconds(first, options, losses)
             for second, value in zip(seconds, self._losses(seconds), strict=True):
                 found[self._with((int(second),))] = float(value)
             self._make(back)
@@ -171,7 +170,7 @@ class _Descent:
         if not len(options):
             return False
         losses = self._losses(options)
-        return any(self._completed(first) for first in self._firsts(options, losses))
+        return any(self._completed(first, options, losses) for first in self._firsts(options, losses))
 
     def _firsts(self, options: Integers, losses: np.ndarray) -> list[int]:
         """Return the flips that make room, those that cost least for it first."""
@@ -182,13 +181,18 @@ class _Descent:
         order = np.argsort(price, kind="stable")[: min(FIRST, int(makes_room.sum()))]
         return [int(option) for option in options[order]]
 
-    def _completed(self, first: int) -> bool:
+    def _seconds(self, first: int, options: Integers, losses: np.ndarray) -> Integers:
+        """Return what fits behind a flip that was made, those of the least loss by themselves, as it was before."""
+        others = self.owner[options] != self.owner[first]
+        seconds, alone = options[others], losses[others]
+        fits = self._fits(seconds)
+        return np.asarray(seconds[fits][np.argsort(alone[fits], kind="stable")[:SECOND]])
+
+    def _completed(self, first: int, options: Integers, alone: np.ndarray) -> bool:
         """Make a flip, and the best that follows it if both together help; else undo it."""
         back = int(self.picked[self.owner[first]])
         self._make(first)
-        seconds = self._candidates()
-        seconds = seconds[(self.owner[seconds] != self.owner[first])]
-        seconds = seconds[self._fits(seconds)]
+        seconds = self._seconds(first, options, alone)
         if len(seconds):
             losses = self._losses(seconds)
             best = int(losses.argmin())

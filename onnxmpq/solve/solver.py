@@ -24,7 +24,8 @@ PROVEN = 1e-4  # relative gap up to which a plan counts as optimal
 NEGLIGIBLE = 1e-8  # of the largest coefficient: what a bound may miss where the objective is about zero
 PATIENCE = 400  # kicks without a better plan, and so many more ...
 PER_UNIT = 12  # ... for each unit, after which the first search gives up
-KNOWN = 60  # the same where a neighbour's plan is at hand
+KNOWN = 60  # the same where a neighbour's plan is at hand, or a rough plan will do
+ROUGH = 0.1  # gap from which that is so
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,9 @@ class Run:
             if first is None:
                 return self._infeasible() if outcome == "infeasible" else self._nothing_in_time()
         tree = Tree(reduced, self.effort.gap, self.effort.seed, self.expired, proof=self.effort.proof)
-        prepare(tree, first, PATIENCE + PER_UNIT * reduced.units if state is None else KNOWN, known=state is not None)
+        thorough = state is None and self.effort.gap < ROUGH
+        patience = PATIENCE + PER_UNIT * reduced.units if thorough else KNOWN
+        prepare(tree, first, patience, known=state is not None)
         found = tree.run(state)
         self.state = found.state
         return self._finished(found)
