@@ -61,7 +61,7 @@ class Calibrated:
 
     def missing_hessians(self, plan: Plan) -> dict[str, tuple[Reading, ...]]:
         """Return the weights of a plan whose Hessians are not counted yet, and who reads them."""
-        if self.numbers.rounding == "nearest":
+        if not self._gptq:
             return {}
         readings, known = self._read()[0], self.known.hessians or ()
         return {name: readings[name] for name in self._weights(plan) if name in readings and name not in known}
@@ -76,11 +76,15 @@ class Calibrated:
 
     def notes(self, plan: Plan) -> tuple[str, ...]:
         """Say which weights of a plan are not rounded as they should be, and why."""
-        return told(self._read()[1], self._weights(plan)) if self.numbers.rounding == "gptq" else ()
+        return told(self._read()[1], self._weights(plan)) if self._gptq else ()
+
+    def hessian_columns(self) -> dict[str, int]:
+        """Return how many columns the Hessian of every weight has that is rounded to one."""
+        return {name: readings[0].view.columns for name, readings in self._read()[0].items()} if self._gptq else {}
 
     def largest_hessian(self) -> int:
         """Return the most numbers that one Hessian of the model has; 0 where none is needed."""
-        views = (readings[0].view for readings in self._read()[0].values()) if self.numbers.rounding == "gptq" else ()
+        views = (readings[0].view for readings in self._read()[0].values()) if self._gptq else ()
         return max((view.groups * view.columns**2 for view in views), default=0)
 
     def place(self, plan: Plan) -> Placement:
@@ -92,7 +96,6 @@ class Calibrated:
         placement = placement or self.place(plan)
         affines = {pair_key(pair): self._affine(pair) for pair in placement.pairs}
         means = {node: self.known.means[tensor] for node, (tensor, _) in self._corrected(placement).items()}
-        gptq = self.numbers.rounding == "gptq"
         return lower(
             self.model,
             self.space,
@@ -102,12 +105,16 @@ class Calibrated:
             means=means,
             quantiser=Quantiser(
                 self.numbers.weights,
-                self._round if gptq else None,
+                self._round if self._gptq else None,
                 self.memory,
                 None if self.memory is None else self._shifts,
             ),
             placement=placement,
         )
+
+    @property
+    def _gptq(self) -> bool:
+        return self.numbers.rounding == "gptq"
 
     def _corrected(self, placement: Placement) -> dict[str, tuple[str, int]]:
         return corrected_inputs(self.model, placement) if self.numbers.bias_correction else {}

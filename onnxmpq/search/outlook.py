@@ -72,6 +72,7 @@ def parts(
     run = run_seconds(search)
     whole = study.table_runs(study.menu.variants, staged=staged(search.method))
     first, again = (first_cost(search, study).seconds * runs / whole for runs in (work.first, work.again))
+    first += rounding_seconds(search, study)
     batches = study.batches(staged=staged(search.method))
     centre = 2.0 * run * study.repeats(staged=staged(search.method))
     end = FINISHING[:1]
@@ -113,6 +114,12 @@ def run_seconds(search: Search) -> float:
     """Return the seconds of one run of the model on all that was given, in one process."""
     engine = search.engine
     return engine.cost(()).seconds / 2 / engine.repeats
+
+
+def rounding_seconds(search: Search, study: Study) -> float:
+    """Foresee the seconds of rounding every weight to every option that may be taken."""
+    foreseen = search.engine.estimator.rounding_seconds
+    return sum(foreseen(variant.unit, str(variant.option)) for variant in study.menu.variants)
 
 
 def hessian_seconds(search: Search) -> float:

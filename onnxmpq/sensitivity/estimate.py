@@ -8,7 +8,7 @@ from itertools import islice
 
 import numpy as np
 
-from onnxmpq.artifacts import FLOAT, Plan
+from onnxmpq.artifacts import FLOAT, Option, Plan
 from onnxmpq.data.samples import Samples
 from onnxmpq.errors import InputError
 from onnxmpq.lower.calibrated import Calibrated
@@ -27,6 +27,8 @@ from onnxmpq.workspace.workspace import Workspace
 _LITERAL_SPEED = 0.9  # of the float model's speed: what literal Q/DQ leaves of it
 _REBUILD_S = 0.04  # lowering, cutting and loading what a variant changes
 _JOB_S = 5e-4  # keeping a result
+_NEAREST_S, _ROUNDED_S = 1e-7, 3e-7  # for each weight: its scale and code, and where these follow a Hessian
+_FACTORED_S = 8e-11  # for the cube of its columns: factoring a Hessian
 _OVERHEAD_BYTES = 300_000_000
 """What a process takes before any model is loaded: Python, the libraries, the runtime."""
 
@@ -130,7 +132,7 @@ class Estimator:
             if isinstance(job, ResponseJob):
                 runs = share[job.variant[0]]
             elif isinstance(job, LocalJob):
-                runs = 0.0
+                runs, rebuilt = 0.0, rebuilt + self.rounding_seconds(*job.variant)
             elif isinstance(job, PairsJob):
                 runs, rebuilt = sum(share[unit] for unit, _ in job.others), rebuilt * len(job.others)
             else:
@@ -145,6 +147,19 @@ class Estimator:
         """
         return lambda job: (
             (2.0 if starts_from(job)[0] else 1.0) * 1000 * self._sample_seconds(layout) * layout.sizes[job.batch]
+        )
+
+    def rounding_seconds(self, unit: str, option: str) -> float:
+        """Foresee the seconds of rounding the weights of a unit for an option, which is done once."""
+        if not Option.parse(option).weight_bits:
+            return 0.0
+        weights = [
+            (math.prod(layer.weight_shape), self._hessian_columns.get(name, 0))
+            for layer in self.calibrated.space.unit(unit).layers
+            for name in layer.weights
+        ]
+        return sum(
+            (_ROUNDED_S if columns else _NEAREST_S) * count + _FACTORED_S * columns**3 for count, columns in weights
         )
 
     def hessian_seconds(self, plan: Plan, ceiling: int) -> float:
@@ -193,6 +208,10 @@ class Estimator:
             seconds = len(batch.rows) * float(np.median(times)) / _LITERAL_SPEED
             self._seconds = seconds / layout.sizes[0]
         return self._seconds
+
+    @cached_property
+    def _hessian_columns(self) -> dict[str, int]:
+        return self.calibrated.hessian_columns()
 
     @cached_property
     def _weight_bytes(self) -> int:

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from onnxmpq.artifacts import Option
+from onnxmpq.options import ROUNDINGS, Numbers
 from onnxmpq.sensitivity.estimate import Estimator
+from onnxmpq.sensitivity.workers.worker import LocalJob
 from tests.opened import engine_on
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -46,3 +48,18 @@ def test_early_units_are_more_work_than_late_ones(
     work = [b - a for a, b in pairwise(steps)]
     assert work[0] == max(work) > 5000
     assert work[-1] < work[0] / 5
+
+
+def test_what_a_unit_errs_by_takes_the_rounding_of_its_weights(samples: dict[str, np.ndarray]) -> None:
+    model, seconds = MODELS / "digits_cnn.onnx", dict[str, float]()
+    for rounding in ROUNDINGS:
+        with engine_on(model, samples, numbers=Numbers(rounding=rounding)) as engine:
+            foreseen = engine.estimator.rounding_seconds
+            of_size = sorted(engine.space.units, key=lambda unit: unit.parameters)
+            few, many = of_size[0].name, of_size[-1].name
+            assert foreseen(many, "float") == 0.0
+            assert 0.0 < foreseen(few, "w4a8") < foreseen(many, "w4a8")
+            seconds[rounding] = foreseen(many, "w4a8")
+            job = LocalJob((many, "w4a8"), 0)
+            assert engine.estimator.work([job], engine.layout)[job] >= round(1000 * seconds[rounding])
+    assert seconds["gptq"] > seconds["nearest"]
