@@ -82,9 +82,11 @@ class Gram:
             centre = _next_centre(study, found, centres)
             if centre is None:
                 break
+            near = contested(study, centre.choices, _near(study, centre.choices))
+            if not any(set(options) - {own} for options, own in zip(near, _held(study, centre.choices), strict=True)):
+                break  # no exchange is worth its price
             rounds += 1
             centres.append(centre.choices)
-            near = contested(study, centre.choices, _near(study, centre.choices))
             models = Models.of(study, study.table(centre.choices, near, staged=True), near)
             closer = _around(study, models)
             closer += _probed(study, models, most, _best(study, [centre, *closer])[0])
@@ -274,12 +276,16 @@ def _worthwhile(study: Study) -> tuple[tuple[Option, ...], ...]:
 def _near(study: Study, choices: Choices) -> tuple[tuple[Option, ...], ...]:
     """Return for every unit its option and those next to it in precision."""
     near = []
-    for unit, options in zip(study.menu.units, _worthwhile(study), strict=True):
-        own = choices.get(unit.name, FLOAT)
+    for own, options in zip(_held(study, choices), _worthwhile(study), strict=True):
         order = sorted({*options, own}, key=lambda o: (not o.is_float, -o.weight_bits, o))
         place = order.index(own)
         near.append(tuple(order[max(place - 1, 0) : place + 2]))
     return tuple(near)
+
+
+def _held(study: Study, choices: Choices) -> list[Option]:
+    """Return the option that every unit has in a plan."""
+    return [choices.get(unit.name, FLOAT) for unit in study.menu.units]
 
 
 def _distinct(found: Sequence[Candidate]) -> list[Candidate]:

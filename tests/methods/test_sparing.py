@@ -1,5 +1,7 @@
 """Variants that are spared: plans are those of a whole table, and what is not measured could not be in them."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from onnxmpq.methods.gram import Gram
 from onnxmpq.methods.models import EXACTLY, Models, plans_of
 from onnxmpq.methods.sparing import contested, offers, spared_table, spares
 from onnxmpq.methods.study import Study
-from onnxmpq.sensitivity.table import Variant
+from onnxmpq.sensitivity.table import Table, Variant
 from tests.methods.fakes import W2, W4, W8, FakeEngine, drawn, study_of, unit_of
 
 
@@ -109,6 +111,25 @@ def test_options_whose_price_is_far_from_all_others_are_not_looked_at_around_a_p
     assert W8 not in kept["u1"]
     assert all(W4 in options for options in kept.values())  # a plan's own stay
     assert 0 < sum(map(len, kept.values())) < sum(map(len, near))
+
+
+def test_no_round_is_made_around_a_plan_that_no_exchange_can_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that the budget has room for is taken: what is near saves what nobody needs."""
+    engine = losing(4)
+    study = study_of(engine, options=[W8, W4], size=engine.space.float_bytes // 2)
+    asked: list[int] = []
+    table = study.table
+
+    def noted(centre: Any = None, near: Any = None, **more: Any) -> Table:
+        found = table(centre, near, **more)
+        asked.append(len(found.variants))
+        return found
+
+    monkeypatch.setattr(Study, "table", lambda _, *given, **more: noted(*given, **more))
+    draft = Gram().propose(study)
+    assert draft.plans[0] == {unit.name: W8 for unit in engine.units}
+    assert draft.notes[0].startswith("Rounds around a plan: 0;")
+    assert min(asked) > 0
 
 
 def test_float_is_no_variant() -> None:
