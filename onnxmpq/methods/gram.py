@@ -33,7 +33,7 @@ ROUGHLY = 0.3  # the gap that is left in rounds: they want a good plan soon, and
 PLANS = 12  # about how many are measured before the first round
 PROBED = 8  # neighbours that are measured at a time
 LIKELY = {"quick": 0.0, "default": 1.0, "extensive": 12.0}  # rounds that a search does, where it affords them
-SOLVED = 6  # about how many distinct plans models propose of the first table
+SOLVED, AROUND = 9, 6  # about how many distinct plans models propose of the first table, and of one around a plan
 NEAR = 0.4  # of the first table: what one around a plan usually takes
 SHARE_OF_PAIRS = 0.1  # of the runs that all pairs take: what the usual effort may
 MEASURED = 0.65  # of the first table: what is likely not to be spared
@@ -63,8 +63,9 @@ class Gram:
         left = _affordable(study) - first - SOLVED * each
         rounds = min(max(left / _round(study), 0.0), LIKELY[study.effort])
         rounds = rounds if rounds >= 1 else 0.0
-        plans = SOLVED + (max(rounds, 1.0) * PROBED if study.effort != "quick" else 0.0)
-        return Work(first, rounds * NEAR * first, raced_runs(study, plans))
+        plans = SOLVED + rounds * AROUND + (max(rounds, 1.0) * PROBED if study.effort != "quick" else 0.0)
+        locally = len(study.menu.variants) if spares(study, _worthwhile(study)) else 0
+        return Work(first, rounds * NEAR * first, raced_runs(study, plans), locally=locally)
 
     def front(self, study: Study, budget: str, limits: Sequence[int]) -> list[Drawn]:
         """Return plans over the limits of one budget, from one measurement."""

@@ -12,13 +12,14 @@ class Work:
     """What a search is likely to measure, in runs of the model on all that was given.
 
     ``first`` is the table around the float model, ``again`` tables around plans, ``plans`` whole plans, ``pairs`` pairs
-    of variants.
+    of variants. ``locally`` are variants of which it is found what they err by where they stand, which is hardly a run.
     """
 
     first: float
     again: float = 0.0
     plans: float = 0.0
     pairs: float = 0.0
+    locally: int = 0
 
     @property
     def runs(self) -> float:

@@ -41,7 +41,7 @@ Ability = Literal["run", "kernels", "time"]
 ABILITIES: frozenset[Ability] = frozenset(("run", "kernels", "time"))
 
 Feed = Mapping[str, np.ndarray]
-_LARGE_BYTES, _LARGE_FILE_BYTES = 1 << 24, 1 << 23
+_LARGE_BYTES, _LARGE_FILE_BYTES = 1 << 24, 1 << 21
 _HUGE_FILE_BYTES = 1 << 24
 
 

@@ -15,6 +15,7 @@ from onnxmpq.methods.likely import Work, likely
 from onnxmpq.methods.study import Study, staged
 from onnxmpq.options import EFFORTS, MeasureOptions
 from onnxmpq.search.loop import Search
+from onnxmpq.sensitivity.estimate import REBUILD_S
 from onnxmpq.sensitivity.table import Cost
 from onnxmpq.sensitivity.workers.bundles import EACH, MUCH
 from onnxmpq.sensitivity.workers.executors import crowding, side_by_side
@@ -23,7 +24,7 @@ from onnxmpq.workspace.clock import Clock, Part
 
 MEASURING = ("centre", "responses")
 FINISHING = ("lower", "verify", "guard", "accuracy")
-_REFINED_S = 1.5e-6  # for each number that a table's responses hold: steps from plans, by superposition
+_REFINED_S = 5e-8  # for each number that a table's responses hold: steps from plans, by superposition
 _STEPS_AGAIN = 0.3  # of that, around plans, where fewer options are near
 _SOLVED_S = 0.05  # for each unit: the problems of one table
 _VERIFIED = 300.0  # runs of a sample that it takes to verify and judge a file
@@ -72,7 +73,7 @@ def parts(
     run = run_seconds(search)
     whole = study.table_runs(study.menu.variants, staged=staged(search.method))
     first, again = (first_cost(search, study).seconds * runs / whole for runs in (work.first, work.again))
-    first += rounding_seconds(search, study)
+    first += making_seconds(search, study, work)
     batches = study.batches(staged=staged(search.method))
     centre = 2.0 * run * study.repeats(staged=staged(search.method))
     end = FINISHING[:1]
@@ -80,7 +81,7 @@ def parts(
         Part(("count Hessians",), hessian_seconds(search) if hessians is None else hessians, "share", ("responses",)),
         Part(MEASURING, first, "work", ("solve", "pairs", "plans", *end), _pace(first, centre, batches, where)),
         Part(MEASURING, again, "work", end, _pace(again, centre, batches, where)),
-        Part(("plans",), sizes * work.plans * run, "work", end, where.slower / where.processes),
+        Part(("plans",), sizes * work.plans * run, "work", end, where.slower * (1.0 + 1.0 / where.processes) / 2),
         Part(("pairs",), work.pairs * run, "work", end, where.slower / where.processes),
         Part(("solve", "sizes"), where.slower_alone * sizes * deciding_seconds(search, study, work), "time", end),
         Part(FINISHING, where.slower_alone * finishing_seconds(search, run)),
@@ -116,10 +117,11 @@ def run_seconds(search: Search) -> float:
     return engine.cost(()).seconds / 2 / engine.repeats
 
 
-def rounding_seconds(search: Search, study: Study) -> float:
-    """Foresee the seconds of rounding every weight to every option that may be taken."""
-    foreseen = search.engine.estimator.rounding_seconds
-    return sum(foreseen(variant.unit, str(variant.option)) for variant in study.menu.variants)
+def making_seconds(search: Search, study: Study, work: Work) -> float:
+    """Foresee the seconds of rounding all weights, and of finding what variants err by where they stand."""
+    estimator = search.engine.estimator
+    rounded = sum(estimator.rounding_seconds(variant.unit, str(variant.option)) for variant in study.menu.variants)
+    return rounded + work.locally * REBUILD_S
 
 
 def hessian_seconds(search: Search) -> float:

@@ -25,7 +25,7 @@ from onnxmpq.sensitivity.workers.worker import Job, LocalJob, PairsJob, Response
 from onnxmpq.workspace.workspace import Workspace
 
 _LITERAL_SPEED = 0.9  # of the float model's speed: what literal Q/DQ leaves of it
-_REBUILD_S = 0.04  # lowering, cutting and loading what a variant changes
+REBUILD_S = 0.04  # lowering, cutting and loading what a variant changes
 _JOB_S = 5e-4  # keeping a result
 _NEAREST_S, _ROUNDED_S = 1e-7, 3e-7  # for each weight: its scale and code, and where these follow a Hessian
 _FACTORED_S = 8e-11  # for the cube of its columns: factoring a Hessian
@@ -116,7 +116,7 @@ class Estimator:
         jobs = batches * (len(variants) + 1)
         rebuilt = len(variants) * (1 if self._pieces_stay(len(variants)) else batches)
         of_samples = self._sample_seconds(layout) * sum(layout.sizes[:batches])
-        seconds = runs * of_samples + rebuilt * _REBUILD_S + jobs * _JOB_S
+        seconds = runs * of_samples + rebuilt * REBUILD_S + jobs * _JOB_S
         return Cost(len(variants), jobs, runs, self.memory(layout.size), seconds)
 
     def work(self, jobs: Sequence[Job], layout: Layout) -> dict[Job, int]:
@@ -128,7 +128,7 @@ class Estimator:
         stays = self._pieces_stay(len(jobs) // max(len({job.batch for job in jobs}), 1))
         work = {}
         for job in jobs:
-            rebuilt = _REBUILD_S if job.batch == 0 or not stays else 0.0
+            rebuilt = REBUILD_S if job.batch == 0 or not stays else 0.0
             if isinstance(job, ResponseJob):
                 runs = share[job.variant[0]]
             elif isinstance(job, LocalJob):
@@ -173,7 +173,7 @@ class Estimator:
             began = time.perf_counter()
             for _ in count(run, few, part):
                 pass
-            seconds += (time.perf_counter() - began) / few.count * len(few)
+            seconds += (time.perf_counter() - began) / (few.count + 1) * len(few)  # one runs while another is counted
         return seconds
 
     def position(self, variant: Variant) -> int:
