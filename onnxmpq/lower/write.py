@@ -269,10 +269,11 @@ class _Writer:
         value = self.values[layer.bias]
         index = next(i for i, operand in enumerate(node.inputs) if operand is value)
         if not form.bias or not input_scale:
-            sums = bool(input_scale and form.option.activation_bits and not form.option.block and not layer.bias_add)
-            if sums and input_scale:
-                bias = on_grid(bias, input_scale, quantised)
-            if (sums or layer.node in self.means) and len(value.uses()) == 1 and not value.is_graph_output():
+            summed = form.option.activation_bits and not form.option.block and not layer.bias_add
+            steps = input_scale if summed else None
+            if steps:
+                bias = on_grid(bias, steps, quantised)
+            if (steps or layer.node in self.means) and len(value.uses()) == 1 and not value.is_graph_output():
                 dtype = value.dtype or ir.DataType.FLOAT
                 node.replace_input_with(index, self.initializer(value, "corrected", bias.astype(dtype.numpy())))
             return
