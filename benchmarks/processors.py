@@ -138,7 +138,7 @@ def measured(made: Sequence[Export], folder: Path, runners: Mapping[str, Sequenc
         if command is None:
             continue
         call = [*command, str(files("benchmarks").joinpath("alone.py")), str(folder)]
-        ended = subprocess.run(call, env=_plain_environment(), capture_output=True, text=True, check=False)
+        ended = subprocess.run(call, env=plain_environment(), capture_output=True, text=True, check=False)
         if ended.returncode:
             raise InternalError(f"The files do not run on {processor}: {ended.stderr[-1000:]}")
         found[processor] = {each.path: _agreement(each) for each in made}
@@ -148,7 +148,7 @@ def measured(made: Sequence[Export], folder: Path, runners: Mapping[str, Sequenc
     ]
 
 
-def _plain_environment() -> dict[str, str]:
+def plain_environment() -> dict[str, str]:
     """Return the environment without what picks kernels for this processor: another one may not have them."""
     return {name: value for name, value in os.environ.items() if name != "OPENBLAS_CORETYPE"}
 

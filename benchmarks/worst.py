@@ -6,7 +6,6 @@ for onnxruntime, and by asking oneDNN for AVX2 in OpenVINO.
 """
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from rich.table import Table
 from benchmarks import zoo
 from benchmarks.held_out import EMBEDDED
 from benchmarks.pairs import file_option, models_of
+from benchmarks.processors import plain_environment
 from benchmarks.zoo import ZooModel
 from onnxmpq.artifacts import Option
 from onnxmpq.errors import InternalError, OnnxmpqError
@@ -195,7 +195,7 @@ def _agreement(folder: Path, runtime: str, emulated: tuple[list[str], dict[str, 
     prefix, environment = emulated
     code = f"from benchmarks.worst import run_all; run_all({str(folder)!r}, {runtime!r})"
     command = [*prefix, sys.executable, "-c", code]
-    ended = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
+    ended = subprocess.run(command, env=plain_environment() | environment, capture_output=True, text=True, check=False)
     if ended.returncode:
         raise InternalError(f"The layers do not run: {ended.stderr[-1000:]}")
     reference = get_runtime("onnxruntime")

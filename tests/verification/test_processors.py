@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
 import onnxmpq
+from benchmarks.processors import plain_environment
 from onnxmpq.errors import InputError
 from onnxmpq.options import VerifyOptions
 from onnxmpq.runtimes import get_runtime
@@ -277,6 +278,7 @@ def test_what_we_say_is_lost_is_what_a_processor_without_vnni_loses(op: str, tmp
         emulated, exact = (np.clip(np.rint(each / STEP), 0, 255) for each in (emulated, exact))
     ended = subprocess.run(
         ["qemu-x86_64", "-cpu", "Haswell", sys.executable, "-c", HASWELL, str(path), str(tmp_path / "x.npy")],
+        env=plain_environment(),
         capture_output=True,
         text=True,
         timeout=300,
