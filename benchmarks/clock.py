@@ -76,7 +76,7 @@ import json, sys, time
 def main():
     began = time.monotonic()
     from onnxmpq import MeasureOptions, SearchOptions, quantize
-    from onnxmpq.search.forecast import foresee
+    from onnxmpq.search.dry_run import foresee
     from onnxmpq.workspace.clock import Clock
     model, data, output, budget, effort, samples = sys.argv[1:]
     options = {"budget": [budget], "search": SearchOptions(effort=effort)}

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from onnxmpq.options import Constraints, GraphOptions, MeasureOptions, Numbers, SearchOptions, VerifyOptions
     from onnxmpq.report.plans import Measured
     from onnxmpq.report.write import write_report
-    from onnxmpq.search.forecast import Forecast, foresee
+    from onnxmpq.search.dry_run import Forecast, foresee
     from onnxmpq.search.from_table import Planned, plan_from
     from onnxmpq.search.front import Front, pareto
     from onnxmpq.targets import Target, target
@@ -38,7 +38,7 @@ _HOMES = {
     "options": ("Constraints", "GraphOptions", "MeasureOptions", "Numbers", "SearchOptions", "VerifyOptions"),
     "api": ("Result", "inspect", "measure", "quantize"),
     "errors": ("InfeasibleError", "InputError", "InternalError", "OnnxmpqError", "VerifyError"),
-    "search.forecast": ("Forecast", "foresee"),
+    "search.dry_run": ("Forecast", "foresee"),
     "search.front": ("Front", "pareto"),
     "search.from_table": ("Planned", "plan_from"),
     "guard.diagnosis": ("Diagnosis", "diagnose"),

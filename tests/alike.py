@@ -114,8 +114,9 @@ def subjects(zoo: Path | None, searched: list[str]) -> Iterator[Subject]:
         yield Subject(name, ROOT / "models" / f"{name}.onnx", data)
     if zoo is not None:
         for model in sorted((zoo / "models").glob("*.onnx")):
-            samples = zoo / "samples" / f"{model.stem}.npz"
-            if samples.is_file():
+            file = zoo / "samples" / f"{model.stem}.npz"
+            samples = file if file.is_file() else file.with_suffix("")  # a folder, one file a sample
+            if samples.exists():
                 yield Subject(model.stem, model, samples, model.stem in searched)
 
 
@@ -124,7 +125,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
-    parser.add_argument("--zoo", type=Path, help="a folder with models/NAME.onnx and samples/NAME.npz")
+    parser.add_argument("--zoo", type=Path, help="a folder with models/NAME.onnx and samples/NAME.npz or samples/NAME/")
     parser.add_argument("--searched", default="", help="models of it on which whole searches are run, too")
     parser.add_argument("--only", default="", help="names of the models to compare, all by default")
     parser.add_argument("--leave-out", default="", help="keys of JSON that one of them has by intent")

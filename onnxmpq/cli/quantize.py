@@ -31,7 +31,7 @@ from onnxmpq.options import Constraints, MeasureOptions, SearchOptions, VerifyOp
 if TYPE_CHECKING:
     from onnxmpq.api import Result
     from onnxmpq.report.figures import View
-    from onnxmpq.search.forecast import Forecast
+    from onnxmpq.search.dry_run import Forecast
 
 _FORESEEN = ("calibration", "target", "constraints", "numbers", "graph")
 _TOLD = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
@@ -151,7 +151,7 @@ def _forecast(
     rest: Mapping[str, Any],
 ) -> None:
     """Print what a search would take; nothing is measured or written."""
-    from onnxmpq.search.forecast import foresee
+    from onnxmpq.search.dry_run import foresee
 
     given = {name: rest[name] for name in _FORESEEN}
     with show.progress(quiet) as told:

@@ -12,7 +12,7 @@ from onnxmpq.errors import InternalError
 from onnxmpq.lower.write import Quantised, Quantiser, lower, pair_key
 from onnxmpq.model.layers import constant, plain_product, shape_of
 from onnxmpq.numerics.formats import TYPES
-from onnxmpq.numerics.hessians import Reading, find_readings, told
+from onnxmpq.numerics.hessians import Reading, View, find_readings, told
 from onnxmpq.numerics.ranges import Affine, QuantisedType, choose_range, quantiser
 from onnxmpq.numerics.weights import QuantisedWeight
 from onnxmpq.options import Numbers
@@ -78,14 +78,9 @@ class Calibrated:
         """Say which weights of a plan are not rounded as they should be, and why."""
         return told(self._read()[1], self._weights(plan)) if self._gptq else ()
 
-    def hessian_columns(self) -> dict[str, int]:
-        """Return how many columns the Hessian of every weight has that is rounded to one."""
-        return {name: readings[0].view.columns for name, readings in self._read()[0].items()} if self._gptq else {}
-
-    def largest_hessian(self) -> int:
-        """Return the most numbers that one Hessian of the model has; 0 where none is needed."""
-        views = (readings[0].view for readings in self._read()[0].values()) if self._gptq else ()
-        return max((view.groups * view.columns**2 for view in views), default=0)
+    def hessian_views(self) -> dict[str, View]:
+        """Return how every weight is seen that is rounded to a Hessian: one of columns by columns for each group."""
+        return {name: readings[0].view for name, readings in self._read()[0].items()} if self._gptq else {}
 
     def place(self, plan: Plan) -> Placement:
         """Decide where Q/DQ stand for a plan."""

@@ -17,7 +17,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from onnxmpq.artifacts import FLOAT, Option
+from onnxmpq.artifacts import Option
 from onnxmpq.methods.likely import Work, pair_runs, raced_runs
 from onnxmpq.methods.models import EXACTLY, Candidate, Models, plan_of, plans_of
 from onnxmpq.methods.sparing import FAVOUR, contested, spared_table, spares
@@ -59,12 +59,13 @@ class Gram:
 
     def likely(self, study: Study) -> Work:
         """Return what a search is likely to measure: rounds as they are affordable, and plans of each."""
-        first, each = _first(study) * _measured_share(study), study.repeats(staged=True)
+        sparing = spares(study, _worthwhile(study))
+        first, each = _first(study) * (MEASURED if sparing else 1.0), study.repeats(staged=True)
         left = _affordable(study) - first - SOLVED * each
         rounds = min(max(left / _round(study), 0.0), LIKELY[study.effort])
         rounds = rounds if rounds >= 1 else 0.0
         plans = SOLVED + rounds * AROUND + (max(rounds, 1.0) * PROBED if study.effort != "quick" else 0.0)
-        locally = len(study.menu.variants) if spares(study, _worthwhile(study)) else 0
+        locally = len(study.menu.variants) if sparing else 0
         return Work(first, rounds * NEAR * first, raced_runs(study, plans), locally=locally)
 
     def front(self, study: Study, budget: str, limits: Sequence[int]) -> list[Drawn]:
@@ -83,8 +84,8 @@ class Gram:
             centre = _next_centre(study, found, centres)
             if centre is None:
                 break
-            near = contested(study, centre.choices, _near(study, centre.choices))
-            if not any(set(options) - {own} for options, own in zip(near, _held(study, centre.choices), strict=True)):
+            near, held = contested(study, centre.choices, _near(study, centre.choices)), study.menu.held(centre.choices)
+            if not any(set(options) - {own} for options, own in zip(near, held, strict=True)):
                 break  # no exchange is worth its price
             rounds += 1
             centres.append(centre.choices)
@@ -231,11 +232,6 @@ def _first(study: Study) -> float:
     return study.table_runs(variants, staged=True)
 
 
-def _measured_share(study: Study) -> float:
-    """Return the share of the first table that is likely to be measured."""
-    return MEASURED if spares(study, _worthwhile(study)) else 1.0
-
-
 def _spared(study: Study) -> float:
     """Return the runs that were spared, which no further rounds are made of."""
     return study.table_runs(study.spared, staged=True) if study.spared else 0.0
@@ -277,16 +273,11 @@ def _worthwhile(study: Study) -> tuple[tuple[Option, ...], ...]:
 def _near(study: Study, choices: Choices) -> tuple[tuple[Option, ...], ...]:
     """Return for every unit its option and those next to it in precision."""
     near = []
-    for own, options in zip(_held(study, choices), _worthwhile(study), strict=True):
+    for own, options in zip(study.menu.held(choices), _worthwhile(study), strict=True):
         order = sorted({*options, own}, key=lambda o: (not o.is_float, -o.weight_bits, o))
         place = order.index(own)
         near.append(tuple(order[max(place - 1, 0) : place + 2]))
     return tuple(near)
-
-
-def _held(study: Study, choices: Choices) -> list[Option]:
-    """Return the option that every unit has in a plan."""
-    return [choices.get(unit.name, FLOAT) for unit in study.menu.units]
 
 
 def _distinct(found: Sequence[Candidate]) -> list[Candidate]:

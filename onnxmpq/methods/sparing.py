@@ -17,10 +17,10 @@ from onnxmpq.artifacts import FLOAT
 from onnxmpq.methods.models import Models, Near
 from onnxmpq.methods.study import Choices, Study
 from onnxmpq.sensitivity.table import Table, Variant
+from onnxmpq.solve import ROUGH
 
 MANY = 32  # variants from which on some are spared
 FAVOUR = 3.0  # by which less is lost than foreseen: half of all are within that, and nine of ten within ten
-ROUGHLY = 0.1  # the gap of plans that tell what to measure
 TURNS = 2  # after which all options of a unit are measured that still asks for one
 FAR = 10.0  # how far the prices of two options are apart that are not exchanged
 MIDDLE = 4  # bits of weights: the option that is measured of every unit is the one nearest to them
@@ -85,8 +85,8 @@ def contested(study: Study, choices: Choices, near: Near) -> Near:
     loss = {variant: float(value) for variant, value in zip(study.known.variants, study.known.loss, strict=True)}
     usage = sum((known.weights / max(known.most, 1) for known in study.rows), np.zeros(len(study.rows[0].weights)))
     start, gains, costs = 0, dict[Variant, float](), dict[Variant, float]()
-    for number, (unit, options) in enumerate(zip(study.menu.units, study.menu.options, strict=True)):
-        own = choices.get(unit.name, FLOAT)
+    units = zip(study.menu.units, study.menu.options, study.menu.held(choices), strict=True)
+    for number, (unit, options, own) in enumerate(units):
         for option in (option for option in near[number] if option != own and number not in tied):
             before, lost = (0.0 if o == FLOAT else loss.get(Variant(unit.name, o)) for o in (own, option))
             if before is None or lost is None:
@@ -139,6 +139,6 @@ def _taken(study: Study, near: Near, table: Table) -> set[Variant]:
     found = set[Variant]()
     for linear in (models.linear, models.alone - models.own):
         problem = study.problem(linear, models.quadratic, constant=table.centre_loss.value, near=near)
-        chosen = study.menu.choices(study.solve(problem, gap=ROUGHLY, silent=True).choices)
+        chosen = study.menu.choices(study.solve(problem, gap=ROUGH, silent=True).choices)
         found |= {Variant(unit, option) for unit, option in chosen.items()}
     return found

@@ -44,11 +44,13 @@ class Menu:
         """Return all options of the menu, each once."""
         return tuple(dict.fromkeys(option for options in self.options for option in options))
 
+    def held(self, choices: Choices) -> tuple[Option, ...]:
+        """Return the option that every unit has in a plan."""
+        return tuple(choices.get(unit.name, FLOAT) for unit in self.units)
+
     def index(self, choices: Choices) -> tuple[int, ...]:
         """Return the positions of choices in the menu."""
-        return tuple(
-            options.index(choices.get(unit.name, FLOAT)) for unit, options in zip(self.units, self.options, strict=True)
-        )
+        return tuple(options.index(own) for own, options in zip(self.held(choices), self.options, strict=True))
 
     def choices(self, picked: Sequence[int]) -> dict[str, Option]:
         """Return the choices at positions of the menu; float ones are left out."""
@@ -60,7 +62,7 @@ class Menu:
 
     def contains(self, choices: Choices) -> bool:
         """Tell whether the menu and the ties allow the choices."""
-        chosen = [choices.get(unit.name, FLOAT) for unit in self.units]
+        chosen = self.held(choices)
         allowed = all(option in options for option, options in zip(chosen, self.options, strict=True))
         return allowed and all(len({chosen[unit] for unit in tie}) == 1 for tie in self.ties)
 
@@ -139,9 +141,9 @@ class Study:
 
     def losses(self, plans: Sequence[Choices]) -> list[Estimate]:
         """Measure the true loss of plans, each once."""
-        keys = [self._key(plan) for plan in plans]
+        keys = [self.menu.held(plan) for plan in plans]
         new = [plan for plan, key in zip(plans, keys, strict=True) if key not in self.measured]
-        unique = {self._key(plan): plan for plan in new}
+        unique = {self.menu.held(plan): plan for plan in new}
         if not unique:
             return [self.measured[key] for key in keys]
         known = sum(key in self.begun for key in unique)
@@ -161,7 +163,7 @@ class Study:
         """
         if self.engine.first == self.engine.batches:
             return self.losses(plans)
-        keys = [self._key(plan) for plan in plans]
+        keys = [self.menu.held(plan) for plan in plans]
         by_key = dict(zip(keys, plans, strict=True))
         new = [key for key in by_key if key not in self.begun]
         self.runs += sum(key not in self.measured for key in new) * self.repeats(staged=True)
@@ -184,7 +186,7 @@ class Study:
 
     def settled(self, plan: Choices) -> bool:
         """Tell whether a plan was measured on all samples."""
-        return self._key(plan) in self.measured
+        return self.menu.held(plan) in self.measured
 
     def batches(self, *, staged: bool) -> int:
         """Return how many batches are the first stage, or all."""
@@ -218,9 +220,6 @@ class Study:
                 continue
             chosen = zip(self.menu.units, key, strict=True)
             yield {unit.name: option for unit, option in chosen if option != FLOAT}, self._estimate(key, leader)
-
-    def _key(self, plan: Choices) -> tuple[Option, ...]:
-        return tuple(plan.get(unit.name, FLOAT) for unit in self.menu.units)
 
     # ---- deciding ------------------------------------------------------------------------------------------------
 

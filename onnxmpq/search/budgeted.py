@@ -7,8 +7,8 @@ from onnxmpq.artifacts import Plan
 from onnxmpq.budgets.limits import Limit
 from onnxmpq.errors import VerifyError
 from onnxmpq.search.decide import Decision
+from onnxmpq.search.duration import foretell
 from onnxmpq.search.loop import Search
-from onnxmpq.search.outlook import foretell
 from onnxmpq.search.within import within
 from onnxmpq.workspace.clock import Clock
 

@@ -31,10 +31,10 @@ from onnxmpq.metrics.losses import Head, Loss, mean_and_error, powered
 from onnxmpq.options import MeasureOptions
 from onnxmpq.sensitivity.assemble import Array, Assembler
 from onnxmpq.sensitivity.batches import lay_out
+from onnxmpq.sensitivity.cost import Estimator, hessian_room
 from onnxmpq.sensitivity.cuts.cutting import cut
 from onnxmpq.sensitivity.cuts.segments import Cuts
 from onnxmpq.sensitivity.cuts.sizes import Seen
-from onnxmpq.sensitivity.estimate import Estimator, hessian_room
 from onnxmpq.sensitivity.stored.keys import function_name, job_json, key
 from onnxmpq.sensitivity.stored.store import Store
 from onnxmpq.sensitivity.table import Cost, Table, Variant, pairs_of, variants_of

@@ -4,9 +4,10 @@ from onnxmpq.solve.certificate import Certificate, verify
 from onnxmpq.solve.fronts import solve_front
 from onnxmpq.solve.problem import Budget, Implication, Problem
 from onnxmpq.solve.solution import Shortfall, Solution, relative_gap
-from onnxmpq.solve.solver import solve
+from onnxmpq.solve.solver import ROUGH, solve
 
 __all__ = [
+    "ROUGH",
     "Budget",
     "Certificate",
     "Implication",

@@ -25,7 +25,7 @@ NEGLIGIBLE = 1e-8  # of the largest coefficient: what a bound may miss where the
 PATIENCE = 400  # kicks without a better plan, and so many more ...
 PER_UNIT = 12  # ... for each unit, after which the first search gives up
 KNOWN = 60  # the same where a neighbour's plan is at hand, or a rough plan will do
-ROUGH = 0.1  # gap from which that is so
+ROUGH = 0.1  # the gap of a rough plan, or one that is wider
 
 
 @dataclass(frozen=True, slots=True)

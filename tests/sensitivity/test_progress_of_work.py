@@ -8,9 +8,12 @@ import pytest
 
 from onnxmpq.artifacts import Option
 from onnxmpq.options import ROUNDINGS, Numbers
-from onnxmpq.sensitivity.estimate import Estimator
+from onnxmpq.sensitivity.cost import Estimator
+from onnxmpq.sensitivity.table import Variant
 from onnxmpq.sensitivity.workers.worker import LocalJob
 from tests.opened import engine_on
+
+W4A8 = Option.parse("w4a8")
 
 MODELS = Path(__file__).parents[2] / "models"
 
@@ -57,9 +60,9 @@ def test_what_a_unit_errs_by_takes_the_rounding_of_its_weights(samples: dict[str
             foreseen = engine.estimator.rounding_seconds
             of_size = sorted(engine.space.units, key=lambda unit: unit.parameters)
             few, many = of_size[0].name, of_size[-1].name
-            assert foreseen(many, "float") == 0.0
-            assert 0.0 < foreseen(few, "w4a8") < foreseen(many, "w4a8")
-            seconds[rounding] = foreseen(many, "w4a8")
+            assert foreseen(Variant(many, Option.parse("float"))) == 0.0
+            assert 0.0 < foreseen(Variant(few, W4A8)) < foreseen(Variant(many, W4A8))
+            seconds[rounding] = foreseen(Variant(many, W4A8))
             job = LocalJob((many, "w4a8"), 0)
             assert engine.estimator.work([job], engine.layout)[job] >= round(1000 * seconds[rounding])
     assert seconds["gptq"] > seconds["nearest"]

@@ -1,4 +1,4 @@
-"""What a search would do and take, before anything is measured: what it may choose, and whether budgets can be met."""
+"""A search that measures nothing: what it may choose, whether budgets can be met, and what it would take."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -11,8 +11,8 @@ from onnxmpq.budgets.limits import parse_limits
 from onnxmpq.data.samples import Data
 from onnxmpq.methods.study import staged
 from onnxmpq.options import Constraints, GraphOptions, MeasureOptions, Numbers, SearchOptions
+from onnxmpq.search.duration import Where, efforts, first_cost
 from onnxmpq.search.loop import Search
-from onnxmpq.search.outlook import Where, efforts, first_cost
 from onnxmpq.workspace.export import Exporter
 from onnxmpq.workspace.prepare import Model, Progress, prepare, silent
 from onnxmpq.workspace.workspace import workspace

@@ -1,4 +1,4 @@
-"""What measuring takes, before anything runs: memory of one process, runs of the model, seconds."""
+"""What measuring will cost, before anything runs: the memory of one process, runs of the model, and seconds."""
 
 import math
 import time
@@ -14,7 +14,7 @@ from onnxmpq.errors import InputError
 from onnxmpq.lower.calibrated import Calibrated
 from onnxmpq.machine import RUN_AHEAD
 from onnxmpq.model.layers import weight_bytes
-from onnxmpq.numerics.hessians import TOGETHER_BYTES, count, passes
+from onnxmpq.numerics.hessians import TOGETHER_BYTES, View, count, passes
 from onnxmpq.numerics.histograms import HISTOGRAM_BYTES
 from onnxmpq.runtimes.devices import Device
 from onnxmpq.sensitivity.batches import Layout, read_batch
@@ -25,7 +25,7 @@ from onnxmpq.sensitivity.workers.worker import Job, LocalJob, PairsJob, Response
 from onnxmpq.workspace.workspace import Workspace
 
 _LITERAL_SPEED = 0.9  # of the float model's speed: what literal Q/DQ leaves of it
-REBUILD_S = 0.04  # lowering, cutting and loading what a variant changes
+_REBUILD_S = 0.04  # lowering, cutting and loading what a variant changes
 _JOB_S = 5e-4  # keeping a result
 _NEAREST_S, _ROUNDED_S = 1e-7, 3e-7  # for each weight: its scale and code, and where these follow a Hessian
 _FACTORED_S = 8e-11  # for the cube of its columns: factoring a Hessian
@@ -103,7 +103,8 @@ class Estimator:
         crossing = sum(segment.live_bytes for segment in self.cuts.segments)
         each = [4 * stats.count // len(samples) for stats in known.tensors.values()]
         widest = max(*(segment.live_bytes for segment in self.cuts.segments), *each, 0)
-        rounding = _ROUNDING_BYTES * self.calibrated.largest_hessian()
+        hessians = (view.groups * view.columns**2 for view in self._hessian_views.values())
+        rounding = _ROUNDING_BYTES * max(hessians, default=0)
         besides = _OVERHEAD_BYTES + samples.held_bytes + _COUNTED * counted + RUN_AHEAD * sum(each)
         outputs = sum(math.prod(shape) for shape in self.workspace.output_shapes.values())
         sample = 3 * crossing + 16 * widest + _OUTPUT_BYTES * outputs
@@ -116,7 +117,7 @@ class Estimator:
         jobs = batches * (len(variants) + 1)
         rebuilt = len(variants) * (1 if self._pieces_stay(len(variants)) else batches)
         of_samples = self._sample_seconds(layout) * sum(layout.sizes[:batches])
-        seconds = runs * of_samples + rebuilt * REBUILD_S + jobs * _JOB_S
+        seconds = runs * of_samples + rebuilt * _REBUILD_S + jobs * _JOB_S
         return Cost(len(variants), jobs, runs, self.memory(layout.size), seconds)
 
     def work(self, jobs: Sequence[Job], layout: Layout) -> dict[Job, int]:
@@ -128,11 +129,12 @@ class Estimator:
         stays = self._pieces_stay(len(jobs) // max(len({job.batch for job in jobs}), 1))
         work = {}
         for job in jobs:
-            rebuilt = REBUILD_S if job.batch == 0 or not stays else 0.0
+            rebuilt = _REBUILD_S if job.batch == 0 or not stays else 0.0
             if isinstance(job, ResponseJob):
                 runs = share[job.variant[0]]
             elif isinstance(job, LocalJob):
-                runs, rebuilt = 0.0, rebuilt + self.rounding_seconds(*job.variant)
+                unit, option = job.variant
+                runs, rebuilt = 0.0, rebuilt + self.rounding_seconds(Variant(unit, Option.parse(option)))
             elif isinstance(job, PairsJob):
                 runs, rebuilt = sum(share[unit] for unit, _ in job.others), rebuilt * len(job.others)
             else:
@@ -149,18 +151,21 @@ class Estimator:
             (2.0 if starts_from(job)[0] else 1.0) * 1000 * self._sample_seconds(layout) * layout.sizes[job.batch]
         )
 
-    def rounding_seconds(self, unit: str, option: str) -> float:
+    def rounding_seconds(self, variant: Variant) -> float:
         """Foresee the seconds of rounding the weights of a unit for an option, which is done once."""
-        if not Option.parse(option).weight_bits:
+        if not variant.option.weight_bits:
             return 0.0
-        weights = [
-            (math.prod(layer.weight_shape), self._hessian_columns.get(name, 0))
-            for layer in self.calibrated.space.unit(unit).layers
-            for name in layer.weights
-        ]
-        return sum(
-            (_ROUNDED_S if columns else _NEAREST_S) * count + _FACTORED_S * columns**3 for count, columns in weights
-        )
+        seconds = 0.0
+        for layer in self.calibrated.space.unit(variant.unit).layers:
+            for name in layer.weights:
+                view, count = self._hessian_views.get(name), math.prod(layer.weight_shape)
+                seconds += _NEAREST_S * count if view is None else _ROUNDED_S * count
+                seconds += _FACTORED_S * view.groups * view.columns**3 if view is not None else 0.0
+        return seconds
+
+    def local_seconds(self, variants: Iterable[Variant]) -> float:
+        """Foresee the seconds of finding what variants err by where they stand, their weights rounded already."""
+        return _REBUILD_S * sum(1 for _ in variants)
 
     def hessian_seconds(self, plan: Plan, ceiling: int) -> float:
         """Foresee the seconds of counting the Hessians of a plan: a few samples are counted, and thrown away."""
@@ -210,8 +215,8 @@ class Estimator:
         return self._seconds
 
     @cached_property
-    def _hessian_columns(self) -> dict[str, int]:
-        return self.calibrated.hessian_columns()
+    def _hessian_views(self) -> dict[str, View]:
+        return self.calibrated.hessian_views()
 
     @cached_property
     def _weight_bytes(self) -> int:

@@ -1,4 +1,4 @@
-"""What a search will do, part by part and in seconds: foreseen for every effort, and told to the clock of a run.
+"""How long a search will take, part by part in seconds: foreseen for every effort, and told to the clock of a run.
 
     hessians ─▶ first table ─▶ tables around plans ─▶ plans ─▶ deciding ─▶ the file, verified
 
@@ -15,7 +15,6 @@ from onnxmpq.methods.likely import Work, likely
 from onnxmpq.methods.study import Study, staged
 from onnxmpq.options import EFFORTS, MeasureOptions
 from onnxmpq.search.loop import Search
-from onnxmpq.sensitivity.estimate import REBUILD_S
 from onnxmpq.sensitivity.table import Cost
 from onnxmpq.sensitivity.workers.bundles import EACH, MUCH
 from onnxmpq.sensitivity.workers.executors import crowding, side_by_side
@@ -77,11 +76,12 @@ def parts(
     batches = study.batches(staged=staged(search.method))
     centre = 2.0 * run * study.repeats(staged=staged(search.method))
     end = FINISHING[:1]
+    shared_in_part = (1.0 + 1.0 / where.processes) / 2  # few plans at a time: half of them find the others idle
     found = [
         Part(("count Hessians",), hessian_seconds(search) if hessians is None else hessians, "share", ("responses",)),
         Part(MEASURING, first, "work", ("solve", "pairs", "plans", *end), _pace(first, centre, batches, where)),
         Part(MEASURING, again, "work", end, _pace(again, centre, batches, where)),
-        Part(("plans",), sizes * work.plans * run, "work", end, where.slower * (1.0 + 1.0 / where.processes) / 2),
+        Part(("plans",), sizes * work.plans * run, "work", end, where.slower * shared_in_part),
         Part(("pairs",), work.pairs * run, "work", end, where.slower / where.processes),
         Part(("solve", "sizes"), where.slower_alone * sizes * deciding_seconds(search, study, work), "time", end),
         Part(FINISHING, where.slower_alone * finishing_seconds(search, run)),
@@ -120,8 +120,8 @@ def run_seconds(search: Search) -> float:
 def making_seconds(search: Search, study: Study, work: Work) -> float:
     """Foresee the seconds of rounding all weights, and of finding what variants err by where they stand."""
     estimator = search.engine.estimator
-    rounded = sum(estimator.rounding_seconds(variant.unit, str(variant.option)) for variant in study.menu.variants)
-    return rounded + work.locally * REBUILD_S
+    variants = study.menu.variants
+    return sum(map(estimator.rounding_seconds, variants)) + estimator.local_seconds(variants[: work.locally])
 
 
 def hessian_seconds(search: Search) -> float:

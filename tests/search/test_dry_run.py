@@ -13,7 +13,7 @@ from onnxmpq.api import quantize
 from onnxmpq.cli import main
 from onnxmpq.errors import InfeasibleError
 from onnxmpq.options import EFFORTS, SearchOptions, VerifyOptions
-from onnxmpq.search.forecast import foresee
+from onnxmpq.search.dry_run import foresee
 from tests.small import MODELS, small_model
 
 MODEL = small_model()
