@@ -37,7 +37,7 @@ MAY_IMPORT = {  # from the bottom up: every room, and every module that stands a
         "artifacts data disk errors lower machine metrics model numerics options runtimes targets version workspace"
     ),
     "solve": "errors machine",
-    "methods": "artifacts budgets errors metrics model options registry sensitivity solve",
+    "methods": "artifacts budgets errors machine metrics model options registry sensitivity solve",
     "search": "artifacts budgets data disk errors methods metrics options sensitivity solve workspace",
     "guard": (
         "artifacts budgets data disk errors machine methods metrics model numerics options runtimes search "

@@ -60,7 +60,7 @@ class Clado:
                 f"With {lost} of {len(measured)} eigenvalues clipped at 0 the plan's rise of the loss is "
                 f"{solution.objective:.6g}; as measured, without clipping, it is {rise:.6g}.",
             )
-        return Draft((choices,), (table.centre_loss.value + rise,), solution, notes)
+        return Draft((choices,), (table.centre_loss.value + rise,), (solution,), notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class CladoStar:
         rises = {v: float(loss) - table.centre_loss.value for v, loss in zip(table.variants, table.loss, strict=True)}
         solution = study.solve(study.problem(study.vector(rises)))
         choices = study.menu.choices(solution.choices)
-        return Draft((choices,), (table.centre_loss.value + solution.objective,), solution)
+        return Draft((choices,), (table.centre_loss.value + solution.objective,), (solution,))
 
 
 def interactions(table: Table) -> np.ndarray:

@@ -23,7 +23,7 @@ from onnxmpq.methods.models import EXACTLY, Candidate, Models, plan_of, plans_of
 from onnxmpq.methods.sparing import FAVOUR, contested, spared_table, spares
 from onnxmpq.methods.study import Choices, Draft, Drawn, Menu, Study
 from onnxmpq.sensitivity.table import Table
-from onnxmpq.solve import Budget, solve_front
+from onnxmpq.solve import Budget, Solution, solve_front
 from onnxmpq.solve.refine import neighbours, refine
 
 ROUNDS = {"quick": 0, "default": 6, "extensive": 12}
@@ -37,6 +37,8 @@ SOLVED, AROUND = 9, 6  # about how many distinct plans models propose of the fir
 NEAR = 0.4  # of the first table: what one around a plan usually takes
 SHARE_OF_PAIRS = 0.1  # of the runs that all pairs take: what the usual effort may
 MEASURED = 0.65  # of the first table: what is likely not to be spared
+FORETOLD = 2.0  # standard errors of a loss within which a model has foretold it
+FRONTED = 1e-3  # the gap of every plan of a front
 NEARBY = 0.6  # the share of a menu that lies next to a plan
 
 
@@ -63,7 +65,8 @@ class Gram:
         first, each = _first(study) * (MEASURED if sparing else 1.0), study.repeats(staged=True)
         left = _affordable(study) - first - SOLVED * each
         rounds = min(max(left / _round(study), 0.0), LIKELY[study.effort])
-        rounds = rounds if rounds >= 1 else 0.0
+        seldom = study.effort == "default" and not study.engine.sketches  # probes tell first whether one pays
+        rounds = rounds if rounds >= 1 and not seldom else 0.0
         plans = SOLVED + rounds * AROUND + (max(rounds, 1.0) * PROBED if study.effort != "quick" else 0.0)
         locally = len(study.menu.variants) if sparing else 0
         return Work(first, rounds * NEAR * first, raced_runs(study, plans), locally=locally)
@@ -80,7 +83,13 @@ class Gram:
         found = [*_distinct([*solved, *_refined(study, first, [*solved, *robust])]), *robust]
         rounds, most = 0, _affordable(study) - _spared(study)
         centres: list[Choices] = []
-        while rounds < ROUNDS[study.effort] and study.runs - study.settling + _round(study) <= most:
+        left, (before, _) = ROUNDS[study.effort], _best(study, found)
+        if left and first.superposition is not None:
+            found = _distinct([*found, *_probed(study, first, most, before)])
+            left = left if _goes_on(study, found, before) else 0
+        elif left and _foretold(study, first, before):
+            left = 0  # what a closer look could mend is not told from chance
+        while rounds < left and study.runs - study.settling + _round(study) <= most:
             centre = _next_centre(study, found, centres)
             if centre is None:
                 break
@@ -94,11 +103,8 @@ class Gram:
             closer += _probed(study, models, most, _best(study, [centre, *closer])[0])
             before, _ = _best(study, found)
             found = _distinct([*found, *closer])
-            after, _ = _best(study, found)
-            if study.effort == "default" and not study.improves(after.choices, before.choices):
-                break  # what further rounds could still find is not told from chance
-        if study.effort != "quick" and not rounds:
-            found = _distinct([*found, *_probed(study, first, most, _best(study, found)[0])])
+            if not _goes_on(study, found, before):
+                break
         best, _ = _best(study, found)
         ranked = [best, *(candidate for candidate in found if candidate.choices != best.choices)]
         engine = study.engine
@@ -114,7 +120,7 @@ class Gram:
         return Draft(
             tuple(candidate.choices for candidate in ranked),
             tuple(candidate.predicted for candidate in ranked),
-            best.proof,
+            tuple(candidate.proof for candidate in ranked),
             notes,
         )
 
@@ -128,12 +134,16 @@ def foretold(study: Study, table: Table) -> Candidate:
 def front_plans(study: Study, budget: str, limits: Sequence[int]) -> list[Drawn]:
     """Return plans over the limits of one budget: choices, limit, predicted loss, bound of the model and status.
 
-    Every limit has the plan of the quadratic model and the same refined by superposition.
+    Every limit has the plan of the quadratic model, the same refined by superposition, and that of the softened model.
     """
     models = Models.of(study, study.table(staged=True), study.menu.options)
     problem = study.problem(models.linear, models.quadratic, constant=models.table.centre_loss.value)
+    solved = solve_front(problem, budget, limits, gap=FRONTED, seed=study.seed)
+    softened: Sequence[Solution | None] = [None] * len(limits)
+    if models.softened is not None:
+        softened = solve_front(study.problem(*models.softened), budget, limits, gap=FRONTED, seed=study.seed)
     found: list[Drawn] = []
-    for limit, solution in zip(limits, solve_front(problem, budget, limits, gap=1e-3, seed=study.seed), strict=True):
+    for limit, solution, soft in zip(limits, solved, softened, strict=True):
         if not solution.choices or solution.status == "infeasible":
             continue
         found.append((study.menu.choices(solution.choices), limit, solution.objective, solution.bound, solution.status))
@@ -141,6 +151,9 @@ def front_plans(study: Study, budget: str, limits: Sequence[int]) -> list[Drawn]
             tight = tuple(replace(b, limit=limit) if b.name == budget else b for b in problem.budgets)
             choices, value = refine(replace(problem, budgets=tight), models.superposition, solution.choices)
             found.append((study.menu.choices(choices), limit, value, solution.bound, solution.status))
+        if soft is not None and soft.choices:
+            plan = study.menu.choices(soft.choices)
+            found.append((plan, limit, models.value(study, plan), solution.bound, "gap"))
     return found
 
 
@@ -167,9 +180,8 @@ def _refined(
 
 def _around(study: Study, models: Models) -> list[Candidate]:
     """Return what the models propose within neighbourhoods of their centre, from small to all."""
-    starts = np.cumsum([0, *(len(options) for options in study.menu.options)])[:-1]
     changes = np.ones(len(models.linear), dtype=np.int64)
-    changes[starts + np.array(study.menu.index(models.table.centre))] = 0
+    changes[study.menu.entries(models.table.centre)] = 0
     found: list[Candidate] = []
     for share in RADII:
         extra = (Budget("changes", changes, max(2, round(share * len(study.menu.units)))),)
@@ -214,10 +226,22 @@ def _probed(study: Study, models: Models, most: float, best: Candidate) -> list[
         tried = [Candidate(study.menu.choices(choices), value, None) for choices, value in around]
         found += tried
         nearest, _ = _best(study, [best, *tried])
-        if nearest is best:
+        if nearest is best or not _goes_on(study, tried, best):
             break
         best = nearest
     return found
+
+
+def _foretold(study: Study, models: Models, best: Candidate) -> bool:
+    """Tell whether the quadratic model of the first table foretells what was measured; the most effort looks anyway."""
+    measured = study.losses([best.choices])[0]
+    off = abs(models.value(study, best.choices) - measured.value)
+    return study.effort != "extensive" and off <= FORETOLD * measured.error
+
+
+def _goes_on(study: Study, found: Sequence[Candidate], before: Candidate) -> bool:
+    """Tell whether to look further: by default where what was found since is better, and not by chance."""
+    return study.effort != "default" or study.improves(_best(study, found)[0].choices, before.choices)
 
 
 def _next_centre(study: Study, found: Sequence[Candidate], used: Sequence[Choices]) -> Candidate | None:

@@ -64,7 +64,7 @@ class Lampq:
         start: Choices = study.menu.choices(solution.choices)
         choices, count, notes = self._swapped(study, bundles, start) if self.swaps else (start, 0, ())
         predicted = problem.value(study.menu.index(choices))
-        return Draft((choices,), (predicted,), None if count else solution, notes)
+        return Draft((choices,), (predicted,), (None if count else solution,), notes)
 
     def _costs(self, study: Study) -> tuple[float, dict[Variant, float]]:
         """Return the float model's loss, and for every variant of the menu the rise that the metric expects."""

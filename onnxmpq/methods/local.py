@@ -27,7 +27,7 @@ class Local:
         errors = dict(zip(table.variants, map(float, table.local), strict=True))
         picked = _walk(bundles, [figures.tolist() for figures in bundles.figures(errors)])
         choices, notes = finish(study, bundles.choices(picked), errors)
-        return Draft((choices,), (None,), None, notes)
+        return Draft((choices,), (None,), notes=notes)
 
 
 def _walk(bundles: Bundles, errors: list[list[float]]) -> Picked:

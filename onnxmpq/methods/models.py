@@ -1,16 +1,18 @@
 """What is made of one table: models of the loss over a menu, and the plans that are best by them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
 
 from onnxmpq.artifacts import Option
+from onnxmpq.methods.softened import Softened
 from onnxmpq.methods.study import Study
 from onnxmpq.methods.superposition import Part, Superposition
 from onnxmpq.sensitivity.table import Table
-from onnxmpq.solve import Budget, Solution
+from onnxmpq.solve import Budget, Solution, relative_gap
+from onnxmpq.solve.solution import Status
 
 EXACTLY = 1e-4  # the gap around float, which is what the proof is of
 Near = tuple[tuple[Option, ...], ...]
@@ -28,9 +30,10 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """What is made of one table, once: the quadratic model, losses alone, and superposition but for sketched outputs.
+    """What is made of one table, once: the quadratic model, losses alone, and two that need responses themselves.
 
-    Over the menu; the centre's own options, and those that were not measured, have zeros.
+    Over the menu; the centre's own options, and those that were not measured, have zeros. Of sketched outputs there is
+    neither the softened model nor superposition.
     """
 
     table: Table
@@ -38,30 +41,50 @@ class Models:
     linear: np.ndarray
     quadratic: np.ndarray
     alone: np.ndarray
+    softened: tuple[np.ndarray, np.ndarray] | None
     superposition: Superposition | None
 
     @classmethod
     def of(cls, study: Study, table: Table, near: Near, *, superposed: bool = True) -> Self:
         """Make the models of a table; ``near`` are the options that may be proposed.
 
-        Superposition needs the responses themselves, the other models the table alone.
+        Those that need the responses themselves are left out unless ``superposed``.
         """
         places = study.places(table)
         there = places >= 0
-        gram = np.where(there[:, None] & there, table.gram[np.ix_(places, places)], 0.0)
+
+        def over_menu(rows: np.ndarray) -> np.ndarray:
+            """Lay figures of the table's rows, or of pairs of them, out over the menu."""
+            if rows.ndim == 1:
+                return np.where(there, rows[places], 0.0)
+            return np.where(there[:, None] & there, rows[np.ix_(places, places)], 0.0)
+
+        softened: tuple[np.ndarray, np.ndarray] | None = None
         superposition: Superposition | None = None
         if superposed and not table.sketched:
             owner = np.repeat(np.arange(len(study.menu.units)), [len(options) for options in study.menu.options])
-            parts = (Part(*part) for part in study.engine.responses(table))
+            sums = Softened(len(table.variants))
+            parts = sums.watched(Part(*part) for part in study.engine.responses(table))
             superposition = Superposition(parts, places, owner)
+            for _ in parts:
+                pass  # superposition keeps the first batches alone
+            if sums.samples:
+                softened = over_menu(sums.linear), 0.5 * over_menu(sums.gram)
         return cls(
             table,
             near,
-            linear=np.where(there, table.linear[places], 0.0),
-            quadratic=0.5 * gram,
-            alone=np.where(there, table.loss[places] - table.centre_loss.value, 0.0),
+            linear=over_menu(table.linear),
+            quadratic=0.5 * over_menu(table.gram),
+            alone=over_menu(table.loss - table.centre_loss.value),
+            softened=softened,
             superposition=superposition,
         )
+
+    def value(self, study: Study, choices: Mapping[str, Option]) -> float:
+        """Return what the quadratic model says of a plan."""
+        picked = study.menu.entries(choices)
+        rise = self.linear[picked].sum() + self.quadratic[np.ix_(picked, picked)].sum()
+        return float(self.table.centre_loss.value + rise)
 
     @property
     def own(self) -> np.ndarray:
@@ -70,11 +93,20 @@ class Models:
 
 
 def plans_of(study: Study, models: Models, gap: float, extra: Sequence[Budget] = ()) -> list[Candidate]:
-    """Return the best plans of the quadratic model, and of the same with every unit's own part as it was measured.
+    """Return the best plans of the quadratic model, of the same with every unit's own part as measured, and softened.
 
-    The second leaves the Gram matrix for interactions.
+    The second leaves the Gram matrix for interactions. The third has the proof of the first: what is best by the
+    softened model is told by what the quadratic model says of it.
     """
-    return [plan_of(study, models, linear, gap, extra) for linear in (models.linear, models.alone - models.own)]
+    first = plan_of(study, models, models.linear, gap, extra)
+    found = [first, plan_of(study, models, models.alone - models.own, gap, extra)]
+    if models.softened is not None:
+        linear, quadratic = models.softened
+        problem = study.problem(linear, quadratic, near=models.near, extra=extra)
+        solution = study.solve(problem, models.table.centre, gap=gap)
+        choices = study.menu.choices(solution.choices)
+        found.append(_restated(first, choices, models.value(study, choices), solution))
+    return found
 
 
 def plan_of(study: Study, models: Models, linear: np.ndarray, gap: float, extra: Sequence[Budget] = ()) -> Candidate:
@@ -84,3 +116,13 @@ def plan_of(study: Study, models: Models, linear: np.ndarray, gap: float, extra:
     )
     solution = study.solve(problem, models.table.centre, gap=gap)
     return Candidate(study.menu.choices(solution.choices), solution.objective, solution)
+
+
+def _restated(known: Candidate, choices: dict[str, Option], value: float, found: Solution) -> Candidate:
+    """Return another plan of the same problem with what was proved of all of them."""
+    proof = known.proof
+    if proof is None:
+        return Candidate(choices, value, None)
+    status: Status = "optimal" if relative_gap(value, proof.bound) <= EXACTLY else "gap"
+    told = replace(proof, status=status, choices=found.choices, objective=value, usage=found.usage, certificate=None)
+    return Candidate(choices, value, told)

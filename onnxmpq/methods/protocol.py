@@ -43,6 +43,11 @@ class Measurer(Protocol):
         ...
 
     @property
+    def sketches(self) -> bool:
+        """Tell whether outputs are so wide that sketches of responses are kept instead of them."""
+        ...
+
+    @property
     def batches(self) -> int:
         """How many batches samples are in."""
         ...
@@ -97,6 +102,10 @@ class Measurer(Protocol):
 
     def sample_losses_of(self, plans: Sequence[Mapping[str, Option]], batches: int) -> Array:
         """Measure the true loss of whole plans on every sample of the first batches, [plans, samples]."""
+        ...
+
+    def error_powers(self, plans: Sequence[Mapping[str, Option]]) -> npt.NDArray[np.float64]:
+        """Measure how far the outputs of whole plans are from the float model's, on all samples."""
         ...
 
     def float_outputs(self) -> Array:

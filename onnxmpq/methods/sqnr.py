@@ -61,11 +61,11 @@ class Sqnr:
         powers = {variant: float(shares.max(initial=0.0)) for variant, shares in noise.items()}
         first, notes = finish(study, plans[met], powers)
         if self.most is None or notes:
-            return Draft((first,), (None,), None, notes)
+            return Draft((first,), (None,), notes=notes)
         figure = self.figure or (lambda choices: study.losses([choices])[0].value)
         target = Target(lambda place: figure(plans[met + place]), len(plans) - met, self.most)
         last = find_last(target, self.search)
-        return Draft((plans[met + last],), (None,), None, _told(target, last))
+        return Draft((plans[met + last],), (None,), notes=_told(target, last))
 
 
 def noise_shares(table: Table) -> dict[Variant, np.ndarray]:

@@ -52,6 +52,11 @@ class Menu:
         """Return the positions of choices in the menu."""
         return tuple(options.index(own) for own, options in zip(self.held(choices), self.options, strict=True))
 
+    def entries(self, choices: Choices) -> np.ndarray:
+        """Return the positions of choices among the options of all units, one unit after the other."""
+        starts = np.cumsum([0, *(len(options) for options in self.options)])[:-1]
+        return np.asarray(starts + np.array(self.index(choices)), np.int64)
+
     def choices(self, picked: Sequence[int]) -> dict[str, Option]:
         """Return the choices at positions of the menu; float ones are left out."""
         return {
@@ -176,13 +181,13 @@ class Study:
         leader = min((key for key in by_key if key in self.measured), key=lambda key: self.measured[key].value)
         return [self._estimate(key, leader) for key in keys]
 
-    def improves(self, plan: Choices, other: Choices) -> bool:
-        """Tell whether a plan is better than another by more than the standard error of the difference."""
+    def improves(self, plan: Choices, other: Choices, errors: float = 1.0) -> bool:
+        """Tell whether a plan is better than another by more than some standard errors of the difference."""
         whole = self.settled(plan) and self.settled(other)
         batches = self.engine.batches if whole else self.engine.first
         losses = self.engine.sample_losses_of([plan, other], batches)
         difference, error = mean_and_error(losses[1] - losses[0])
-        return difference > error
+        return difference > errors * error
 
     def settled(self, plan: Choices) -> bool:
         """Tell whether a plan was measured on all samples."""
@@ -343,7 +348,7 @@ class Draft:
 
     plans: tuple[Choices, ...]
     predicted: tuple[float | None, ...] = ()
-    proof: Solution | None = None
+    proofs: tuple[Solution | None, ...] = ()
     notes: tuple[str, ...] = ()
 
 

@@ -1,12 +1,17 @@
 """From a method to a plan: what it proposes is measured beside uniform plans of the same budgets; the best is taken.
 
-No plan is handed out that is worse than a uniform one: where calibration misled a method, uniform wins here.
+Samples do not tell plans apart whose losses differ by less than two standard errors of the difference, and the least of
+many losses is a lucky one, most of all where a few samples make up most of it. Among those plans the one is taken whose
+outputs are nearest to float's, which every sample has a say in. No plan is handed out that is worse than a uniform one:
+where calibration misled a method, uniform wins here.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
+
+import numpy as np
 
 from onnxmpq.artifacts import FLOAT, Estimate
 from onnxmpq.methods.agreement import Agreement
@@ -15,11 +20,15 @@ from onnxmpq.methods.uniform import uniform_choices
 from onnxmpq.sensitivity.table import Table
 from onnxmpq.solve import Solution
 
+MOST = 1.5  # times the least loss: of few samples errors are not known well either
+APART = 2.0  # standard errors of a difference from which on plans are told apart: chance gives as much 1 time in 20
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
     """The plan, its measured and predicted loss, the proof of the model behind it, and what it took.
 
+    ``least`` is the least loss of a plan that fits, from which that of the plan is not told apart.
     ``proposed`` is what the method itself put first, ``uniforms`` the uniform plans within the budgets by their option,
     ``table`` the responses around float, ``tried`` every plan that was measured. ``about`` is what the method says of
     its work, ``notes`` what is to be said of the plan.
@@ -27,6 +36,7 @@ class Decision:
 
     choices: Choices
     loss: Estimate
+    least: Estimate
     predicted: float | None
     proof: Solution | None
     proposed: Choices
@@ -50,6 +60,7 @@ def decide(study: Study, method: Method, fits: Callable[[Choices], bool] = lambd
     began = perf_counter()
     draft = method.propose(study)
     best, losses = _best(study, draft.plans, fits)
+    least = losses[best]
     method_runs = study.runs
     menu = study.menu
     every = dict.fromkeys(option for options in menu.options for option in options if option != FLOAT)
@@ -58,11 +69,21 @@ def decide(study: Study, method: Method, fits: Callable[[Choices], bool] = lambd
         even = uniform_choices(menu.units, menu.options, option)
         if study.feasible(even) and even not in [known for known, _ in uniforms.values()]:
             uniforms[str(option)] = (even, study.raced([draft.plans[best], even])[1])
-    choices: Choices = draft.plans[best]
-    loss, chosen = losses[best], method.name
-    predicted = draft.predicted[best] if best < len(draft.predicted) else None
-    proof = draft.proof if best == 0 else None
+    below = min((measured.value for _, measured in uniforms.values()), default=np.inf)
+    below = min(below, MOST * least.value)
+    alike = [place for place in _alike(study, draft.plans, best) if place == best or losses[place].value <= below]
+    taken = _nearest(study, draft.plans, alike, best, fits)
+    choices: Choices = draft.plans[taken]
+    loss, chosen = losses[taken], method.name
+    predicted = draft.predicted[taken] if taken < len(draft.predicted) else None
+    proof = draft.proofs[taken] if taken < len(draft.proofs) else None
     notes: list[str] = []
+    if taken != best:
+        most = max(losses[place].value for place in alike)
+        notes.append(
+            f"{len(alike)} plans lose {least.value:.4g} to {most:.4g}, which the samples do not tell apart. "
+            f"The one with {loss.value:.4g} was taken: its outputs are nearest to the float model's."
+        )
     for name, (other, measured) in uniforms.items():
         if measured.value < loss.value and fits(other):
             choices, loss, chosen, predicted, proof = other, measured, f"uniform {name}", None, None
@@ -73,6 +94,7 @@ def decide(study: Study, method: Method, fits: Callable[[Choices], bool] = lambd
     return Decision(
         choices,
         loss,
+        min(loss, least, key=lambda estimate: estimate.value),
         predicted,
         proof,
         draft.plans[0],
@@ -99,6 +121,24 @@ def _best(study: Study, plans: Sequence[Choices], fits: Callable[[Choices], bool
         study.losses([plans[best]])
 
 
+def _alike(study: Study, plans: Sequence[Choices], best: int) -> list[int]:
+    """Return the plans measured on all samples that are not told apart from the best, which is one of them."""
+    return [
+        place
+        for place, plan in enumerate(plans)
+        if place == best or (study.settled(plan) and not study.improves(plans[best], plan, APART))
+    ]
+
+
+def _nearest(
+    study: Study, plans: Sequence[Choices], alike: Sequence[int], best: int, fits: Callable[[Choices], bool]
+) -> int:
+    """Return the plan whose outputs are nearest to float's, among some; the best by its loss fits."""
+    powers = study.engine.error_powers([plans[place] for place in alike])
+    ranked = [alike[int(number)] for number in np.argsort(powers, kind="stable")]
+    return next(place for place in ranked if place == best or fits(plans[place]))
+
+
 def to_json(decision: Decision) -> dict[str, Any]:
     """Return a decision as plain JSON data."""
     proof = decision.proof
@@ -106,6 +146,7 @@ def to_json(decision: Decision) -> dict[str, Any]:
         "chosen": decision.chosen,
         "loss": decision.loss.value,
         "loss_error": decision.loss.error,
+        "least_loss": decision.least.value,
         "predicted": decision.predicted,
         "measured_to_predicted": decision.loss.value / decision.predicted if decision.predicted else None,
         "proof": proof_json(proof) if proof else None,

@@ -18,7 +18,6 @@ from onnxmpq.search.loop import Search
 from onnxmpq.sensitivity.table import Cost
 from onnxmpq.sensitivity.workers.bundles import EACH, MUCH
 from onnxmpq.sensitivity.workers.executors import crowding, side_by_side
-from onnxmpq.sensitivity.workers.judge import SKETCH
 from onnxmpq.workspace.clock import Clock, Part
 
 MEASURING = ("centre", "responses")
@@ -135,8 +134,8 @@ def deciding_seconds(search: Search, study: Study, work: Work) -> float:
     """Foresee the seconds of solving, and of steps by superposition, for the first table and those around plans."""
     engine = search.engine
     samples = engine.samples * (engine.first_share if staged(search.method) else 1.0)
-    width = sum(head.width for head in engine.heads)
-    numbers = len(study.menu.variants) * samples * (width if width <= SKETCH else 0)  # of sketches no steps are made
+    width = 0 if engine.sketches else sum(head.width for head in engine.heads)  # of sketches no steps are made
+    numbers = len(study.menu.variants) * samples * width
     tables = 1.0 if study.effort == EFFORTS[0] else 2.0
     tables += _STEPS_AGAIN * work.again / work.first if work.first else 0.0
     return tables * (numbers * _REFINED_S + len(study.menu.units) * _SOLVED_S)

@@ -64,8 +64,8 @@ def _fitting(search: Search, limits: Sequence[Limit]) -> Decision:
         first = files.first
         if first is None:
             return spent.told(_judged(decision, study))
-        if files.fit(decision.choices) and decision.loss.value <= NEARLY * study.losses([first])[0].value:
-            better = before is None or decision.loss.value < before.loss.value
+        if files.fit(decision.choices) and decision.least.value <= NEARLY * study.losses([first])[0].value:
+            better = before is None or decision.least.value < before.least.value
             if better and (slack := files.slack(decision.choices)):
                 search.shift(slack)
             elif effort == search.effort:

@@ -5,17 +5,16 @@
     .pairs(table, ...)                      exact losses with two units changed
     .losses(plans)                          true losses of whole plans, on all samples
     .sample_losses_of(plans, batches)       the same on every sample of some batches
+    .error_powers(plans)                    how far their outputs are from float's
     .traces()                               Fisher traces by directional differences
 
 Every job's result goes to the store at once; what is there already is not run again. Results do not depend on the
 executor, the order or the number of workers.
 """
 
-import hashlib
-import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -35,13 +34,14 @@ from onnxmpq.sensitivity.cost import Estimator, hessian_room
 from onnxmpq.sensitivity.cuts.cutting import cut
 from onnxmpq.sensitivity.cuts.segments import Cuts
 from onnxmpq.sensitivity.cuts.sizes import Seen
-from onnxmpq.sensitivity.stored.keys import function_name, job_json, key
+from onnxmpq.sensitivity.stored.identity import identity_of
+from onnxmpq.sensitivity.stored.keys import job_json, key
 from onnxmpq.sensitivity.stored.store import Store
 from onnxmpq.sensitivity.table import Cost, Table, Variant, pairs_of, variants_of
 from onnxmpq.sensitivity.workers.bundles import Load, run_bundled
 from onnxmpq.sensitivity.workers.devices import here_for, smallest
 from onnxmpq.sensitivity.workers.executors import pool_of, runs_here
-from onnxmpq.sensitivity.workers.judge import Results
+from onnxmpq.sensitivity.workers.judge import SKETCH, Results
 from onnxmpq.sensitivity.workers.worker import (
     CentreJob,
     Job,
@@ -58,7 +58,6 @@ from onnxmpq.sensitivity.workers.worker import (
     starts_from,
 )
 from onnxmpq.targets import Target
-from onnxmpq.version import __version__
 from onnxmpq.workspace.workspace import Workspace
 
 
@@ -88,7 +87,8 @@ class Engine:
         self.estimator = Estimator(workspace, self.calibrated, self.cuts, self.options.threads, here)
         self.layout = lay_out(workspace, heads, self.options, self.cuts.macs, self.estimator.batch_within, self.device)
         self._worker = Worker(self._recipe(heads))
-        self.store = Store.open(Path(self.options.store or self.layout.folder / "results.store"), self._identity(heads))
+        self.identity = identity_of(workspace, self.calibrated, self.layout, heads, self.options, self.device)
+        self.store = Store.open(Path(self.options.store or self.layout.folder / "results.store"), self.identity)
         try:
             self._worker = Worker(self._recipe(self._with_powers()))
         except BaseException:
@@ -152,6 +152,11 @@ class Engine:
     def plain(self) -> int:
         """How many of them are no blends."""
         return self.layout.plain * self.layout.rows
+
+    @property
+    def sketches(self) -> bool:
+        """Whether the outputs are so wide that sketches of responses are kept instead of them."""
+        return sum(head.width for head in self.heads) > SKETCH
 
     @property
     def repeats(self) -> float:
@@ -271,6 +276,14 @@ class Engine:
         rows = [np.concatenate([self.result(PlanJob(k, b))["loss"] for b in range(batches)]) for k in keys]
         return np.array(rows, np.float64)
 
+    def error_powers(self, plans: Sequence[Mapping[str, Option]]) -> Array:
+        """Measure how far whole plans are from the float model: error over signal power of its outputs, summed up."""
+        keys = [as_choices(plan) for plan in plans]
+        self.run([PlanJob(k, batch) for batch in range(self.batches) for k in keys], "plans")
+        signal = np.array([head.power for head in self.heads])
+        noise = [np.concatenate([self.result(PlanJob(k, b))["noise"] for b in range(self.batches)]) for k in keys]
+        return np.array([(each / signal).sum(1).mean() for each in noise], np.float64)
+
     def traces(self, draws: int = 4) -> dict[str, Estimate]:
         """Estimate the Fisher trace of every unit with weights from directional differences."""
         units = [unit.name for unit in self.space.units if unit.parameters and not unit.layers[0].in_body]
@@ -371,22 +384,6 @@ class Engine:
             self.options.function,
             self.options.devices,
         )
-
-    def _identity(self, heads: tuple[Head, ...]) -> dict[str, str]:
-        """Return what results in a store depend on."""
-        prepared, reference, options = self.workspace.prepared, self.workspace.reference, self.options
-        samples = f"{self.workspace.samples.sha256}:{self.layout.given}"
-        return {
-            "model": prepared.source.sha256 + "".join(f", {name}" for name in prepared.passes),
-            "samples": hashlib.sha256(samples.encode()).hexdigest(),
-            "blends": str(self.samples - self.plain),
-            "batch size": f"{self.layout.size}, {self.layout.first} first",
-            "target": hashlib.sha256(repr(self.target).encode()).hexdigest(),
-            "ranges": json.dumps(asdict(self.calibrated.numbers), sort_keys=True),
-            "loss": json.dumps([asdict(head) for head in heads], sort_keys=True) + function_name(options.function),
-            "runtime": f"{reference.name} {reference.version}, {options.threads} threads{self.device.identity}",
-            "engine": f"{__version__}, seed {options.seed}",
-        }
 
     def _with_powers(self) -> tuple[Head, ...]:
         """Run the float model once and give every head its width, classes and mean signal power."""

@@ -58,6 +58,7 @@ class FakeEngine:
     samples: int = 1
     plain: int = 1
     repeats: float = 1.0
+    sketches: bool = True
 
     @property
     def space(self) -> Space:
@@ -141,6 +142,10 @@ class FakeEngine:
     def sample_losses_of(self, plans: Sequence[Choices], batches: int) -> np.ndarray:
         """Return the losses of plans on the one sample."""
         return np.array([[self.true_loss(plan)] for plan in plans])
+
+    def error_powers(self, plans: Sequence[Choices]) -> np.ndarray:
+        """Return the losses of plans: what errs more loses more."""
+        return np.array([self.true_loss(plan) for plan in plans])
 
     def traces(self, draws: int = 4) -> dict[str, Estimate]:
         """Return the traces as given."""

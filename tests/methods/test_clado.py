@@ -73,12 +73,12 @@ def test_pairs_that_cancel_are_bought_as_they_were_measured() -> None:
 def test_the_value_without_clipping_is_told_beside_the_clipped_one() -> None:
     study = pair_that_cancels(80)
     draft = Clado().propose(study)
-    assert draft.proof is not None
+    assert draft.proofs[0] is not None
     true = draft.predicted[0] or 0.0
     assert true == pytest.approx(study.losses(draft.plans)[0].value)
-    assert f"{draft.proof.objective:.6g}" in draft.notes[0]
+    assert f"{draft.proofs[0].objective:.6g}" in draft.notes[0]
     assert f"{true:.6g}" in draft.notes[0]
-    assert draft.proof.objective > true
+    assert draft.proofs[0].objective > true
 
 
 def test_the_star_takes_the_least_sum_of_single_losses() -> None:

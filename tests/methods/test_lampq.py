@@ -106,7 +106,7 @@ def test_the_metric_is_the_trace_times_the_factor_of_its_type(per_option: bool, 
     study = study_of(engine, size=100)
     draft = Lampq(per_option=per_option, probes=probes, swaps=0).propose(study)
     assert draft.plans == ({"a": W2, "b": W4, "c": W4},) or draft.plans == ({"a": W4, "b": W2, "c": W4},)
-    assert draft.proof is not None
+    assert draft.proofs[0] is not None
     assert draft.notes == ()
     if probes == 3:
         assert draft.plans == ({"a": W2, "b": W4, "c": W4},)
@@ -166,7 +166,7 @@ def test_swaps_lower_the_measured_loss_and_keep_the_budget(seed: int) -> None:
     draft = Lampq().propose(study)
     assert study.feasible(draft.plans[0])
     assert engine.true_loss(draft.plans[0]) <= engine.true_loss(start)
-    assert (draft.proof is not None) == (draft.plans[0] == start)
+    assert (draft.proofs[0] is not None) == (draft.plans[0] == start)
 
 
 def test_swaps_do_lower_the_loss_of_some() -> None:

@@ -13,6 +13,7 @@ from onnxmpq.budgets.limits import parse_limits
 from onnxmpq.errors import InputError, InternalError
 from onnxmpq.methods import named
 from onnxmpq.methods.clado import Clado
+from onnxmpq.methods.models import EXACTLY, Models, plans_of
 from onnxmpq.methods.rows import make_rows
 from onnxmpq.methods.sqnr import Sqnr
 from onnxmpq.methods.study import Menu, Study
@@ -56,6 +57,23 @@ def test_every_method_gives_plans_within_the_budgets(engine: Engine, name: str) 
     assert len(draft.predicted) == len(draft.plans)
     assert all(np.isfinite(found.value) for found in study.losses(draft.plans))
     assert study.runs > 0
+
+
+def test_the_softened_plan_has_the_proof_of_the_quadratic_model(engine: Engine) -> None:
+    study = study_of(engine, "size=30%")
+    models = Models.of(study, study.table(), study.menu.options)
+    exact, _, softened = plans_of(study, models, EXACTLY)
+    for plan in (exact, softened):
+        assert plan.proof is not None
+        assert study.feasible(plan.choices)
+        assert plan.predicted == pytest.approx(models.value(study, plan.choices), rel=1e-6)
+        assert plan.proof.objective == plan.predicted
+        assert plan.proof.choices == study.menu.index(plan.choices)
+        assert plan.proof.usage == pytest.approx(study.usage(plan.choices))
+    assert exact.proof is not None
+    assert softened.proof is not None
+    assert softened.proof.bound == exact.proof.bound <= exact.proof.objective <= softened.proof.objective + 1e-9
+    assert softened.proof.status == ("optimal" if softened.proof.gap <= EXACTLY else "gap")
 
 
 def test_importing_the_table_loads_no_method() -> None:

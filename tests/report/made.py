@@ -109,7 +109,15 @@ def result(space: Space, *, uniform_only: bool = False) -> Result:
     proof = Solution("optimal", (), 0.011, 0.01099, (taken,), 7, 1.5, 12, "HiGHS 1.15.1")
     uniform = {unit: OPTIONS[2] for unit in plan.choices}
     decision = Decision(
-        *(plan.choices, Estimate(0.012, 0.001), 0.011, proof, plan.choices, Estimate(0.012, 0.001)),
+        *(
+            plan.choices,
+            Estimate(0.012, 0.001),
+            Estimate(0.0118, 0.001),
+            0.011,
+            proof,
+            plan.choices,
+            Estimate(0.012, 0.001),
+        ),
         *({"w2a8": (uniform, Estimate(0.4, 0.02))}, "gram", 35.0, 3.7, ("a note of the search",)),
     )
     return Result(

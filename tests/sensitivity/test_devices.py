@@ -133,14 +133,14 @@ def test_a_device_keeps_no_more_sessions_than_it_says(monkeypatch: pytest.Monkey
 def test_a_store_of_the_processor_is_none_of_a_device(tmp_path: Path) -> None:
     store, feeds = tmp_path / "r.store", digits(2)
     with engine_on(part("digits_conv"), feeds, store=store) as engine:
-        assert engine._identity(engine.heads)["runtime"].endswith(" 1 threads")
+        assert engine.identity["runtime"].endswith(" 1 threads")
     with (
         pytest.raises(InputError, match="another runtime"),
         engine_on(part("digits_conv"), feeds, store=store, device="host"),
     ):
         pass
     with engine_on(part("digits_conv"), feeds, device="host") as engine:
-        assert engine._identity(engine.heads)["runtime"].endswith(" 1 threads, CPUExecutionProvider on host")
+        assert engine.identity["runtime"].endswith(" 1 threads, CPUExecutionProvider on host")
 
 
 # ---- batches and devices ---------------------------------------------------------------------------------------------
