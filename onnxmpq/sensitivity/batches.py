@@ -94,13 +94,15 @@ def lay_out(
     heads: tuple[Head, ...],
     options: MeasureOptions,
     macs: int,
+    largest: int,
     size_within: Callable[[int, int], int],
     device: Device,
 ) -> Layout:
     """Write batches into a new folder of a workspace, with blends behind the samples where they are measured.
 
-    ``macs`` is what running one sample takes; ``size_within`` tells how many of so many samples may run together within
-    a ceiling of memory: a GPU's own where it has any and no other was told.
+    ``macs`` is what running one sample takes, ``largest`` the bytes of its largest tensor; ``size_within`` tells how
+    many of so many samples a batch may have within a ceiling of memory: a GPU's own where it has any and no other was
+    told.
     """
     samples = workspace.samples
     rows = rows_of(workspace.output_shapes, heads, samples.batch)
@@ -111,7 +113,8 @@ def lay_out(
     plain = len(blends.plain) if blends else count
     total = plain + (len(blends.pairs) if blends else 0)
     size = options.batch or size_within(_ceiling(options, device), total)
-    stack = _may_stack(workspace, heads, opened)
+    together = min(device.together, max(device.cache // max(largest, 1), 1)) if device.cache else device.together
+    stack = together > 1 and _may_stack(workspace, heads, opened)
     opened.cache_clear()
     folder = Path(tempfile.mkdtemp(prefix="batches-", dir=workspace.folder))
     sizes: list[int] = []
@@ -121,7 +124,7 @@ def lay_out(
         for start in range(0, len(stage), size):
             places = stage[start : start + size]
             group = list(islice(feeds, len(places)))
-            joined, of_each = _stacked(group, rows, device.together) if stack else (group, [rows] * len(group))
+            joined, of_each = _stacked(group, rows, together) if stack else (group, [rows] * len(group))
             arrays = {f"{i}/{name}": array for i, feed in enumerate(joined) for name, array in feed.items()}
             arrays["rows"] = np.array(of_each)
             if labels is not None and not blends:

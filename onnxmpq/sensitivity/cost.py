@@ -101,14 +101,18 @@ class Estimator:
         largest = max((4 * constant.size for constant in constants), default=0)
         weights = round(_CENTRES * held + _QUANTISING * largest) + min(3 * RECENT_BYTES, round(_VARIANTS * held))
         crossing = sum(segment.live_bytes for segment in self.cuts.segments)
-        each = [4 * stats.count // len(samples) for stats in known.tensors.values()]
-        widest = max(*(segment.live_bytes for segment in self.cuts.segments), *each, 0)
+        widest = max(*(segment.live_bytes for segment in self.cuts.segments), self.largest)
         hessians = (view.groups * view.columns**2 for view in self._hessian_views.values())
         rounding = _ROUNDING_BYTES * max(hessians, default=0)
-        besides = _OVERHEAD_BYTES + samples.held_bytes + _COUNTED * counted + RUN_AHEAD * sum(each)
+        besides = _OVERHEAD_BYTES + samples.held_bytes + _COUNTED * counted + RUN_AHEAD * sum(self._tensors)
         outputs = sum(math.prod(shape) for shape in self.workspace.output_shapes.values())
         sample = 3 * crossing + 16 * widest + _OUTPUT_BYTES * outputs
         return besides + weights + rounding + batch * sample
+
+    @property
+    def largest(self) -> int:
+        """The bytes of the largest tensor of one sample that was counted."""
+        return max(self._tensors, default=0)
 
     def cost(self, variants: Sequence[Variant], layout: Layout, batches: int) -> Cost:
         """Estimate what measuring variants takes on the first batches; runs are of those."""
@@ -213,6 +217,11 @@ class Estimator:
             seconds = len(batch.rows) * float(np.median(times)) / _LITERAL_SPEED
             self._seconds = seconds / layout.sizes[0]
         return self._seconds
+
+    @property
+    def _tensors(self) -> list[int]:
+        """The bytes of every tensor of one sample that was counted."""
+        return [4 * stats.count // len(self.workspace.samples) for stats in self.calibrated.known.tensors.values()]
 
     @cached_property
     def _hessian_views(self) -> dict[str, View]:

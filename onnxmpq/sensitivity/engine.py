@@ -85,7 +85,8 @@ class Engine:
         heads = find_heads(self.model, self.options.loss, self.options.outputs)
         here = here_for(self.options, self.device)
         self.estimator = Estimator(workspace, self.calibrated, self.cuts, self.options.threads, here)
-        self.layout = lay_out(workspace, heads, self.options, self.cuts.macs, self.estimator.batch_within, self.device)
+        takes = self.cuts.macs, self.estimator.largest, self.estimator.batch_within
+        self.layout = lay_out(workspace, heads, self.options, *takes, self.device)
         self._worker = Worker(self._recipe(heads))
         self.identity = identity_of(workspace, self.calibrated, self.layout, heads, self.options, self.device)
         self.store = Store.open(Path(self.options.store or self.layout.folder / "results.store"), self.identity)

@@ -12,7 +12,7 @@ from onnxmpq.errors import InputError, RuntimeMissingError, VerifyError
 from onnxmpq.runtimes import cuda, devices, get_runtime, ort
 from onnxmpq.runtimes.bound import BoundSession, Tensor
 from onnxmpq.runtimes.cuda import Gpu, gpus
-from onnxmpq.runtimes.devices import Cuda, Host, Processor, devices_here, get_device
+from onnxmpq.runtimes.devices import CACHE, Cuda, Host, Processor, devices_here, get_device
 
 HEADER = '<ir_version: 10, opset_import: ["": 21]>'
 EVERY_KIND = """g (float[n, 4] x, int64[k] shape, bool[n, 4] mask) => (
@@ -150,8 +150,8 @@ def test_codes_and_lists_have_no_powers() -> None:
 def test_devices_have_names_and_identities() -> None:
     cpu, host, first, second = (get_device(name) for name in ("cpu", "host", "cuda:0", "cuda:12"))
     assert get_device("host") is host
-    assert (cpu.identity, cpu.together, cpu.room) == ("", 8, 0)
-    assert (host.together, host.room) == (8, 0)
+    assert (cpu.identity, cpu.together, cpu.cache, cpu.room) == ("", 8, CACHE, 0)
+    assert (host.together, host.cache, host.room) == (8, CACHE, 0)
     assert first.identity == second.identity != host.identity
     assert first.together == 32
     cpu.check()

@@ -10,7 +10,7 @@ import pytest
 from onnxmpq.artifacts import Option
 from onnxmpq.errors import InputError
 from onnxmpq.options import MEMORY, MeasureOptions
-from onnxmpq.runtimes.devices import Device, Host, get_device
+from onnxmpq.runtimes.devices import Device, Host, Processor, get_device
 from onnxmpq.sensitivity.batches import _ceiling
 from onnxmpq.sensitivity.engine import Engine
 from onnxmpq.sensitivity.table import Table
@@ -156,6 +156,19 @@ def test_a_device_says_how_many_samples_run_together(
         engine.table(OPTIONS[:1])
         assert engine._worker._bench is not None
         assert engine._worker._bench.batch((), 0).judge.rows == feeds
+
+
+def test_fewer_samples_run_together_where_their_tensors_would_leave_the_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = []
+    for room, feeds in ((10**9, [8, 2]), (3, [3, 3, 3, 1]), (1, [1] * 10)):
+        with engine_on(part("digits_conv"), digits(10)) as engine:
+            monkeypatch.setattr(Processor, "cache", room * engine.estimator.largest)
+        with engine_on(part("digits_conv"), digits(10)) as engine:
+            tables.append(engine.table(OPTIONS[:1]))
+            assert engine._worker._bench is not None
+            assert engine._worker._bench.batch((), 0).judge.rows == feeds
+    for table in tables[1:]:
+        np.testing.assert_allclose(table.gram, tables[0].gram, rtol=1e-3, atol=1e-5 * np.abs(tables[0].gram).max())
 
 
 def test_batches_follow_from_the_memory_of_a_gpu_unless_one_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
