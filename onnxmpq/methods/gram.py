@@ -19,7 +19,7 @@ import numpy as np
 
 from onnxmpq.artifacts import Option
 from onnxmpq.methods.likely import Work, pair_runs, raced_runs
-from onnxmpq.methods.models import EXACTLY, Candidate, Models, plan_of, plans_of
+from onnxmpq.methods.models import EXACTLY, Candidate, Models, plan_of, plans_of, proved
 from onnxmpq.methods.sparing import FAVOUR, contested, spared_table, spares
 from onnxmpq.methods.study import Choices, Draft, Drawn, Menu, Study
 from onnxmpq.sensitivity.table import Table
@@ -120,7 +120,7 @@ class Gram:
         return Draft(
             tuple(candidate.choices for candidate in ranked),
             tuple(candidate.predicted for candidate in ranked),
-            tuple(candidate.proof for candidate in ranked),
+            tuple(candidate.proof or proved(study, first, solved[0], candidate.choices) for candidate in ranked),
             notes,
         )
 

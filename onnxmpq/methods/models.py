@@ -12,7 +12,6 @@ from onnxmpq.methods.study import Study
 from onnxmpq.methods.superposition import Part, Superposition
 from onnxmpq.sensitivity.table import Table
 from onnxmpq.solve import Budget, Solution, relative_gap
-from onnxmpq.solve.solution import Status
 
 EXACTLY = 1e-4  # the gap around float, which is what the proof is of
 Near = tuple[tuple[Option, ...], ...]
@@ -105,7 +104,7 @@ def plans_of(study: Study, models: Models, gap: float, extra: Sequence[Budget] =
         problem = study.problem(linear, quadratic, near=models.near, extra=extra)
         solution = study.solve(problem, models.table.centre, gap=gap)
         choices = study.menu.choices(solution.choices)
-        found.append(_restated(first, choices, models.value(study, choices), solution))
+        found.append(Candidate(choices, models.value(study, choices), proved(study, models, first, choices)))
     return found
 
 
@@ -118,11 +117,17 @@ def plan_of(study: Study, models: Models, linear: np.ndarray, gap: float, extra:
     return Candidate(study.menu.choices(solution.choices), solution.objective, solution)
 
 
-def _restated(known: Candidate, choices: dict[str, Option], value: float, found: Solution) -> Candidate:
-    """Return another plan of the same problem with what was proved of all of them."""
-    proof = known.proof
-    if proof is None:
-        return Candidate(choices, value, None)
-    status: Status = "optimal" if relative_gap(value, proof.bound) <= EXACTLY else "gap"
-    told = replace(proof, status=status, choices=found.choices, objective=value, usage=found.usage, certificate=None)
-    return Candidate(choices, value, told)
+def proved(study: Study, models: Models, best: Candidate, choices: Mapping[str, Option]) -> Solution | None:
+    """Return what the proof of the quadratic model's best plan says of another one; None where it has other options."""
+    known = zip(study.menu.held(choices), models.near, strict=True)
+    if best.proof is None or any(own not in options for own, options in known):
+        return None
+    value = models.value(study, choices)
+    return replace(
+        best.proof,
+        status="optimal" if relative_gap(value, best.proof.bound) <= EXACTLY else "gap",
+        choices=study.menu.index(choices),
+        objective=value,
+        usage=study.usage(choices),
+        certificate=None,
+    )

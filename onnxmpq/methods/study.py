@@ -312,8 +312,7 @@ class Study:
 
     def usage(self, choices: Choices) -> tuple[int, ...]:
         """Return what choices take in every row."""
-        starts = np.cumsum([0, *(len(options) for options in self.menu.options)])[:-1]
-        picked = starts + np.array(self.menu.index(choices))
+        picked = self.menu.entries(choices)
         return tuple(int(known.weights[picked].sum()) for known in self.rows)
 
     def feasible(self, choices: Choices, but: Collection[str] = ()) -> bool:

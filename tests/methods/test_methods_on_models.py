@@ -1,6 +1,7 @@
 """Every method on parts of both embedded models, and methods by name."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from typing import Any
 
@@ -13,7 +14,8 @@ from onnxmpq.budgets.limits import parse_limits
 from onnxmpq.errors import InputError, InternalError
 from onnxmpq.methods import named
 from onnxmpq.methods.clado import Clado
-from onnxmpq.methods.models import EXACTLY, Models, plans_of
+from onnxmpq.methods.gram import Gram
+from onnxmpq.methods.models import EXACTLY, Models, plans_of, proved
 from onnxmpq.methods.rows import make_rows
 from onnxmpq.methods.sqnr import Sqnr
 from onnxmpq.methods.study import Menu, Study
@@ -74,6 +76,29 @@ def test_the_softened_plan_has_the_proof_of_the_quadratic_model(engine: Engine) 
     assert softened.proof is not None
     assert softened.proof.bound == exact.proof.bound <= exact.proof.objective <= softened.proof.objective + 1e-9
     assert softened.proof.status == ("optimal" if softened.proof.gap <= EXACTLY else "gap")
+
+
+def test_every_plan_of_gram_is_told_with_a_proof(engine: Engine) -> None:
+    study = study_of(engine, "size=30%")
+    draft = Gram().propose(study)
+    bounds = set()
+    for plan, proof in zip(draft.plans, draft.proofs, strict=True):
+        assert proof is not None
+        assert proof.choices == study.menu.index(plan)
+        assert proof.objective >= proof.bound - 1e-9
+        bounds.add(proof.bound)
+    assert len(draft.plans) > 3
+    assert len(bounds) < len(draft.plans), "most have that of the quadratic model's best plan"
+
+
+def test_an_option_that_a_model_does_not_know_has_no_proof(engine: Engine) -> None:
+    study = study_of(engine, "size=30%")
+    models = Models.of(study, study.table(), study.menu.options, superposed=False)
+    best, *_ = plans_of(study, models, EXACTLY)
+    fewer = replace(models, near=(study.menu.options[0][:1], *models.near[1:]))
+    other = {**best.choices, study.menu.units[0].name: study.menu.options[0][-1]}
+    assert proved(study, models, best, other) is not None
+    assert proved(study, fewer, best, other) is None
 
 
 def test_importing_the_table_loads_no_method() -> None:
