@@ -86,9 +86,8 @@ class Gram:
         left, (before, _) = ROUNDS[study.effort], _best(study, found)
         if left and first.superposition is not None:
             found = _distinct([*found, *_probed(study, first, most, before)])
-            left = left if _goes_on(study, found, before) else 0
-        elif left and _foretold(study, first, before):
-            left = 0  # what a closer look could mend is not told from chance
+        if left and not _worth_rounds(study, first, found, before):
+            left = 0
         while rounds < left and study.runs - study.settling + _round(study) <= most:
             centre = _next_centre(study, found, centres)
             if centre is None:
@@ -232,11 +231,17 @@ def _probed(study: Study, models: Models, most: float, best: Candidate) -> list[
     return found
 
 
-def _foretold(study: Study, models: Models, best: Candidate) -> bool:
-    """Tell whether the quadratic model of the first table foretells what was measured; the most effort looks anyway."""
-    measured = study.losses([best.choices])[0]
-    off = abs(models.value(study, best.choices) - measured.value)
-    return study.effort != "extensive" and off <= FORETOLD * measured.error
+def _worth_rounds(study: Study, first: Models, found: Sequence[Candidate], before: Candidate) -> bool:
+    """Tell whether what a closer look could mend is more than chance: the most effort, and a large loss, ask for one.
+
+    Else neighbours of the best plan must have been better than it or, where there are none, its loss not foretold.
+    """
+    measured = study.losses([before.choices])[0]
+    if study.effort == "extensive" or not study.small(measured):
+        return True
+    if first.superposition is not None:
+        return _goes_on(study, found, before)
+    return abs(first.value(study, before.choices) - measured.value) > FORETOLD * measured.error
 
 
 def _goes_on(study: Study, found: Sequence[Candidate], before: Candidate) -> bool:

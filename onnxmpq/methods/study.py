@@ -18,6 +18,7 @@ from onnxmpq.solve import Budget, Problem, Shortfall, Solution, solve
 
 Choices = Mapping[str, Option]
 APART = 2.5  # standard errors by which a plan is worse than the best, which then no more samples are spent on
+SMALL = 0.1  # nats, or error over signal power: a larger loss is of outputs that are no longer near the float model's
 CONTENDERS = 4  # plans of one race that are measured on all samples at most
 
 
@@ -188,6 +189,10 @@ class Study:
         losses = self.engine.sample_losses_of([plan, other], batches)
         difference, error = mean_and_error(losses[1] - losses[0])
         return difference > errors * error
+
+    def small(self, loss: Estimate) -> bool:
+        """Tell whether a loss is that of outputs near the float model's."""
+        return loss.value - (self.first.centre_loss.value if self.first is not None else 0.0) <= SMALL
 
     def settled(self, plan: Choices) -> bool:
         """Tell whether a plan was measured on all samples."""

@@ -2,8 +2,8 @@
 
 Samples do not tell plans apart whose losses differ by less than two standard errors of the difference, and the least of
 many losses is a lucky one, most of all where a few samples make up most of it. Among those plans the one is taken whose
-outputs are nearest to float's, which every sample has a say in. No plan is handed out that is worse than a uniform one:
-where calibration misled a method, uniform wins here.
+outputs are nearest to float's, which every sample has a say in; where losses are large, that says little, and the least
+decides. No plan is handed out that is worse than a uniform one: where calibration misled a method, uniform wins here.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -123,6 +123,8 @@ def _best(study: Study, plans: Sequence[Choices], fits: Callable[[Choices], bool
 
 def _alike(study: Study, plans: Sequence[Choices], best: int) -> list[int]:
     """Return the plans measured on all samples that are not told apart from the best, which is one of them."""
+    if not study.small(study.losses([plans[best]])[0]):
+        return [best]
     return [
         place
         for place, plan in enumerate(plans)

@@ -1,6 +1,7 @@
 """``gram``: measured losses alone decide, and calibration that misleads does not take it behind uniform plans."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from onnxmpq.api import quantize
-from onnxmpq.artifacts import FLOAT, Option
+from onnxmpq.artifacts import FLOAT, Estimate, Option
 from onnxmpq.methods.gram import Gram
 from onnxmpq.methods.study import Choices, Study
 from onnxmpq.options import Constraints, Effort, SearchOptions, VerifyOptions
@@ -130,3 +131,28 @@ def test_units_that_are_tied_keep_every_option() -> None:
     assert study.first is not None
     kept = {unit.name: {v.option for v in study.first.variants if v.unit == unit.name} for unit in engine.units}
     assert [len(kept[unit.name]) for unit in engine.units[:3]] == [3, 3, 1]
+
+
+class Unsure(FakeEngine):
+    """A model whose losses are known to a hundredth."""
+
+    def losses(self, plans: Sequence[Choices]) -> list[Estimate]:
+        """Measure plans."""
+        return [Estimate(found.value, 0.01 * found.value) for found in super().losses(plans)]
+
+
+@pytest.mark.parametrize("effort", ["default", "extensive"])
+@pytest.mark.parametrize("scale", [1.0, 1000.0])
+def test_rounds_are_made_where_a_loss_is_large_or_not_foretold(scale: float, effort: Effort) -> None:
+    made = []
+    for spread in (0.0, 0.3):
+        model = drawn(1, units=20, spread=spread)
+        engine = Unsure(
+            model.units,
+            {variant: scale * rise for variant, rise in model.alone.items()},
+            {pair: scale * rise for pair, rise in model.together.items()},
+        )
+        told = Gram().propose(opened(engine, effort)).notes[0]
+        made.append(int(re.findall(r"Rounds around a plan: (\d+)", told)[0]))
+    assert (made[0] > 0) == (scale > 1.0 or effort == "extensive"), "without interactions all losses are foretold"
+    assert made[1] > 0

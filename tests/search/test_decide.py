@@ -63,14 +63,16 @@ def decided(
     *,
     unfit: Choices | None = None,
     uniform: float = 9.0,
+    scale: float = 0.01,
 ) -> Decision:
-    """Decide between the three plans, of which one may not fit, and a uniform one."""
+    """Decide between the three plans, of which one may not fit, and a uniform one; all losses times ``scale``."""
     given = {
-        tuple(sorted(plan.items())): pair for plan, pair in zip(PLANS, zip(losses, errors, strict=True), strict=True)
+        tuple(sorted(plan.items())): pair
+        for plan, pair in zip(PLANS, zip(scale * np.array(losses), errors, strict=True), strict=True)
     }
-    given |= {tuple(sorted({"a": option, "b": option}.items())): (uniform, 0.0) for option in (W8, W4)}
+    given |= {tuple(sorted({"a": option, "b": option}.items())): (scale * uniform, 0.0) for option in (W8, W4)}
     units = (unit_of("a", 80, OPTIONS), unit_of("b", 80, OPTIONS))
-    engine = Sampled(units, {}, losses_of=given, spread=spread)
+    engine = Sampled(units, {}, losses_of=given, spread=scale * spread)
     return decide(study_of(engine), Proposing(), lambda choices: choices != unfit)
 
 
@@ -84,13 +86,19 @@ def test_a_plan_that_is_told_apart_as_the_best_is_taken() -> None:
 def test_of_plans_that_are_not_told_apart_the_nearest_to_float_is_taken() -> None:
     found = decided([1.0, 1.1, 1.9], [3.0, 2.0, 1.0], spread=1.0)
     assert found.choices == PLANS[1]  # the third is worse by more than two standard errors
-    assert found.loss.value == pytest.approx(1.1)
-    assert found.least.value == pytest.approx(1.0)
+    assert found.loss.value == pytest.approx(0.011)
+    assert found.least.value == pytest.approx(0.01)
     assert (found.predicted, found.proof and found.proof.objective) == (1.0, 1.0)
     assert found.notes == (
-        "2 plans lose 1 to 1.1, which the samples do not tell apart. "
-        "The one with 1.1 was taken: its outputs are nearest to the float model's.",
+        "2 plans lose 0.01 to 0.011, which the samples do not tell apart. "
+        "The one with 0.011 was taken: its outputs are nearest to the float model's.",
     )
+
+
+def test_of_large_losses_the_least_decides() -> None:
+    found = decided([1.0, 1.1, 1.2], [3.0, 2.0, 1.0], spread=1.0, scale=0.2)
+    assert found.choices == PLANS[0]
+    assert not found.notes
 
 
 def test_a_plan_that_loses_half_as_much_again_is_not_taken_for_its_outputs() -> None:
