@@ -4,11 +4,11 @@ One run of the rest of the model for every unit and option gives the responses z
 
     loss(plan) = loss(centre) + sum of linear terms + 1/2 sum of Gram entries of what the plan changes
 
-which is solved with a proof. Two closer models share its measurements: the same with each unit's own loss as it was
-measured, and superposition, which knows saturation. What each proposes is measured; around the best plans, one after
-another, responses are measured again (options next to the plan's own) and the search goes on in a neighbourhood, as
-long as the effort lasts, and by default as that helps. Responses are measured on the first stage of the samples, plans
-in a race. Only measured losses decide. Half of what is measured on are blends of samples.
+which is solved with a proof. Three other models share its measurements: the same with each unit's own loss as it was
+measured, the same of a softened loss, and superposition, which knows saturation. What each proposes is measured, then
+what superposition likes next to the best. Where that says that it pays, responses are measured again around the best
+plans, one after another (options next to the plan's own), and the search goes on in a neighbourhood. Responses are
+measured on the first stage of the samples, plans in a race. Half of what is measured on are blends of samples.
 """
 
 from collections.abc import Sequence

@@ -53,9 +53,10 @@ class Decision:
 
 
 def decide(study: Study, method: Method, fits: Callable[[Choices], bool] = lambda _: True) -> Decision:
-    """Let a method propose, measure its plans and the uniform ones within the budgets, and take the best that fits.
+    """Let a method propose, measure its plans and the uniform ones within the budgets, and take one that fits.
 
-    ``fits`` is asked from the best on; where none of the method's plans does, the best is returned all the same.
+    It is the best, or one that is not told apart from it. ``fits`` is asked from the best on; where none of the
+    method's plans does, the best is returned all the same.
     """
     began = perf_counter()
     draft = method.propose(study)
