@@ -151,7 +151,9 @@ class Hunt:
             return asked
         bounded, before = self.bounded(), -1
         for number in (0, 1, 3):
-            if number < len(bounded) and self.usable(bounded[number]):
+            if number >= len(bounded):
+                break
+            if self.usable(bounded[number]):
                 return bounded[self.bisected(before, number, lambda place: self.usable(bounded[place]))]
             before = number
         part = self.region()

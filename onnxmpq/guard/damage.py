@@ -11,6 +11,7 @@ A part of an output is a group of its channels of like range: of boxes in pixels
 hold. A part whose range is below 1/4096 of the largest is not judged. Power is counted around each channel's mean.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -165,7 +166,7 @@ class Channels:
         return max(together, worst, float(np.mean(self.shares)) if self.shares else 0.0)
 
     def worst(self) -> float:
-        """Return the signal-to-noise ratio of the worst group of channels of like range."""
+        """Return the signal-to-noise ratio of the worst group of like range; that of nothing if they are no numbers."""
         signal = self.signal()
         largest = np.maximum(self.largest, 1e-300)
         steps = np.floor((np.log2(largest.max()) - np.log2(largest)) / _STEP)
@@ -175,7 +176,7 @@ class Channels:
             if group.any():
                 noise, power = float(self.noise[group].sum()), float(signal[group].sum())
                 ratios.append(decibels(power, noise))
-        return min(ratios)
+        return min(ratios, default=-math.inf)
 
 
 @dataclass(slots=True)

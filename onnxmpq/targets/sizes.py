@@ -34,7 +34,8 @@ def form_bytes(form: Form, values: Mapping[str | None, ir.Value], writes: Dialec
         shape = stored_shape(values[name])
         kept = [shape[axis] for axis in layer.channel_axes]
         container = weight_type(option).bits
-        scales = math.prod(kept) * (math.ceil(shape[inner_axis(layer)] / option.block) if option.block else 1)
+        axis = inner_axis(layer) if option.block else None
+        scales = math.prod(kept) * (math.ceil(shape[axis] / option.block) if axis is not None else 1)
         stored[f"{name}/codes"] = math.ceil(math.prod(shape) * container / 8)
         held = carrier(form.carrier or "dq")
         stored[f"{name}/scale/{held.name}"] = scales * held.scale_bytes(values[name].dtype)
@@ -85,6 +86,6 @@ def value_bytes(value: ir.Value) -> int:
     return value.const_value.nbytes if value.const_value is not None else 0
 
 
-def inner_axis(layer: Layer) -> int:
-    """Return the axis that blocks divide: the one summed over."""
-    return next(axis for axis in range(len(layer.weight_shape)) if axis not in layer.channel_axes)
+def inner_axis(layer: Layer) -> int | None:
+    """Return the axis that blocks divide: the one summed over; None where a malformed weight has none."""
+    return next((axis for axis in range(len(layer.weight_shape)) if axis not in layer.channel_axes), None)

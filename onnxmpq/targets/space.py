@@ -98,7 +98,10 @@ def layer_options(model: ir.Model, layer: Layer, target: Target) -> tuple[list[O
     if any(option.activation_bits for option in options) and (why := _integer_fault(model, layer, rule)):
         reasons.append(why)
         options = [option for option in options if not option.activation_bits]
-    inner = layer.weight_shape[inner_axis(layer)] if layer.weight_shape else 0
+    axis = inner_axis(layer)
+    if layer.weight_shape and axis is None:
+        return [], ["its weight has no axis that is summed over"]
+    inner = 0 if axis is None else layer.weight_shape[axis]
     options = [option for option in options if not option.block or inner % option.block == 0]
     if any(option.block for option in options) and (reader := _forbidden_reader(model, layer, rule)):
         reasons.append(f"blocked weights have no fast kernel in front of {reader}")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from onnxmpq.errors import InputError
-from onnxmpq.guard.damage import Damage, Meter, Thresholds
+from onnxmpq.guard.damage import Channels, Damage, Meter, Thresholds
 from onnxmpq.metrics.losses import Head
 
 SCORES = Head("scores", "kl")
@@ -133,3 +133,10 @@ def test_a_threshold_that_cannot_be_meant_is_told(text: str, told: str) -> None:
 def test_a_threshold_is_given_once() -> None:
     with pytest.raises(InputError, match="The threshold 'loss' is given twice"):
         Thresholds.parse(["loss<=0.5", "loss<=0.1"])
+
+
+def test_channels_whose_range_is_no_number_are_ruined() -> None:
+    channels = Channels()
+    channels.add(np.full((1, 4, 3), np.nan), np.zeros((1, 4, 3)), 1)
+    assert channels.worst() == -np.inf
+    assert channels.ratio(parts=True) == np.inf

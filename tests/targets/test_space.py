@@ -439,3 +439,10 @@ def test_a_weight_in_a_body_counts_where_it_is_stored(tmp_path: Path) -> None:
     (unit,) = make_space(model, ORT).units
     for option in unit.options:
         check_bytes(model, ORT, Plan("ort-cpu", "test", {unit.name: option}), tmp_path / "q.onnx")
+
+
+def test_a_recurrent_weight_that_is_a_matrix_stays_float() -> None:
+    text = "g (float[5, 1, 4] x) => (float[n, m] y) { y, h = GRU<hidden_size = 2>(x, w, r) }"
+    (unit,) = units(text, w=ones(6, 4), r=ones(6, 2))
+    assert unit.options == (FLOAT,)
+    assert unit.reason == "its weight has no axis that is summed over"
