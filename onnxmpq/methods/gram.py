@@ -83,11 +83,10 @@ class Gram:
         found = [*_distinct([*solved, *_refined(study, first, [*solved, *robust])]), *robust]
         rounds, most = 0, _affordable(study) - _spared(study)
         centres: list[Choices] = []
-        left, (before, _) = ROUNDS[study.effort], _best(study, found)
-        if left and first.superposition is not None:
+        if left := ROUNDS[study.effort]:
+            before, _ = _best(study, found)
             found = _distinct([*found, *_probed(study, first, most, before)])
-        if left and not _worth_rounds(study, first, found, before):
-            left = 0
+            left = left if _worth_rounds(study, first, found, before) else 0
         while rounds < left and study.runs - study.settling + _round(study) <= most:
             centre = _next_centre(study, found, centres)
             if centre is None:

@@ -17,7 +17,7 @@ from onnxmpq.sensitivity.table import Table, Variant
 from onnxmpq.solve import Budget, Problem, Shortfall, Solution, solve
 
 Choices = Mapping[str, Option]
-APART = 2.5  # standard errors by which a plan is worse than the best, which then no more samples are spent on
+BEATEN = 2.5  # standard errors by which a plan is worse than the best, which then no more samples are spent on
 SMALL = 0.1  # nats, or error over signal power: a larger loss is of outputs that are no longer near the float model's
 CONTENDERS = 4  # plans of one race that are measured on all samples at most
 
@@ -163,7 +163,7 @@ class Study:
     def raced(self, plans: Sequence[Choices]) -> list[Estimate]:
         """Estimate the losses of plans; what may be the best of them is measured on all samples, others on some.
 
-        All are measured on the first stage. Those that are not worse there than the best by ``APART`` standard errors
+        All are measured on the first stage. Those that are not worse there than the best by ``BEATEN`` standard errors
         of the difference, sample by sample, go on, ``CONTENDERS`` at a time. What does not has the loss of the best
         and, on top, the difference there.
         """
@@ -182,13 +182,13 @@ class Study:
         leader = min((key for key in by_key if key in self.measured), key=lambda key: self.measured[key].value)
         return [self._estimate(key, leader) for key in keys]
 
-    def improves(self, plan: Choices, other: Choices, errors: float = 1.0) -> bool:
-        """Tell whether a plan is better than another by more than some standard errors of the difference."""
+    def improves(self, plan: Choices, other: Choices) -> bool:
+        """Tell whether a plan is better than another by more than one standard error of the difference."""
         whole = self.settled(plan) and self.settled(other)
         batches = self.engine.batches if whole else self.engine.first
         losses = self.engine.sample_losses_of([plan, other], batches)
         difference, error = mean_and_error(losses[1] - losses[0])
-        return difference > errors * error
+        return difference > error
 
     def small(self, loss: Estimate) -> bool:
         """Tell whether a loss is that of outputs near the float model's."""
@@ -212,7 +212,7 @@ class Study:
 
     def _beaten(self, key: tuple[Option, ...], best: tuple[Option, ...]) -> bool:
         difference, error = mean_and_error(self.begun[key] - self.begun[best])
-        return difference > APART * error
+        return difference > BEATEN * error
 
     def _estimate(self, key: tuple[Option, ...], leader: tuple[Option, ...]) -> Estimate:
         """Return the loss of a plan, by its difference from another where it was not measured on all samples."""

@@ -17,11 +17,12 @@ from onnxmpq.artifacts import FLOAT, Estimate
 from onnxmpq.methods.agreement import Agreement
 from onnxmpq.methods.study import Choices, Method, Study
 from onnxmpq.methods.uniform import uniform_choices
+from onnxmpq.metrics.losses import mean_and_error
 from onnxmpq.sensitivity.table import Table
 from onnxmpq.solve import Solution
 
 MOST = 1.5  # times the least loss: of few samples errors are not known well either
-APART = 2.0  # standard errors of a difference from which on plans are told apart: chance gives as much 1 time in 20
+TOLD_APART = 2.0  # standard errors of a difference from which on plans are: chance gives as much 1 time in 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +127,10 @@ def _alike(study: Study, plans: Sequence[Choices], best: int) -> list[int]:
     """Return the plans measured on all samples that are not told apart from the best, which is one of them."""
     if not study.small(study.losses([plans[best]])[0]):
         return [best]
-    return [
-        place
-        for place, plan in enumerate(plans)
-        if place == best or (study.settled(plan) and not study.improves(plans[best], plan, APART))
-    ]
+    settled = [place for place, plan in enumerate(plans) if study.settled(plan)]
+    losses = study.engine.sample_losses_of([plans[place] for place in settled], study.engine.batches)
+    differences = [mean_and_error(own) for own in losses - losses[settled.index(best)]]
+    return [place for place, (more, error) in zip(settled, differences, strict=True) if more <= TOLD_APART * error]
 
 
 def _nearest(

@@ -119,8 +119,7 @@ def run_seconds(search: Search) -> float:
 def making_seconds(search: Search, study: Study, work: Work) -> float:
     """Foresee the seconds of rounding all weights, and of finding what variants err by where they stand."""
     estimator = search.engine.estimator
-    variants = study.menu.variants
-    return sum(map(estimator.rounding_seconds, variants)) + estimator.local_seconds(variants[: work.locally])
+    return sum(map(estimator.rounding_seconds, study.menu.variants)) + estimator.local_seconds(work.locally)
 
 
 def hessian_seconds(search: Search) -> float:

@@ -47,7 +47,8 @@ class Layout:
     """Where batches lie, and the samples in them.
 
     ``sizes`` are the samples of every batch, the ``first`` of them those of the first stage. ``given`` samples became
-    ``places``, by their places in the order they came in: from ``plain`` on they are blends. A sample has ``rows``.
+    ``places``, by their places in the order they came in: from ``plain`` on they are blends. A sample has ``rows``,
+    and ``together`` samples run as one: another number of them gives other last bits.
     """
 
     folder: Path
@@ -57,6 +58,7 @@ class Layout:
     places: tuple[int, ...]
     plain: int
     rows: int = 1
+    together: int = 1
 
     @property
     def batches(self) -> int:
@@ -114,7 +116,7 @@ def lay_out(
     total = plain + (len(blends.pairs) if blends else 0)
     size = options.batch or size_within(_ceiling(options, device), total)
     together = min(device.together, max(device.cache // max(largest, 1), 1)) if device.cache else device.together
-    stack = together > 1 and _may_stack(workspace, heads, opened)
+    together = together if together > 1 and _may_stack(workspace, heads, opened) else 1
     opened.cache_clear()
     folder = Path(tempfile.mkdtemp(prefix="batches-", dir=workspace.folder))
     sizes: list[int] = []
@@ -124,7 +126,7 @@ def lay_out(
         for start in range(0, len(stage), size):
             places = stage[start : start + size]
             group = list(islice(feeds, len(places)))
-            joined, of_each = _stacked(group, rows, together) if stack else (group, [rows] * len(group))
+            joined, of_each = _stacked(group, rows, together) if together > 1 else (group, [rows] * len(group))
             arrays = {f"{i}/{name}": array for i, feed in enumerate(joined) for name, array in feed.items()}
             arrays["rows"] = np.array(of_each)
             if labels is not None and not blends:
@@ -132,7 +134,7 @@ def lay_out(
             np.savez(_file(folder, len(sizes)), **arrays)  # type: ignore[arg-type]
             sizes.append(len(places))
     first = -(-len(stages[0]) // size)
-    return Layout(folder, tuple(sizes), first, count, tuple(chain.from_iterable(stages)), plain, rows)
+    return Layout(folder, tuple(sizes), first, count, tuple(chain.from_iterable(stages)), plain, rows, together)
 
 
 def _ceiling(options: MeasureOptions, device: Device) -> int:

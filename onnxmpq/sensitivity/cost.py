@@ -163,13 +163,15 @@ class Estimator:
         for layer in self.calibrated.space.unit(variant.unit).layers:
             for name in layer.weights:
                 view, count = self._hessian_views.get(name), math.prod(layer.weight_shape)
-                seconds += _NEAREST_S * count if view is None else _ROUNDED_S * count
-                seconds += _FACTORED_S * view.groups * view.columns**3 if view is not None else 0.0
+                if view is None:
+                    seconds += _NEAREST_S * count
+                else:
+                    seconds += _ROUNDED_S * count + _FACTORED_S * view.groups * view.columns**3
         return seconds
 
-    def local_seconds(self, variants: Iterable[Variant]) -> float:
-        """Foresee the seconds of finding what variants err by where they stand, their weights rounded already."""
-        return _REBUILD_S * sum(1 for _ in variants)
+    def local_seconds(self, count: int) -> float:
+        """Foresee the seconds of finding what some variants err by where they stand, their weights rounded already."""
+        return _REBUILD_S * count
 
     def hessian_seconds(self, plan: Plan, ceiling: int) -> float:
         """Foresee the seconds of counting the Hessians of a plan: a few samples are counted, and thrown away."""

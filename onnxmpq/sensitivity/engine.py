@@ -272,18 +272,20 @@ class Engine:
 
     def sample_losses_of(self, plans: Sequence[Mapping[str, Option]], batches: int) -> Array:
         """Measure the true loss of whole plans on every sample of the first batches, [plans, samples]."""
-        keys = [as_choices(plan) for plan in plans]
-        self.run([PlanJob(k, batch) for batch in range(batches) for k in keys], "plans")
-        rows = [np.concatenate([self.result(PlanJob(k, b))["loss"] for b in range(batches)]) for k in keys]
-        return np.array(rows, np.float64)
+        return self._of_plans("loss", plans, batches)
 
     def error_powers(self, plans: Sequence[Mapping[str, Option]]) -> Array:
         """Measure how far whole plans are from the float model: error over signal power of its outputs, summed up."""
-        keys = [as_choices(plan) for plan in plans]
-        self.run([PlanJob(k, batch) for batch in range(self.batches) for k in keys], "plans")
         signal = np.array([head.power for head in self.heads])
-        noise = [np.concatenate([self.result(PlanJob(k, b))["noise"] for b in range(self.batches)]) for k in keys]
-        return np.array([(each / signal).sum(1).mean() for each in noise], np.float64)
+        powers: Array = (self._of_plans("noise", plans, self.batches) / signal).sum(2).mean(1)
+        return powers
+
+    def _of_plans(self, figure: str, plans: Sequence[Mapping[str, Option]], batches: int) -> Array:
+        """Measure whole plans on the first batches, and return one figure of every sample, [plans, samples, ...]."""
+        keys = [as_choices(plan) for plan in plans]
+        self.run([PlanJob(k, batch) for batch in range(batches) for k in keys], "plans")
+        rows = [np.concatenate([self.result(PlanJob(k, b))[figure] for b in range(batches)]) for k in keys]
+        return np.array(rows, np.float64)
 
     def traces(self, draws: int = 4) -> dict[str, Estimate]:
         """Estimate the Fisher trace of every unit with weights from directional differences."""

@@ -31,7 +31,7 @@ def identity_of(
         "model": prepared.source.sha256 + "".join(f", {name}" for name in prepared.passes),
         "samples": hashlib.sha256(samples.encode()).hexdigest(),
         "blends": str(blends),
-        "batch size": f"{layout.size}, {layout.first} first",
+        "batch size": f"{layout.size}, {layout.first} first, {layout.together} together",
         "target": hashlib.sha256(repr(calibrated.target).encode()).hexdigest(),
         "ranges": json.dumps(asdict(calibrated.numbers), sort_keys=True),
         "loss": json.dumps([asdict(head) for head in heads], sort_keys=True) + function_name(options.function),
