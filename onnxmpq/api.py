@@ -208,7 +208,7 @@ def quantize(
             if prepared.source.size_bytes >= LARGE_BYTES:
                 give_back()  # what jobs held makes room for the export
         export, judgement = _exported(exporter, final, path.name, order, constraints, verify, notes)
-        notes += place.calibrated.notes(export.plan)
+        notes += place.notes(export.plan)
         grade = _grade(exporter, export, graded, notes)
         size = file_bytes(export.path)
         plan_path = publish(export, path, overwrite=overwrite)

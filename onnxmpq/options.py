@@ -12,7 +12,7 @@ A field that has a flag is an option of every command that takes its class; its 
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from math import inf, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 ActivationRanges = Literal["minmax", "percentile", "mse", "entropy"]
 WeightRanges = Literal["minmax", "mse"]
-Rounding = Literal["nearest", "gptq"]
+Rounding = Literal["nearest", "gptq", "sequential"]
 Effort = Literal["quick", "default", "extensive"]
 LossName = Literal["auto", "kl", "ce", "power"]
 
 ACTIVATION_RANGES: tuple[ActivationRanges, ...] = ("minmax", "percentile", "mse", "entropy")
 WEIGHT_RANGES: tuple[WeightRanges, ...] = ("minmax", "mse")
-ROUNDINGS: tuple[Rounding, ...] = ("nearest", "gptq")
+ROUNDINGS: tuple[Rounding, ...] = ("nearest", "gptq", "sequential")
 EFFORTS: tuple[Effort, ...] = ("quick", "default", "extensive")
 LOSSES: tuple[LossName, ...] = ("auto", "kl", "ce", "power")
 DEVICES = ("cpu", "cuda:0", "host")
@@ -83,8 +83,9 @@ class Numbers:
         default="nearest",
         metadata=flag(
             "--rounding",
-            "How weights are rounded to codes: gptq lets later weights make up for earlier ones, judged on the "
-            "samples.  [default: as the plan says, else gptq where plans are searched, else nearest]",
+            "How weights are rounded to codes, judged on the samples: gptq lets later weights of a layer make up for "
+            "earlier ones, sequential later layers, too.  [default: as the plan says, else sequential where plans are "
+            "searched, else nearest]",
             choices=ROUNDINGS,
         ),
     )
@@ -108,8 +109,13 @@ class Numbers:
 
     @classmethod
     def searched(cls) -> Self:
-        """Return those of searches: weights are rounded by GPTQ."""
-        return cls(rounding="gptq")
+        """Return those of searches: every layer is fitted behind those before it, and rounded by GPTQ."""
+        return cls(rounding="sequential")
+
+    @property
+    def measured(self) -> Self:
+        """Those with which single choices are measured: what stands before a layer is another then in every plan."""
+        return replace(self, rounding="gptq") if self.rounding == "sequential" else self
 
     def told(self) -> dict[str, str]:
         """Return what a plan says about them.

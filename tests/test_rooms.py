@@ -28,13 +28,19 @@ MAY_IMPORT = {  # from the bottom up: every room, and every module that stands a
     "targets": "artifacts carriers dialects disk errors model numerics registry",
     "calibrate": "errors machine numerics",
     "lower": "artifacts calibrate carriers dialects errors model numerics options targets",
+    "cuts": "artifacts errors model numerics targets",
     "metrics": "artifacts data errors model options",
     "runtimes": "data disk errors machine registry",
+    "refit": "artifacts calibrate cuts lower machine metrics model numerics runtimes",
     "budgets": "artifacts disk errors registry",
     "verification": "artifacts budgets data disk errors metrics model numerics runtimes targets",
-    "workspace": "artifacts calibrate data disk errors lower model numerics options runtimes targets verification",
+    "workspace": (
+        "artifacts calibrate cuts data disk errors lower metrics model numerics options refit runtimes targets "
+        "verification"
+    ),
     "sensitivity": (
-        "artifacts data disk errors lower machine metrics model numerics options runtimes targets version workspace"
+        "artifacts cuts data disk errors lower machine metrics model numerics options runtimes targets version "
+        "workspace"
     ),
     "solve": "errors machine",
     "methods": "artifacts budgets errors machine metrics model options registry sensitivity solve",

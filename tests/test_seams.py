@@ -331,7 +331,7 @@ def searching(folder: Path, *options: str) -> Iterator[Search]:
     """Open a search of the small model, with little effort; what was measured is kept."""
     asked_for = SearchOptions(effort="quick", options=options)
     with (
-        workspace(prepare(MODEL, "ort-cpu"), samples(), Numbers.searched()) as place,
+        workspace(prepare(MODEL, "ort-cpu"), samples(), Numbers(rounding="gptq")) as place,
         Search(
             Exporter(place),
             Plan("ort-cpu", "", {}),

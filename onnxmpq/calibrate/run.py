@@ -31,7 +31,7 @@ def calibrate(
     the number of samples done.
     """
     counted = {name: Counting() for name in tensors}
-    means = {name: _Mean(axis) for name, axis in (channels or {}).items()}
+    means = {name: Mean(axis) for name, axis in (channels or {}).items()}
     number = 0
     for number, values in enumerate(run_ahead(run, samples), 1):
         for name in tensors:
@@ -50,7 +50,7 @@ def calibrate(
     return Ranges(histograms, number, {name: mean.value() for name, mean in means.items()})
 
 
-class _Mean:
+class Mean:
     """The mean over samples: of the whole tensor while samples have one shape, else of each channel."""
 
     def __init__(self, axis: int) -> None:

@@ -30,6 +30,13 @@ class Statistics:
         """The Hessians, if there is a place for them."""
         return Hessians(self.folder / "hessians") if self.folder else None
 
+    def apart(self, folder: Path) -> Self:
+        """Return the same, of which means and Hessians may become others; Hessians lie in another folder."""
+        found = type(self)(folder, self.tensors, dict(self.means))
+        if self.hessians is not None and found.hessians is not None:
+            found.hessians.take(self.hessians)
+        return found
+
     def add(self, found: Ranges) -> None:
         """Take in what a pass over the samples has counted."""
         self.tensors |= found.tensors

@@ -1,6 +1,6 @@
 """A normalised model with what calibrating has counted: it lowers any plan, the same way for measuring and export."""
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -52,7 +52,7 @@ class Calibrated:
         """Return what a plan needs and is not known."""
         placement = self.place(plan)
         tensors = {tensor for pair in placement.pairs for tensor in pair.group}
-        means = dict(self._corrected(placement).values())
+        means = dict(self.corrected(placement).values())
         return Needs(
             tensors - set(self.known.tensors),
             {name: axis for name, axis in means.items() if name not in self.known.means},
@@ -61,7 +61,7 @@ class Calibrated:
 
     def missing_hessians(self, plan: Plan) -> dict[str, tuple[Reading, ...]]:
         """Return the weights of a plan whose Hessians are not counted yet, and who reads them."""
-        if not self._gptq:
+        if not self._to_hessians:
             return {}
         readings, known = self._read()[0], self.known.hessians or ()
         return {name: readings[name] for name in self._weights(plan) if name in readings and name not in known}
@@ -76,11 +76,20 @@ class Calibrated:
 
     def notes(self, plan: Plan) -> tuple[str, ...]:
         """Say which weights of a plan are not rounded as they should be, and why."""
-        return told(self._read()[1], self._weights(plan)) if self._gptq else ()
+        return told(self._read()[1], self._weights(plan)) if self._to_hessians else ()
 
     def hessian_views(self) -> dict[str, View]:
         """Return how every weight is seen that is rounded to a Hessian: one of columns by columns for each group."""
-        return {name: readings[0].view for name, readings in self._read()[0].items()} if self._gptq else {}
+        return {name: readings[0].view for name, readings in self._read()[0].items()} if self._to_hessians else {}
+
+    def apart(self, known: Statistics) -> "Calibrated":
+        """Return the same model, whose weights may become others, with other statistics."""
+        return Calibrated(self.model.clone(), self.space, self.target, self.numbers, known)
+
+    def replace(self, constants: Mapping[str, np.ndarray]) -> None:
+        """Give initialisers of the model other numbers."""
+        for name, array in constants.items():
+            self.model.graph.initializers[name].const_value = ir.Tensor(array, name=name)
 
     def place(self, plan: Plan) -> Placement:
         """Decide where Q/DQ stand for a plan."""
@@ -90,7 +99,7 @@ class Calibrated:
         """Lower a plan whose needs are known, or just the part of it that is in ``placement``."""
         placement = placement or self.place(plan)
         affines = {pair_key(pair): self._affine(pair) for pair in placement.pairs}
-        means = {node: self.known.means[tensor] for node, (tensor, _) in self._corrected(placement).items()}
+        means = {node: self.known.means[tensor] for node, (tensor, _) in self.corrected(placement).items()}
         return lower(
             self.model,
             self.space,
@@ -100,7 +109,7 @@ class Calibrated:
             means=means,
             quantiser=Quantiser(
                 self.numbers.weights,
-                self._round if self._gptq else None,
+                self._round if self._to_hessians else None,
                 self.memory,
                 None if self.memory is None else self._shifts,
             ),
@@ -108,11 +117,17 @@ class Calibrated:
         )
 
     @property
-    def _gptq(self) -> bool:
-        return self.numbers.rounding == "gptq"
+    def readings(self) -> Mapping[str, tuple[Reading, ...]]:
+        """Who reads each weight that can be rounded to a Hessian."""
+        return self._read()[0]
 
-    def _corrected(self, placement: Placement) -> dict[str, tuple[str, int]]:
+    def corrected(self, placement: Placement) -> dict[str, tuple[str, int]]:
+        """Return the layers whose biases take up what rounding shifts, their inputs and the axes of channels there."""
         return corrected_inputs(self.model, placement) if self.numbers.bias_correction else {}
+
+    @property
+    def _to_hessians(self) -> bool:
+        return self.numbers.rounding != "nearest"
 
     def _round(self, name: str, weight: np.ndarray, quantised: QuantisedWeight) -> QuantisedWeight:
         """Round a weight to its Hessian; as it is where that cannot be counted."""

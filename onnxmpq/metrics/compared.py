@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from onnxmpq.artifacts import Accuracy
-from onnxmpq.data.samples import Samples, checked_labels
+from onnxmpq.data.samples import checked_labels
 from onnxmpq.errors import InputError
 from onnxmpq.metrics.losses import Head, Loss, mean_and_error, rows_of
 
@@ -77,13 +77,25 @@ def fall(
     return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
-def mean_loss(before: Model, after: Model, samples: Samples, heads: Sequence[Head]) -> tuple[float, float]:
-    """Return the mean loss of a model against another and its standard error, as an engine measures it."""
+def mean_loss(
+    before: Model, after: Model, feeds: Iterable[Feed], heads: Sequence[Head], batch: int = 1
+) -> tuple[float, float]:
+    """Return the mean loss of a model against another and its standard error, as an engine measures it.
+
+    ``batch`` is what the model's inputs fix as their first dimension.
+    """
+    return mean_and_error(head_losses(before, after, feeds, heads, batch).sum(1))
+
+
+def head_losses(
+    before: Model, after: Model, feeds: Iterable[Feed], heads: Sequence[Head], batch: int = 1
+) -> np.ndarray:
+    """Return what each head adds to the loss of a model against another on every sample, [samples, heads]."""
     losses: list[list[np.ndarray]] = [[] for _ in heads]
     signals: list[list[np.ndarray]] = [[] for _ in heads]
-    for feed in samples:
+    for feed in feeds:
         wanted, got = before.run(feed), after.run(feed)
-        rows = rows_of({head.name: wanted[head.name].shape for head in heads}, heads, samples.batch)
+        rows = rows_of({head.name: wanted[head.name].shape for head in heads}, heads, batch)
         for head in heads:
             if got[head.name].shape != wanted[head.name].shape:
                 raise InputError(
@@ -97,11 +109,11 @@ def mean_loss(before: Model, after: Model, samples: Samples, heads: Sequence[Hea
             own = Loss((replace(head, width=features.shape[1], classes=classes),), features)
             values.append(own.values(head.features(got[head.name], rows)))
             powers.append(own.signal()[:, 0])
-    total = np.zeros(sum(map(len, losses[0])))
+    found = []
     for head, values, powers in zip(heads, losses, signals, strict=True):
         scale = max(float(np.concatenate(powers).mean()), 1e-30) if head.kind == "power" else 1.0
-        total += np.concatenate(values) / scale
-    return mean_and_error(total)
+        found.append(np.concatenate(values) / scale)
+    return np.stack(found, axis=1)
 
 
 def _labels_misfit(labels: np.ndarray) -> InputError:

@@ -13,6 +13,7 @@ taken, elsewhere in every sample, so that all together are ``ENOUGH``.
 import hashlib
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -309,6 +310,15 @@ class Hessians:
     def keep(self, weight: str, hessian: Floats) -> None:
         """Keep the Hessian of a weight, in float32."""
         _write(self._file(weight), hessian.astype(np.float32))
+
+    def take(self, others: "Hessians") -> None:
+        """Have all Hessians of another place, until they are kept anew here."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for file in others.folder.glob("hessian_*.npy"):
+            try:
+                os.link(file, self.folder / file.name)
+            except OSError:  # a file system without links
+                shutil.copyfile(file, self.folder / file.name)
 
     def rounded(self, name: str, weight: Array, quantised: QuantisedWeight, view: View) -> QuantisedWeight:
         """Return ``quantised`` with codes that change the layer's outputs least; its scales stay."""

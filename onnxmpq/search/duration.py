@@ -1,6 +1,6 @@
 """How long a search will take, part by part in seconds: foreseen for every effort, and told to the clock of a run.
 
-    hessians ─▶ first table ─▶ tables around plans ─▶ plans ─▶ deciding ─▶ the file, verified
+    hessians ─▶ first table ─▶ tables around plans ─▶ plans ─▶ deciding ─▶ layers fitted ─▶ the file, verified
 
 What is measured of the machine is how long a sample takes, and how long its part of the Hessians; the rest is counted.
 """
@@ -15,13 +15,18 @@ from onnxmpq.methods.likely import Work, likely
 from onnxmpq.methods.study import Study, staged
 from onnxmpq.options import EFFORTS, MeasureOptions
 from onnxmpq.search.loop import Search
-from onnxmpq.sensitivity.table import Cost
+from onnxmpq.sensitivity.table import Cost, Variant
 from onnxmpq.sensitivity.workers.bundles import EACH, MUCH
 from onnxmpq.sensitivity.workers.executors import crowding, side_by_side
 from onnxmpq.workspace.clock import Clock, Part
+from onnxmpq.workspace.workspace import MOST_FITTED
 
 MEASURING = ("centre", "responses")
+FITTING = ("fit layers",)
 FINISHING = ("lower", "verify", "guard", "accuracy")
+_FITTED_RUNS = 6.0  # of all that layers are fitted on: in two networks, and once more within segments
+_FITTED_HESSIANS = 2.4  # times what Hessians take: two moments instead of one, of half the places or fewer
+_FITTED_S = 0.05  # for each unit: lowering and loading its pieces
 _REFINED_S = 5e-8  # for each number that a table's responses hold: steps from plans, by superposition
 _STEPS_AGAIN = 0.3  # of that, around plans, where fewer options are near
 _SOLVED_S = 0.05  # for each unit: the problems of one table
@@ -74,15 +79,17 @@ def parts(
     first += making_seconds(search, study, work)
     batches = study.batches(staged=staged(search.method))
     centre = 2.0 * run * study.repeats(staged=staged(search.method))
-    end = FINISHING[:1]
+    end = (*FITTING, *FINISHING[:1])
+    hessians = hessian_seconds(search) if hessians is None else hessians
     shared_in_part = (1.0 + 1.0 / where.processes) / 2  # few plans at a time: half of them find the others idle
     found = [
-        Part(("count Hessians",), hessian_seconds(search) if hessians is None else hessians, "share", ("responses",)),
+        Part(("count Hessians",), hessians, "share", ("responses",)),
         Part(MEASURING, first, "work", ("solve", "pairs", "plans", *end), _pace(first, centre, batches, where)),
         Part(MEASURING, again, "work", end, _pace(again, centre, batches, where)),
         Part(("plans",), sizes * work.plans * run, "work", end, where.slower * shared_in_part),
         Part(("pairs",), work.pairs * run, "work", end, where.slower / where.processes),
         Part(("solve", "sizes"), where.slower_alone * sizes * deciding_seconds(search, study, work), "time", end),
+        Part(FITTING, where.slower_alone * sizes * fitting_seconds(search, run, hessians), "share", FINISHING[1:2]),
         Part(FINISHING, where.slower_alone * finishing_seconds(search, run)),
     ]
     return tuple(part for part in found if part.seconds > 0)
@@ -138,6 +145,17 @@ def deciding_seconds(search: Search, study: Study, work: Work) -> float:
     tables = 1.0 if study.effort == EFFORTS[0] else 2.0
     tables += _STEPS_AGAIN * work.again / work.first if work.first else 0.0
     return tables * (numbers * _REFINED_S + len(study.menu.units) * _SOLVED_S)
+
+
+def fitting_seconds(search: Search, run: float, hessians: float) -> float:
+    """Foresee the seconds of fitting the layers of a plan in the order of the network, where that is done."""
+    workspace, estimator = search.workspace, search.engine.estimator
+    if workspace.calibrated.numbers.rounding != "sequential":
+        return 0.0
+    share = min(MOST_FITTED / len(workspace.samples), 1.0)
+    widest = [Variant(unit.name, max(unit.options)) for unit in search.menu.units]
+    rounding = sum(map(estimator.rounding_seconds, widest))
+    return share * (_FITTED_RUNS * run + _FITTED_HESSIANS * hessians) + rounding + _FITTED_S * len(widest)
 
 
 def finishing_seconds(search: Search, run: float) -> float:

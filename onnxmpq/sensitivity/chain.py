@@ -13,16 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxmpq.artifacts import Option, Plan
+from onnxmpq.cuts.cutting import cut
+from onnxmpq.cuts.segments import Piece
+from onnxmpq.cuts.sights import Sights, together
+from onnxmpq.cuts.sizes import UNSEEN, Seen
+from onnxmpq.cuts.splitting import Splitter
 from onnxmpq.lower.calibrated import Calibrated
 from onnxmpq.machine import LARGE_BYTES, give_back, large_blocks_apart
 from onnxmpq.model.layers import all_nodes, weight_bytes
 from onnxmpq.runtimes.bound import Value
 from onnxmpq.runtimes.devices import Device, Runs
-from onnxmpq.sensitivity.cuts.cutting import cut
-from onnxmpq.sensitivity.cuts.segments import Piece
-from onnxmpq.sensitivity.cuts.sights import Sights, together
-from onnxmpq.sensitivity.cuts.sizes import UNSEEN, Seen
-from onnxmpq.sensitivity.cuts.splitting import Splitter
 from onnxmpq.targets.placement import Placement
 
 Values = dict[str, Value]

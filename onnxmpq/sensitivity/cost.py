@@ -9,6 +9,7 @@ from itertools import islice
 import numpy as np
 
 from onnxmpq.artifacts import FLOAT, Option, Plan
+from onnxmpq.cuts.segments import Cuts, loaded_bytes
 from onnxmpq.data.samples import Samples
 from onnxmpq.errors import InputError
 from onnxmpq.lower.calibrated import Calibrated
@@ -19,7 +20,6 @@ from onnxmpq.numerics.histograms import HISTOGRAM_BYTES
 from onnxmpq.runtimes.devices import Device
 from onnxmpq.sensitivity.batches import Layout, read_batch
 from onnxmpq.sensitivity.chain import RECENT_BYTES
-from onnxmpq.sensitivity.cuts.segments import Cuts, loaded_bytes
 from onnxmpq.sensitivity.table import Cost, Variant
 from onnxmpq.sensitivity.workers.worker import Job, LocalJob, PairsJob, ResponseJob, starts_from
 from onnxmpq.workspace.workspace import Workspace

@@ -23,6 +23,9 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxmpq.artifacts import FLOAT, Estimate, Option, Plan, Space
+from onnxmpq.cuts.cutting import cut
+from onnxmpq.cuts.segments import Cuts
+from onnxmpq.cuts.sizes import Seen
 from onnxmpq.errors import InputError
 from onnxmpq.lower.calibrated import Calibrated
 from onnxmpq.metrics.heads import find_heads
@@ -31,9 +34,6 @@ from onnxmpq.options import MeasureOptions
 from onnxmpq.sensitivity.assemble import Array, Assembler
 from onnxmpq.sensitivity.batches import lay_out
 from onnxmpq.sensitivity.cost import Estimator, hessian_room
-from onnxmpq.sensitivity.cuts.cutting import cut
-from onnxmpq.sensitivity.cuts.segments import Cuts
-from onnxmpq.sensitivity.cuts.sizes import Seen
 from onnxmpq.sensitivity.stored.identity import identity_of
 from onnxmpq.sensitivity.stored.keys import job_json, key
 from onnxmpq.sensitivity.stored.store import Store

@@ -187,7 +187,7 @@ def _measured(
         figures["drop"] = (*fall(*of, samples, samples.labels, classes=classes), f"{what}, {count}")
     if "loss" in wanted:
         names = ", ".join("KL" if head.kind == "kl" else "error power over power" for head in heads)
-        figures["loss"] = (*mean_loss(*of, samples, heads), f"{names}, {count}")
+        figures["loss"] = (*mean_loss(*of, samples, heads, samples.batch), f"{names}, {count}")
     return figures
 
 

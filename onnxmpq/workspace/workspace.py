@@ -9,22 +9,26 @@
 Whoever measures, exports, sizes or judges takes what it needs from here; nothing is counted or rounded twice.
 """
 
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxmpq.artifacts import Plan, Space
+from onnxmpq.artifacts import Option, Plan, Space
 from onnxmpq.calibrate.run import calibrate
 from onnxmpq.calibrate.statistics import Statistics
+from onnxmpq.cuts.sizes import Seen
 from onnxmpq.data.samples import Data, Samples, open_samples
 from onnxmpq.disk.leftovers import temporary_folder
 from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.lower.calibrated import Calibrated, Needs
 from onnxmpq.lower.write import Quantised
+from onnxmpq.metrics.heads import find_heads
 from onnxmpq.model.layers import weight_bytes
 from onnxmpq.model.mapped import load_mapped
 from onnxmpq.model.opset import raise_opset
@@ -33,11 +37,16 @@ from onnxmpq.numerics.formats import weight_type
 from onnxmpq.numerics.hessians import TOGETHER_BYTES, Reading, Run, count, passes
 from onnxmpq.numerics.weights import Kept
 from onnxmpq.options import Numbers
-from onnxmpq.runtimes import get_runtime
+from onnxmpq.refit.accept import Judge, Refit, refit
+from onnxmpq.refit.moments import judges
+from onnxmpq.refit.walk import Walk
+from onnxmpq.runtimes import Session, get_runtime
 from onnxmpq.targets import Target
 from onnxmpq.targets.space import make_space
 from onnxmpq.workspace.prepare import Prepared, Progress, silent
 
+MOST_FITTED = 256
+"""Samples that layers are fitted on: more change little."""
 _LARGE_BYTES = 1 << 22
 """Weights from which on a model is handed to runtimes as a file whose weights they map, not as bytes."""
 
@@ -68,6 +77,7 @@ class Workspace:
         """Of the first sample, and of the float model's outputs on it."""
         del original, outputs, first
         self.calibrated = Calibrated(prepared.model, prepared.space, prepared.target, numbers, Statistics(folder))
+        self._refit: tuple[tuple[tuple[str, Option], ...], Refit] | None = None
 
     def open(self, data: Data, what: str) -> Samples:
         """Open samples and read them once, so that every fault is told before any work."""
@@ -77,10 +87,51 @@ class Workspace:
         return samples
 
     def lowered(self, plan: Plan) -> Quantised:
-        """Lower a plan, after calibrating what it needs and is not known yet."""
+        """Lower a plan, after calibrating what it needs and is not known yet, and fitting its layers if they are to be.
+
+        The fit that was made last stays for the same plan.
+        """
         self.calibrate(self.calibrated.needs(plan))
+        known, key = self.calibrated, tuple(sorted(plan.choices.items()))
+        if known.numbers.rounding == "sequential":
+            if self._refit is None or self._refit[0] != key:
+                self._refit = key, self._fitted(plan)
+            known = self._refit[1].calibrated
         self.progress("lower", 0, 0)
-        return self.calibrated.lower(plan)
+        return known.lower(plan)
+
+    def notes(self, plan: Plan) -> tuple[str, ...]:
+        """Say which weights of a plan are not rounded as they should be, and whether fitting helped."""
+        key = tuple(sorted(plan.choices.items()))
+        told = self._refit[1].note if self._refit is not None and self._refit[0] == key else ""
+        return (*self.calibrated.notes(plan), *([told] if told else []))
+
+    def _fitted(self, plan: Plan) -> Refit:
+        """Fit the layers of a plan in the order of the network, on so many samples, from all over them, as it takes."""
+        total = len(self.samples)
+        count = min(total, MOST_FITTED)
+        places = {int(place) for place in np.linspace(0, total - 1, count).round()}
+        feeds = [feed for place, feed in enumerate(self.samples) if place in places]
+        judging = [feed for place, feed in enumerate(feeds) if judges(place, count)]
+        try:
+            heads = find_heads(self.prepared.model)
+        except InputError:  # no output is float
+            heads = ()
+        if not heads:
+            return Refit(self.calibrated, "")
+        if not judging:
+            return Refit(self.calibrated, "Fewer than four samples judge no fit: every layer is rounded by itself.")
+        before = self.reference.session(self.float_model, mode="deployed")
+
+        def opened(model: ir.Model) -> Session:
+            return self.reference.session(self.loadable(model, "fitted"), mode="literal")
+
+        judge = Judge(before, opened, judging, heads, self.samples.batch)
+        folder = Path(tempfile.mkdtemp(prefix="refit-", dir=self.folder))
+        raised = self.raised()
+        seen = Seen.of(self.input_shapes, raised.known.tensors, total)
+        walk = Walk(raised, plan, feeds, seen, self.reference, folder)
+        return refit(self.calibrated, plan, walk, judge, partial(self.progress, "fit layers"))
 
     def quick(self, plan: Plan) -> Quantised:
         """Lower a plan with the nearest codes in the widest ranges, which are quick to find."""
@@ -104,7 +155,7 @@ class Workspace:
         model = prepared.model.clone()
         raise_opset(model, max(needs, default=prepared.target.limits.lowest_opset))
         space = make_space(model, prepared.target)
-        return Calibrated(model, space, prepared.target, self.calibrated.numbers, self.calibrated.known)
+        return Calibrated(model, space, prepared.target, self.calibrated.numbers.measured, self.calibrated.known)
 
     def calibrate(self, needs: Needs, model: ir.Model | None = None) -> None:
         """Run the samples through the float model, as it was normalised or in another form, for what is needed."""

@@ -44,7 +44,7 @@ def test_a_point_is_applied_without_measuring(desk: Path, monkeypatch: pytest.Mo
     data = json.loads(run("apply", MODEL, "front.json", "--point", "2", *arguments).stdout)
     assert data["file_bytes"] == point["file_bytes"] == (desk / "a.onnx").stat().st_size
     assert data["plan"]["choices"] == point["choices"]
-    assert data["plan"]["ranges"]["rounding"] == "gptq"
+    assert data["plan"]["ranges"]["rounding"] == "sequential"
 
 
 def test_a_front_without_a_point_is_refused_in_one_sentence(desk: Path) -> None:

@@ -34,7 +34,7 @@ def test_json_has_the_decision(desk: Path) -> None:
     assert decision["loss"] > 0
     assert decision["full_runs"] > 0
     assert {"predicted", "proof", "uniforms", "agreement", "chosen"} <= set(decision)
-    assert data["plan"]["ranges"]["rounding"] == "gptq"
+    assert data["plan"]["ranges"]["rounding"] == "sequential"
     assert data["size_share"] <= 0.27
 
 

@@ -145,7 +145,7 @@ def test_what_was_measured_and_proved_is_told(desk: Desk) -> None:
     assert data["proof"]["bound"] <= data["proof"]["objective"]
     assert len(data["agreement"]["splits"]) == 2
     assert result.plan.method == "clado-star"
-    assert result.plan.ranges["rounding"] == "gptq"
+    assert result.plan.ranges["rounding"] == "sequential"
 
 
 # ---- what cannot be met ----------------------------------------------------------------------------------------------

@@ -16,14 +16,14 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxmpq.artifacts import FLOAT, Option
+from onnxmpq.cuts.segments import Piece, first_change
+from onnxmpq.cuts.sizes import Seen
 from onnxmpq.machine import one_thread
 from onnxmpq.metrics.losses import Head, LossFunction
 from onnxmpq.options import Numbers
 from onnxmpq.runtimes.devices import get_device
 from onnxmpq.sensitivity.batches import read_batch
 from onnxmpq.sensitivity.chain import Chain, Values, local_error
-from onnxmpq.sensitivity.cuts.segments import Piece, first_change
-from onnxmpq.sensitivity.cuts.sizes import Seen
 from onnxmpq.sensitivity.workers.devices import claimed
 from onnxmpq.sensitivity.workers.judge import Arrays, Judge, Results
 from onnxmpq.targets import Target

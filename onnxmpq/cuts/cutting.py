@@ -14,10 +14,10 @@ from itertools import pairwise
 import onnx_ir as ir
 
 from onnxmpq.artifacts import Space
+from onnxmpq.cuts.segments import Cuts, Segment
+from onnxmpq.cuts.sizes import UNSEEN, Seen, Sizes
 from onnxmpq.model.bodies import owners, reads
 from onnxmpq.model.layers import constant
-from onnxmpq.sensitivity.cuts.segments import Cuts, Segment
-from onnxmpq.sensitivity.cuts.sizes import UNSEEN, Seen, Sizes
 
 _NANOSECONDS_PER_MAC = 1 / 40
 _NANOSECONDS_PER_BYTE = 1 / 8

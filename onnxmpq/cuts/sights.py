@@ -15,9 +15,9 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from onnxmpq.artifacts import Space
+from onnxmpq.cuts.segments import Cuts
 from onnxmpq.model.bodies import reads
 from onnxmpq.model.layers import all_graphs, values_of
-from onnxmpq.sensitivity.cuts.segments import Cuts
 from onnxmpq.targets.placement import Form, Island, Pair, Placement
 
 

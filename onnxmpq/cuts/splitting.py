@@ -16,11 +16,11 @@ from weakref import WeakValueDictionary
 import onnx
 import onnx_ir as ir
 
+from onnxmpq.cuts.naming import Naming, content, tensor_proto, value_proto
+from onnxmpq.cuts.origins import Original, Origins
+from onnxmpq.cuts.segments import Cuts, Piece, loaded_bytes
 from onnxmpq.errors import InternalError
 from onnxmpq.model.bodies import reads
-from onnxmpq.sensitivity.cuts.naming import Naming, content, tensor_proto, value_proto
-from onnxmpq.sensitivity.cuts.origins import Original, Origins
-from onnxmpq.sensitivity.cuts.segments import Cuts, Piece, loaded_bytes
 
 
 def split(lowered: ir.Model, normal: ir.Model, cuts: Cuts) -> tuple[Piece, ...]:

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+from onnxmpq.cuts.segments import Cuts
 from onnxmpq.model.bodies import bodies_below
 from onnxmpq.model.layers import all_graphs, all_nodes, values_of
-from onnxmpq.sensitivity.cuts.segments import Cuts
 
 
 class Original:

@@ -12,8 +12,8 @@ from itertools import count
 import onnx
 import onnx_ir as ir
 
+from onnxmpq.cuts.origins import Origins
 from onnxmpq.errors import InternalError
-from onnxmpq.sensitivity.cuts.origins import Origins
 
 
 class Naming:

@@ -6,12 +6,12 @@ import pickle
 import numpy as np
 import onnx_ir as ir
 
+from onnxmpq.cuts.cutting import cut
+from onnxmpq.cuts.segments import Cuts, Segment
+from onnxmpq.cuts.splitting import split
 from onnxmpq.model.layers import all_nodes
-from onnxmpq.sensitivity.cuts.cutting import cut
-from onnxmpq.sensitivity.cuts.segments import Cuts, Segment
-from onnxmpq.sensitivity.cuts.splitting import split
+from tests.cuts.test_segments import assert_same, feed_of, graph, space_of, weights
 from tests.graphs import from_text, normal
-from tests.sensitivity.test_segments import assert_same, feed_of, graph, space_of, weights
 
 
 def ops(model: ir.Model, cuts: Cuts) -> list[str]:

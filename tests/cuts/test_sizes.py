@@ -7,9 +7,9 @@ import onnx_ir as ir
 import pytest
 
 from onnxmpq.artifacts import Option
+from onnxmpq.cuts.cutting import cut
+from onnxmpq.cuts.sizes import UNSEEN, Seen, Sizes
 from onnxmpq.options import MeasureOptions
-from onnxmpq.sensitivity.cuts.cutting import cut
-from onnxmpq.sensitivity.cuts.sizes import UNSEEN, Seen, Sizes
 from onnxmpq.sensitivity.workers.executors import open_executor
 from onnxmpq.targets import target
 from onnxmpq.targets.space import make_space

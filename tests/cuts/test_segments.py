@@ -21,6 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxmpq.artifacts import FLOAT, Option, Plan, Space
+from onnxmpq.cuts.cutting import cut
+from onnxmpq.cuts.segments import Cuts, Piece, Segment, differing, first_change
+from onnxmpq.cuts.sights import Sights, together
+from onnxmpq.cuts.splitting import Splitter, split
 from onnxmpq.lower.write import lower, pair_key
 from onnxmpq.model.bodies import owners
 from onnxmpq.model.layers import all_nodes
@@ -29,10 +33,6 @@ from onnxmpq.model.normalise import normalise
 from onnxmpq.model.opset import raise_opset
 from onnxmpq.numerics.ranges import Affine
 from onnxmpq.runtimes import get_runtime
-from onnxmpq.sensitivity.cuts.cutting import cut
-from onnxmpq.sensitivity.cuts.segments import Cuts, Piece, Segment, differing, first_change
-from onnxmpq.sensitivity.cuts.sights import Sights, together
-from onnxmpq.sensitivity.cuts.splitting import Splitter, split
 from onnxmpq.targets import Target
 from onnxmpq.targets import target as find_target
 from onnxmpq.targets.placement import Pair, Placement, place
@@ -515,7 +515,7 @@ def test_what_did_not_change_is_not_written_again() -> None:
 
 def test_digests_are_the_same_in_every_process() -> None:
     code = (
-        "from tests.sensitivity.test_segments import *\n"
+        "from tests.cuts.test_segments import *\n"
         "for name in GRAPHS:\n"
         "    model = graph(name)\n"
         "    cuts = cut(model, space_of(model), chain_cost=0)\n"

@@ -1,0 +1,66 @@
+"""Whether fitting helped: a plan with and without it, on samples that nothing was fitted to.
+
+Of a network that is sure of itself few samples make up most of a small loss: the errors of its outputs tell more. Codes
+that were rounded by themselves have seen these samples, too, and look better on them than they are.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxmpq.artifacts import Plan
+from onnxmpq.lower.calibrated import Calibrated
+from onnxmpq.metrics.compared import Feed, Model, head_losses
+from onnxmpq.metrics.losses import Head, mean_and_error
+from onnxmpq.refit.walk import Walk
+
+WORSE = 1.5  # times the error of codes that have seen the samples: half as much again is usual elsewhere
+LARGE = 0.1  # nats, or error over signal power, from which on the loss has a say
+TOLD_APART = 2.0  # standard errors of a difference
+
+
+@dataclass(frozen=True, slots=True)
+class Refit:
+    """What lowers a plan best, and what is to be said of it."""
+
+    calibrated: Calibrated
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Compares plans with the float model on a few samples; ``opened`` loads a lowered model."""
+
+    before: Model
+    opened: Callable[[ir.Model], Model]
+    feeds: Sequence[Feed]
+    heads: tuple[Head, ...]
+    batch: int
+
+    def figures(self, model: ir.Model) -> tuple[np.ndarray, float]:
+        """Return the loss of a model on every sample, and the power of its errors over that of the signal."""
+        count, powers = len(self.heads), [replace(head, kind="power") for head in self.heads]
+        losses = head_losses(self.before, self.opened(model), self.feeds, [*self.heads, *powers], self.batch)
+        return losses[:, :count].sum(1), float(losses[:, count:].mean())
+
+
+def refit(known: Calibrated, plan: Plan, walk: Walk, judge: Judge, progress: Callable[[int, int], None]) -> Refit:
+    """Fit the weights of a plan in the order of the network, and take them unless the plan is the worse for it.
+
+    ``walk`` is through the same model at any opset.
+    """
+    constants = walk.run(progress)
+    if not constants:
+        return Refit(known, "")
+    fitted = known.apart(walk.fitted.known)
+    fitted.replace(constants)
+    (before, noise), (after, less) = (judge.figures(each.lower(plan).model) for each in (known, fitted))
+    told = f"loss {before.mean():.4g} to {after.mean():.4g}, error {noise:.3g} to {less:.3g} on {len(before)} samples"
+    more, error = mean_and_error(after - before)
+    if less > WORSE * noise or (before.mean() > LARGE and more > TOLD_APART * error):
+        return Refit(
+            known, f"Layers are rounded each by itself: fitted behind those before them they err more ({told})."
+        )
+    return Refit(fitted, f"Layers were fitted behind those before them: {told} that nothing was fitted to.")
