@@ -126,7 +126,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One model at one budget: ours, AIMET's plan rounded as ours and to nearest, and the file that AIMET writes."""
+    """One model at one budget: ours, AIMET's plan by GPTQ, to nearest and fitted as ours, and AIMET's own file."""
 
     model: str
     budget: str
@@ -139,6 +139,7 @@ class Row:
     aimet: Judged
     aimet_cpu_s: float
     nearest: Judged
+    fitted: Judged
     own: Judged | None
     why_no_own: str = field(default="")
 
@@ -237,8 +238,8 @@ def compared(case: Case, budget: str, more: Sequence[str]) -> Row:
             raise click.ClickException(f"AIMET has no point of {case.data.name} within {budget}.")
         index, bits = chosen
         plan = plan_of(bits, case.space)
-        files = [case.written(plan, rounding) for rounding in ("gptq", "nearest")]
-        size, other = (file.stat().st_size for file in files)
+        files = [case.written(plan, rounding) for rounding in ("gptq", "nearest", "sequential")]
+        size, *others = (file.stat().st_size for file in files)
         if size <= allowed:
             break
         left = left[left.index(chosen) + 1 :]
@@ -246,14 +247,16 @@ def compared(case: Case, budget: str, more: Sequence[str]) -> Row:
     losses = case.losses([*files, *([own] if own else [])])
     held_out = sum(len(next(iter(split.feeds.values()))) for split in case.data.splits)
     found, ours = searched(ROOT, "ours", case.data, f"size={size}", more, held_out)
+    nearest, fitted = (Judged.of(other, loss, ours) for other, loss in zip(others, losses[1:3], strict=True))
     return Row(
         *(case.data.name, budget, allowed, index, len(every) - 1, bits),
         Judged.of(found.file_bytes, ours, ours),
         found.cpu,
         Judged.of(size, losses[0], ours),
         case.order.cpu_s,
-        Judged.of(other, losses[1], ours),
-        Judged.of(own.stat().st_size, losses[2], ours) if own else None,
+        nearest,
+        fitted,
+        Judged.of(own.stat().st_size, losses[3], ours) if own else None,
         why,
     )
 
@@ -299,7 +302,7 @@ def aimet(
 
 
 def grid(rows: Sequence[Row], version: str) -> Table:
-    """Return the table: four lines for each row, ours first, and how far ours is below each."""
+    """Return the table: five lines for each row, ours first, and how far ours is below each."""
     machine = f"{processor().brand}, {os.cpu_count()} cores, Python {platform.python_version()}"
     table = Table(title=f"{machine}; AIMET-ONNX {version}")
     for column in ("model", "budget", "", "bytes", "CPU s", "held-out loss", "ours less it", "verdict"):
@@ -308,8 +311,9 @@ def grid(rows: Sequence[Row], version: str) -> Table:
     for row in rows:
         lines: list[tuple[str, Judged | None, str, str]] = [
             ("ours", row.ours, f"{row.ours_cpu_s:.1f}", ""),
-            (f"AIMET's point {row.point} of {row.points}", row.aimet, f"{row.aimet_cpu_s:.1f}", row.verdict),
+            (f"AIMET's point {row.point} of {row.points}, by GPTQ", row.aimet, f"{row.aimet_cpu_s:.1f}", row.verdict),
             ("the same to nearest", row.nearest, "", ""),
+            ("the same fitted as ours", row.fitted, "", ""),
             ("AIMET's own file", row.own, "", row.why_no_own),
         ]
         for label, judged, seconds, told in lines:

@@ -1,7 +1,8 @@
-"""``python -m benchmarks rounding``: GPTQ against rounding to nearest, by measured loss on held-out samples.
+"""``python -m benchmarks rounding``: ways to round weights, by measured loss on held-out samples.
 
-Both share ranges, scales and bias correction; only the codes of the weights differ. Losses are those of whole lowered
-models, their Q/DQ computed as written, against the float model; differences are paired by sample.
+To the nearest code, by GPTQ, and fitted in the order of the network. All have the same ranges of activations and the
+same bytes. Losses are those of whole lowered models, their Q/DQ computed as written, against the float model;
+differences are paired by sample.
 """
 
 import json
@@ -11,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import click
+import numpy as np
 import onnx_ir as ir
 from rich.console import Console
 from rich.table import Table
@@ -30,7 +32,10 @@ from onnxmpq.workspace.workspace import workspace
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One model at one option; ``difference`` is gptq less nearest, with the standard error of paired samples."""
+    """One model at one option.
+
+    ``difference`` is gptq less nearest, ``fitted_difference`` sequential less gptq, with errors of paired samples.
+    """
 
     model: str
     option: str
@@ -41,8 +46,12 @@ class Row:
     gptq: float
     difference: float
     error: float
+    sequential: float
+    fitted_difference: float
+    fitted_error: float
     hessians_s: float
     rounding_s: float
+    fitting_s: float
     notes: tuple[str, ...]
 
     @property
@@ -50,14 +59,19 @@ class Row:
         """Return the loss that GPTQ leaves of that of nearest."""
         return self.gptq / self.nearest if self.nearest else float("nan")
 
+    @property
+    def fitted_ratio(self) -> float:
+        """Return the loss that fitting in the order of the network leaves of that of GPTQ."""
+        return self.sequential / self.gptq if self.gptq else float("nan")
+
 
 def measured(
     name: str, data: ZooModel, calibration: Feeds, options: Sequence[str], target: str, numbers: Numbers
 ) -> Iterator[Row]:
-    """Measure one model at several options, rounded both ways."""
+    """Measure one model at several options, rounded all ways."""
     reference = get_runtime("onnxruntime")
     prepared = prepare(data.path, target)
-    with workspace(prepared, calibration, replace(numbers, rounding="gptq")) as opened:
+    with workspace(prepared, calibration, replace(numbers, rounding="sequential")) as opened:
         before = reference.session(opened.float_model, mode="deployed")
         for option in options:
             plan = uniform(prepared.space, Option.parse(option))
@@ -67,9 +81,9 @@ def measured(
             opened.calibrate(opened.calibrated.needs(plan))
             nearest = replace(opened.calibrated, numbers=replace(numbers, rounding="nearest"))
             models, seconds = [], []
-            for calibrated in (nearest, opened.calibrated):
+            for rounded in (nearest.lower, opened.calibrated.lower, opened.lowered):
                 began = time.perf_counter()
-                models.append(calibrated.lower(plan).model)
+                models.append(rounded(plan).model)
                 seconds.append(time.perf_counter() - began)
             sessions = [reference.session(ir.to_proto(model).SerializeToString(), mode="literal") for model in models]
             outcome = run_on(data.splits, prepared.model, before, sessions)
@@ -85,9 +99,12 @@ def measured(
                 float(found[1].mean()),
                 difference,
                 error,
+                float(found[2].mean()),
+                *mean_and_error(found[2] - found[1]),
                 counted,
                 seconds[1] - seconds[0],
-                opened.calibrated.notes(plan),
+                seconds[2],
+                opened.notes(plan),
             )
 
 
@@ -110,7 +127,7 @@ def rounding(
     bias_correction: bool,
     file: Path | None,
 ) -> None:
-    """Round the weights of models with GPTQ and to nearest, and measure both on held-out data."""
+    """Round the weights of models in three ways, and measure them on held-out data."""
     console, log = Console(), Console(stderr=True)
     if not console.is_terminal:
         console = Console(width=160)
@@ -121,7 +138,9 @@ def rounding(
             data = data_of(name, samples)
             kept = {key: array[: calibration or None] for key, array in data.calibration.items()}
             for row in measured(name, data, kept, options.split(","), target, numbers):
-                log.print(f"{row.model} {row.option} {row.nearest:.4g} -> {row.gptq:.4g}", highlight=False)
+                log.print(
+                    f"{row.model} {row.option} {row.nearest:.4g} {row.gptq:.4g} {row.sequential:.4g}", highlight=False
+                )
                 rows.append(row)
     except OnnxmpqError as error:
         raise click.ClickException(str(error)) from error
@@ -131,6 +150,14 @@ def rounding(
     better = sum(row.difference < 0 for row in rows)
     worse = sum(row.difference > row.error for row in rows)
     console.print(f"GPTQ is better in {better} of {len(rows)} cells, and worse by more than one error in {worse}.")
+    better = sum(row.fitted_difference < 0 for row in rows)
+    worse = sum(row.fitted_difference > row.fitted_error for row in rows)
+    console.print(
+        f"Fitted in the order of the network: better still in {better}, worse by more than one error in {worse}."
+    )
+    for option in dict.fromkeys(row.option for row in rows):
+        ratios = [row.fitted_ratio for row in rows if row.option == option]
+        console.print(f"{option}: {np.exp(np.log(ratios).mean()):.2f} of GPTQ's loss, geometric mean.", highlight=False)
     if file is not None:
         file.write_text(json.dumps([asdict(row) for row in rows], indent=1), encoding="utf-8")
 
@@ -144,14 +171,23 @@ def _grid(rows: list[Row], target: str) -> Table:
         "gptq",
         "gptq - nearest ± se",
         "ratio",
+        "sequential",
+        "sequential - gptq ± se",
+        "ratio",
         "Hessians s",
         "rounding s",
+        "fitting s",
     ):
         grid.add_column(column, justify="right")
     for row in rows:
         grid.add_row(
             *(row.model, row.option, row.loss, str(row.calibration), str(row.samples)),
             *(f"{row.nearest:.4g}", f"{row.gptq:.4g}", f"{row.difference:+.3g} ± {row.error:.2g}", f"{row.ratio:.2f}"),
-            *(f"{row.hessians_s:.1f}", f"{row.rounding_s:.1f}"),
+            *(
+                f"{row.sequential:.4g}",
+                f"{row.fitted_difference:+.3g} ± {row.fitted_error:.2g}",
+                f"{row.fitted_ratio:.2f}",
+            ),
+            *(f"{row.hessians_s:.1f}", f"{row.rounding_s:.1f}", f"{row.fitting_s:.1f}"),
         )
     return grid

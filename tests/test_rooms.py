@@ -35,8 +35,8 @@ MAY_IMPORT = {  # from the bottom up: every room, and every module that stands a
     "budgets": "artifacts disk errors registry",
     "verification": "artifacts budgets data disk errors metrics model numerics runtimes targets",
     "workspace": (
-        "artifacts calibrate cuts data disk errors lower metrics model numerics options refit runtimes targets "
-        "verification"
+        "artifacts calibrate cuts data disk errors lower machine metrics model numerics options refit runtimes "
+        "targets verification"
     ),
     "sensitivity": (
         "artifacts cuts data disk errors lower machine metrics model numerics options runtimes targets version "

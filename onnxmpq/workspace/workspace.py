@@ -28,6 +28,7 @@ from onnxmpq.disk.leftovers import temporary_folder
 from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.lower.calibrated import Calibrated, Needs
 from onnxmpq.lower.write import Quantised
+from onnxmpq.machine import one_thread
 from onnxmpq.metrics.heads import find_heads
 from onnxmpq.model.layers import weight_bytes
 from onnxmpq.model.mapped import load_mapped
@@ -95,7 +96,8 @@ class Workspace:
         known, key = self.calibrated, tuple(sorted(plan.choices.items()))
         if known.numbers.rounding == "sequential":
             if self._refit is None or self._refit[0] != key:
-                self._refit = key, self._fitted(plan)
+                with one_thread():  # several sum in another order
+                    self._refit = key, self._fitted(plan)
             known = self._refit[1].calibrated
         self.progress("lower", 0, 0)
         return known.lower(plan)

@@ -39,7 +39,7 @@ def order_of(space: Space) -> Order:
 def row(difference: float, error: float, own: Judged | None = None, why: str = "") -> Row:
     """Return a row whose losses differ by so much."""
     ours, its = Judged(900, 0.1, 0.01), Judged(1000, 0.1 - difference, 0.01, (difference, error))
-    return Row("net", "size=15%", 1100, 3, 9, {"w": 4}, ours, 5.0, its, 10.0, its, own, why)
+    return Row("net", "size=15%", 1100, 3, 9, {"w": 4}, ours, 5.0, its, 10.0, its, its, own, why)
 
 
 def test_every_step_that_changes_weights_is_a_point_and_the_later_one_counts() -> None:
@@ -87,16 +87,17 @@ def test_a_verdict_needs_two_errors(difference: float, who: str) -> None:
     assert row(difference, 0.01).verdict == f"{who} lower, at 0.50 of its CPU"
 
 
-def test_the_table_has_four_lines_for_each_row() -> None:
+def test_the_table_has_five_lines_for_each_row() -> None:
     told = StringIO()
     console = Console(width=190, file=told)
     console.print(grid([row(-0.03, 0.01, why="it has no such type"), row(0.03, 0.01, Judged(1234, 0.5, 0.1))], "2"))
     lines = [line for line in told.getvalue().splitlines() if line.startswith("│")]
-    assert len(lines) == 8
+    assert len(lines) == 10
     assert "AIMET's point 3 of 9" in lines[1]
     assert "-0.03 ± 0.01" in lines[1]
-    assert "it has no such type" in lines[3]
-    assert "1234" in lines[7]
+    assert "fitted as ours" in lines[3]
+    assert "it has no such type" in lines[4]
+    assert "1234" in lines[9]
 
 
 def test_batches_are_as_large_as_the_model_is_fixed_to(tmp_path: Path) -> None:
@@ -142,7 +143,7 @@ def test_a_small_run_searches_with_the_bytes_of_the_other(tmp_path: Path, stand_
     assert found["aimet_cpu_s"] == 7.5
     assert 0 < found["point"] <= found["points"] == 2 * len(space.units)
     assert "It writes no 2 bits." in found["why_no_own"]
-    assert found["aimet"]["loss"] != found["nearest"]["loss"]
+    assert len({found[way]["loss"] for way in ("aimet", "nearest", "fitted")}) == 3
 
 
 def test_what_was_found_is_kept_for_the_same_samples(tmp_path: Path, stand_in: Path, space: Space) -> None:

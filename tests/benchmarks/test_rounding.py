@@ -1,4 +1,4 @@
-"""The comparison of GPTQ with rounding to nearest, on an embedded model."""
+"""The comparison of ways to round, on an embedded model."""
 
 import json
 from pathlib import Path
@@ -20,3 +20,6 @@ def test_gptq_beats_nearest_on_an_embedded_model(tmp_path: Path, monkeypatch: py
     assert (row["samples"], row["calibration"], row["loss"]) == (60, 156, "kl")
     assert row["gptq"] < 0.5 * row["nearest"]
     assert row["difference"] == pytest.approx(row["gptq"] - row["nearest"])
+    assert "Fitted in the order of the network: better still in 1, worse by more than one error in 0." in result.output
+    assert row["sequential"] < 0.9 * row["gptq"]
+    assert row["fitted_difference"] == pytest.approx(row["sequential"] - row["gptq"])
