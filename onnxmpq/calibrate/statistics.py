@@ -4,6 +4,7 @@ ranges.npz      histograms and means, written when workers are to read them
 hessians/       Hessians, and weights that were rounded with them
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -40,7 +41,11 @@ class Statistics:
     def add(self, found: Ranges) -> None:
         """Take in what a pass over the samples has counted."""
         self.tensors |= found.tensors
-        self.means |= found.means
+        self.add_means(found.means)
+
+    def add_means(self, means: Mapping[str, np.ndarray]) -> None:
+        """Take in means of tensors, which may be known already."""
+        self.means.update(means)
 
     def write(self, folder: Path, samples: int) -> None:
         """Write histograms and means for others to read; Hessians lie in the folder from the beginning."""

@@ -128,7 +128,7 @@ class Walk:
                     counting[judges(sample, count)].add(*columns)
             for tensor, mean in means.items():
                 mean.add(met[read[tensor]])
-        self.fitted.known.means |= {tensor: mean.value() for tensor, mean in means.items()}
+        self.fitted.known.add_means({tensor: mean.value() for tensor, mean in means.items()})
         found: dict[str, Array] = {}
         while counted:
             fit, counting = counted.popitem()

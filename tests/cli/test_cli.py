@@ -119,7 +119,8 @@ def test_json_of_targets_and_demo_and_verify(desk: Path) -> None:
     assert [Path(item["path"]).name for item in shown] == [
         f"digits_{kind}.{how}.onnx" for kind in ("cnn", "vit") for how in ("w8a8", "small")
     ]
-    assert all(item["accuracy"]["after"] > item["accuracy"]["before"] - 0.01 for item in shown)
+    for found in (item["accuracy"] for item in shown):  # 24 samples say as much
+        assert found["after"] - found["before"] > -0.01 - 2 * found["difference_error"]
     assert all(item["file_bytes"] < item["float_file_bytes"] / 2 for item in shown)
 
 
@@ -129,7 +130,7 @@ def examples(desk: Path) -> str:
     folder.mkdir()
     shutil.copy(small_model(), folder / "digits_cnn.onnx")
     shutil.copy(part("digits_attention"), folder / "digits_vit.onnx")
-    for name, count in (("calibration", 24), ("evaluation", 400)):
+    for name, count in (("calibration", 24), ("evaluation", 1021)):
         with np.load(MODELS / f"digits_{name}.npz") as data:
             np.savez(folder / f"digits_{name}.npz", **{key: data[key][:count] for key in data.files})
     return str(folder)
