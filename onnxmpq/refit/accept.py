@@ -63,4 +63,5 @@ def refit(known: Calibrated, plan: Plan, walk: Walk, judge: Judge, progress: Cal
         return Refit(
             known, f"Layers are rounded each by itself: fitted behind those before them they err more ({told})."
         )
-    return Refit(fitted, f"Layers were fitted behind those before them: {told} that nothing was fitted to.")
+    note = f"Layers were fitted behind those before them: {told} that nothing was fitted to."
+    return Refit(fitted, f"{note} What a search tells of losses is of before that.")
