@@ -22,7 +22,7 @@ from benchmarks.zoo import Split, ZooModel
 from onnxmpq.artifacts import Option
 from onnxmpq.errors import OnnxmpqError
 from onnxmpq.methods.uniform import uniform
-from onnxmpq.options import ROUNDINGS, Numbers, Rounding
+from onnxmpq.options import Numbers, Rounding
 from onnxmpq.runtimes import Session, get_runtime
 from onnxmpq.targets import target as find_target
 from onnxmpq.workspace.prepare import prepare
@@ -32,6 +32,9 @@ FORMS = ("any codes", "pair-safe", "7 bits")
 _BATCH = 20
 
 Feed = Mapping[str, np.ndarray]
+
+ALONE: tuple[Rounding, ...] = ("nearest", "gptq")
+"""Ways to round in which every layer is rounded by itself: of what comes of fitting, codes are only a part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ def measured(name: str, data: ZooModel, target: str) -> Iterator[Row]:
         before = reference.session(opened.float_model, mode="deployed", threads=2)
         for plan in plans:
             opened.calibrate(opened.calibrated.needs(plan))
-        for rounding in ROUNDINGS:
+        for rounding in ALONE:
             held = replace(opened.calibrated, numbers=Numbers(rounding=rounding))
             models = [
                 each.lower(plan).model
@@ -163,7 +166,7 @@ def pairs(models: str, files: Sequence[tuple[Path, Path, Path]], target: str, sa
     except OnnxmpqError as error:
         raise click.ClickException(str(error)) from error
     console.print(_grid(rows, target))
-    for rounding in ROUNDINGS:
+    for rounding in ALONE:
         chosen = [row for row in rows if row.rounding == rounding]
         cost, gain = (float(np.mean(each)) for each in ([row.cost for row in chosen], [row.gain for row in chosen]))
         console.print(f"{rounding}: pair-safe costs {cost:.2f} dB on average and is {gain:.2f} dB above 7 bits.")

@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import zoo
-from benchmarks.held_out import EMBEDDED, data_of, run_on
+from benchmarks.held_out import EMBEDDED, run_on
+from benchmarks.pairs import file_option, models_of
 from benchmarks.zoo import Feeds, ZooModel
 from onnxmpq.artifacts import Option
 from onnxmpq.errors import OnnxmpqError
@@ -110,6 +111,7 @@ def measured(
 
 @click.command()
 @click.option("--models", default="", help="Which models, separated by commas; the embedded and the zoo's if empty.")
+@file_option
 @click.option("--options", default="w4a8,w3a8", show_default=True, help="Which options, separated by commas.")
 @click.option("--target", default="generic", show_default=True)
 @click.option("--samples", default=500, show_default=True, help="Most samples of each held-out split.")
@@ -119,6 +121,7 @@ def measured(
 @click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write the rows here, too.")
 def rounding(
     models: str,
+    files: Sequence[tuple[Path, Path, Path]],
     options: str,
     target: str,
     samples: int,
@@ -134,10 +137,9 @@ def rounding(
     numbers = Numbers.of({"weights": weight_ranges, "bias_correction": str(bias_correction)})
     rows: list[Row] = []
     try:
-        for name in models.split(",") if models else (*EMBEDDED, *zoo.names()):
-            data = data_of(name, samples)
+        for data in models_of(models, files, samples, () if files else (*EMBEDDED, *zoo.names())):
             kept = {key: array[: calibration or None] for key, array in data.calibration.items()}
-            for row in measured(name, data, kept, options.split(","), target, numbers):
+            for row in measured(data.name, data, kept, options.split(","), target, numbers):
                 log.print(
                     f"{row.model} {row.option} {row.nearest:.4g} {row.gptq:.4g} {row.sequential:.4g}", highlight=False
                 )

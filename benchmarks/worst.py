@@ -207,7 +207,7 @@ def _agreement(folder: Path, runtime: str, emulated: tuple[list[str], dict[str, 
 
 
 def measured(data: ZooModel, target: str) -> Iterator[Row]:
-    """Measure one model on one target, rounded both ways."""
+    """Measure one model on one target, rounded in every way."""
     prepared = prepare(data.path, target)
     runtime = prepared.target.runtime
     plan = uniform(prepared.space, Option.parse("w8a8"))

@@ -36,8 +36,9 @@ def judges(number: int, count: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Means over some samples: [groups, columns, columns], of ``beside`` [groups, rows, columns]; and means of each."""
+    """Means over ``count`` places: [groups, columns, columns], of ``beside`` [groups, rows, columns]; means of each."""
 
+    count: int
     second: Floats
     cross: Floats
     beside: Floats
@@ -50,6 +51,22 @@ class Moments:
         """Whether all of them are numbers, and there is anything to fit to."""
         every = (self.second, self.cross, self.beside, self.mean, self.float_mean, self.beside_mean)
         return bool(self.second.any() and all(np.isfinite(each).all() for each in every))
+
+    @property
+    def sure(self) -> Floats:
+        """The second moments as far as so many places tell them: more evenly spread than they were counted.
+
+        Chen, Wiesel, Eldar and Hero, "Shrinkage Algorithms for MMSE Covariance Estimation", 2010: of what is known of
+        few places, so much is pulled towards columns that are alike and tell nothing of each other.
+        """
+        size = self.second.shape[1]
+        trace = np.trace(self.second, axis1=1, axis2=2)
+        square = (self.second**2).sum((1, 2))
+        spread = square - trace**2 / size
+        share = (square * (1 - 2 / size) + trace**2) / np.maximum((self.count + 1 - 2 / size) * spread, 1e-300)
+        share = np.clip(share, 0.0, 1.0)[:, None, None]
+        found: Floats = (1 - share) * self.second + share * (trace / size)[:, None, None] * np.eye(size)
+        return found
 
     def wanted(self, weight: Floats) -> Floats:
         """Return the moments of what a layer with such a weight should give, against what it meets."""
@@ -78,7 +95,7 @@ class Counting:
     def moments(self) -> Moments:
         """Return means over all that was added."""
         self._multiply()
-        return Moments(*(total / max(self._count, 1) for total in self._sums))
+        return Moments(self._count, *(total / max(self._count, 1) for total in self._sums))
 
     def _multiply(self) -> None:
         """Form the products of what waits."""

@@ -143,7 +143,7 @@ class Walk:
             return {}
         weight = view.matrix(np.asarray(before.numpy(), np.float32))
         target = fitted(weight, moments, judge)
-        self.fitted.keep_hessian(fit.weight, moments.second)
+        self.fitted.keep_hessian(fit.weight, moments.sure)
         target = weight.astype(np.float64) if target is None else target
         found = {fit.weight: self._kept(view.array(target).astype(before.numpy().dtype))}
         bias = values.get(fit.layer.bias)

@@ -57,3 +57,26 @@ def test_inputs_that_tell_nothing_are_told(value: float) -> None:
     met = np.full((2, 3, 4), value, np.float32)
     counting.add(met, met, None)
     assert not counting.moments().known
+
+
+@pytest.mark.parametrize("places", [10, 20_000])
+def test_of_few_places_second_moments_are_spread_more_evenly(places: int) -> None:
+    g, size = rng(4), 40
+    counting = Counting(View((2, size), 1, size, swapped=False), 2)
+    met = (g.normal(size=(1, size, places)) * np.linspace(1, 2, size)[:, None]).astype(np.float32)
+    counting.add(met, met, None)
+    found = counting.moments()
+    true = np.diag(np.linspace(1, 2, size) ** 2)
+    errors = [((each[0] - true) ** 2).sum() for each in (found.second, found.sure)]
+    assert np.trace(found.sure[0]) == pytest.approx(np.trace(found.second[0]))
+    if places < size:
+        assert errors[1] < 0.3 * errors[0]
+        assert np.linalg.eigvalsh(found.sure[0]).min() > 0.1
+    else:
+        np.testing.assert_allclose(found.sure, found.second, rtol=0.02, atol=0.05)
+
+
+def test_columns_that_are_all_zero_stay_so_where_nothing_is_known() -> None:
+    counting = Counting(VIEW, ROWS)
+    counting.add(np.zeros((2, 3, 4), np.float32), np.zeros((2, 3, 4), np.float32), None)
+    assert np.isfinite(counting.moments().sure).all()
