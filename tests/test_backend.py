@@ -9,6 +9,7 @@ have weights.
 """
 
 import functools
+import itertools
 import os
 import re
 import warnings
@@ -33,7 +34,7 @@ from onnxmpq.model.opset import HIGHEST_IR
 from onnxmpq.model.passes import make_pass
 from onnxmpq.model.passkit import Pipeline
 from onnxmpq.model.save import save
-from onnxmpq.options import VerifyOptions
+from onnxmpq.options import Numbers, VerifyOptions
 from tests.passes.proof import public
 
 HIGHEST_OPSET = 26
@@ -307,7 +308,7 @@ def frozen(sample: Sample) -> Sample:
     return Sample(sample.name, model, {name: array for name, array in sample.feeds.items() if name in names})
 
 
-def quantised(sample: Sample, folder: Path) -> str:
+def quantised(sample: Sample, folder: Path, **asked: Any) -> str:
     """Tell how one model fared."""
     try:
         run(sample.model, sample.feeds)
@@ -316,16 +317,36 @@ def quantised(sample: Sample, folder: Path) -> str:
     try:
         quantize(
             sample.model,
-            [sample.feeds] * 2,
+            [alike(sample.feeds, number) for number in range(8)] if asked else [sample.feeds] * 2,
             output=folder / "q.onnx",
             overwrite=True,
             verify=VerifyOptions(speed_budget_s=0.0),
+            **asked,
         )
     except InputError as error:
         message = str(error)
         assert "\n" not in message, sample.name
         return "nothing to quantise" if message.startswith("Nothing in this model") else "refused"
     return "quantised"
+
+
+def alike(feeds: dict[str, Any], number: int) -> dict[str, Any]:
+    """Return feeds whose floats differ from some by a third."""
+    g, found = np.random.default_rng(number), dict(feeds)
+    for name, value in feeds.items():
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+            found[name] = (value * (1 + g.normal(size=value.shape) / 3)).astype(value.dtype)
+    return found
+
+
+def test_layers_are_fitted_behind_others_or_refused(tmp_path: Path) -> None:
+    named = re.compile("test_(basic_)?(conv|gemm|matmul)")
+    nodes = (frozen(sample) for chunk in range(CHUNKS) for sample in node_samples(chunk) if named.match(sample.name))
+    samples = itertools.chain(nodes, stored_samples("pytorch-converted"))
+    asked = {"plan": "w4a8", "target": "generic", "numbers": Numbers(rounding="sequential")}
+    counts = Counter(quantised(sample, tmp_path, **asked) for sample in samples)
+    print(dict(counts))
+    assert counts["quantised"] >= 40
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))

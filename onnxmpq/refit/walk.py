@@ -150,7 +150,8 @@ class Walk:
         told = constant(bias)
         if bias is not None and told is not None and len(bias.uses()) == 1 and fit.layer.node in self.corrected:
             array = told.numpy()
-            found[fit.layer.bias] = (array + moved(weight, target, moments).reshape(array.shape)).astype(array.dtype)
+            channels = moved(weight, target, moments).reshape(array.shape[-1:])  # a bias may have rows of its own
+            found[fit.layer.bias] = (array + channels).astype(array.dtype)
         self.fitted.replace(found)
         return found
 
