@@ -133,7 +133,7 @@ def rounding(
     """Round the weights of models in three ways, and measure them on held-out data."""
     console, log = Console(), Console(stderr=True)
     if not console.is_terminal:
-        console = Console(width=160)
+        console = Console(width=210)
     numbers = Numbers.of({"weights": weight_ranges, "bias_correction": str(bias_correction)})
     rows: list[Row] = []
     try:

@@ -4,6 +4,7 @@ Of a network that is sure of itself few samples make up most of a small loss: th
 a fitted plan is compared with has not seen these samples either: GPTQ on few may lose twice as much on others.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,8 +17,10 @@ from onnxmpq.metrics.compared import Feed, Model, head_losses
 from onnxmpq.metrics.losses import Head, mean_and_error
 from onnxmpq.refit.walk import Walk
 
+LITTLE = 0.01  # nats, or error over signal power: of a smaller loss a few samples make up most
 LARGE = 0.1  # nats, or error over signal power, from which on the loss has a say
 TOLD_APART = 2.0  # standard errors of a difference
+_LEAST = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,16 @@ class Judge:
         return losses[:, :count].sum(1), float(losses[:, count:].mean())
 
 
+def gained(before: np.ndarray, after: np.ndarray, noise: float, less: float) -> float:
+    """Return by how much a fit is better than none, by loss and by the error of outputs, as a sum of logarithms.
+
+    A weight that is fitted to what errs becomes smaller, and the error of outputs falls faster than their divergence:
+    one may not be bought with the other. Losses below ``LITTLE`` count for nothing.
+    """
+    losses = (float(before.mean()) + LITTLE) / (float(after.mean()) + LITTLE)
+    return math.log(losses) + math.log(max(noise, _LEAST) / max(less, _LEAST))
+
+
 def refit(known: Calibrated, plan: Plan, walk: Walk, judge: Judge, progress: Callable[[int, int], None]) -> Refit:
     """Fit the weights of a plan in the order of the network, and take them unless the plan is the worse for it.
 
@@ -58,7 +71,7 @@ def refit(known: Calibrated, plan: Plan, walk: Walk, judge: Judge, progress: Cal
     (before, noise), (after, less) = (judge.figures(each.lower(plan).model) for each in (alone, fitted))
     told = f"loss {before.mean():.4g} to {after.mean():.4g}, error {noise:.3g} to {less:.3g} on {len(before)} samples"
     more, error = mean_and_error(after - before)
-    if less > noise or (before.mean() > LARGE and more > TOLD_APART * error):
+    if gained(before, after, noise, less) <= 0 or (before.mean() > LARGE and more > TOLD_APART * error):
         return Refit(
             known, f"Layers are rounded each by itself: fitted behind those before them they err more ({told})."
         )
