@@ -33,7 +33,7 @@ from onnxmpq.refit.shelf import Shelf
 from onnxmpq.refit.side import Side
 from onnxmpq.runtimes import Runtime
 
-ROOM = 1 << 28
+ROOM = 1 << 26
 """Bytes of tensors between segments that stay in memory."""
 ENOUGH, EACH = 1 << 16, 128
 """Places from which moments of a layer are counted, or so many for each of its columns where that is more."""
