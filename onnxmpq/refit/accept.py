@@ -73,7 +73,7 @@ def refit(known: Calibrated, plan: Plan, walk: Walk, judge: Judge, progress: Cal
     more, error = mean_and_error(after - before)
     if gained(before, after, noise, less) <= 0 or (before.mean() > LARGE and more > TOLD_APART * error):
         return Refit(
-            known, f"Layers are rounded each by itself: fitted behind those before them they err more ({told})."
+            known, f"Every layer is rounded by itself: fitting it behind those before it is no better ({told})."
         )
     note = f"Layers were fitted behind those before them: {told} that nothing was fitted to."
     return Refit(fitted, f"{note} What a search tells of losses is of before that.")
