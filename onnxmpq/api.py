@@ -13,11 +13,12 @@ from onnxmpq.data.samples import Data, Samples, checked_labels
 from onnxmpq.disk.files import plan_of, refuse_shared
 from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.guard.damage import Thresholds
-from onnxmpq.guard.judge import Judgement, guarded, judge_export, judged_heads
+from onnxmpq.guard.judge import Judgement, guarded, judge_export
 from onnxmpq.guard.kernels import no_slower
 from onnxmpq.machine import LARGE_BYTES, give_back
 from onnxmpq.methods.named import chosen
 from onnxmpq.metrics.compared import accuracy
+from onnxmpq.metrics.heads import judged_heads
 from onnxmpq.model.portions import Portions, portions_of, portions_of_file
 from onnxmpq.options import MENU, Constraints, GraphOptions, MeasureOptions, Numbers, SearchOptions, VerifyOptions
 from onnxmpq.runtimes import get_runtime

@@ -198,6 +198,15 @@ class Samples:
                 )
 
 
+def spread(total: int, count: int) -> set[int]:
+    """Return the places of ``count`` samples from all over ``total``.
+
+    >>> sorted(spread(100, 3))
+    [0, 50, 99]
+    """
+    return {int(place) for place in np.linspace(0, total - 1, min(count, total)).round()}
+
+
 def checked_labels(labels: Array) -> Array:
     """Refuse labels that name no class: text, fractions, what is no number, and what is below zero."""
     if labels.dtype.kind not in "iufb":

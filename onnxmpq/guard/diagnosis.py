@@ -17,14 +17,15 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmpq.artifacts import FLOAT, Option, Plan, plain
-from onnxmpq.data.samples import Data, Samples, open_samples
+from onnxmpq.data.samples import Data, Samples, open_samples, spread
 from onnxmpq.disk.leftovers import temporary_folder
 from onnxmpq.errors import InputError
 from onnxmpq.guard.boundaries import Hop, Hops, boundaries, force, forced_name
 from onnxmpq.guard.culprits import Hunt
 from onnxmpq.guard.damage import Damage, Meter, Thresholds, decibels
-from onnxmpq.guard.judge import judge, judged_heads
-from onnxmpq.guard.probe import LEAST_SAMPLES, MOST_SAMPLES, SHARE, spread
+from onnxmpq.guard.judge import judge
+from onnxmpq.guard.probe import LEAST_SAMPLES, MOST_SAMPLES, SHARE
+from onnxmpq.metrics.heads import judged_heads
 from onnxmpq.metrics.losses import Head
 from onnxmpq.model.load import load
 from onnxmpq.model.normalise import normalise

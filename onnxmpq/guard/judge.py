@@ -6,15 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx_ir as ir
-
 from onnxmpq.artifacts import Export
-from onnxmpq.data.samples import Samples
-from onnxmpq.errors import InputError
+from onnxmpq.data.samples import Samples, spread
 from onnxmpq.guard.culprits import Finding, find
 from onnxmpq.guard.damage import Damage, Meter, Thresholds
-from onnxmpq.guard.probe import spread
-from onnxmpq.metrics.heads import find_heads
 from onnxmpq.metrics.losses import Head
 from onnxmpq.options import Constraints
 from onnxmpq.runtimes import Session
@@ -53,14 +48,6 @@ class Judgement:
             "runs": found.runs if found else 0,
             "share_of_measuring": found.share if found else 0.0,
         }
-
-
-def judged_heads(model: ir.Model) -> tuple[Head, ...]:
-    """Return the outputs that a file is judged by; none where no output is float."""
-    try:
-        return find_heads(model)
-    except InputError:
-        return ()
 
 
 def judge(

@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmpq.artifacts import Plan
+from onnxmpq.data.samples import spread
 from onnxmpq.guard.boundaries import Array, Feed, Hops, boundaries
 from onnxmpq.guard.damage import Damage, Meter
 from onnxmpq.metrics.losses import Head
@@ -136,12 +137,3 @@ class Aside:
     def arrays(self) -> Feed:
         """Return all of them."""
         return self._held | {name: np.load(file) for name, file in self._files.items()}
-
-
-def spread(total: int, count: int) -> set[int]:
-    """Return the places of ``count`` samples from all over ``total``.
-
-    >>> sorted(spread(100, 3))
-    [0, 50, 99]
-    """
-    return {int(place) for place in np.linspace(0, total - 1, min(count, total)).round()}

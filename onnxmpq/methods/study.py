@@ -12,13 +12,12 @@ from onnxmpq.budgets.rows import Row
 from onnxmpq.errors import InfeasibleError
 from onnxmpq.methods.agreement import Agreement, agreement
 from onnxmpq.methods.protocol import Measurer
-from onnxmpq.metrics.losses import mean_and_error
+from onnxmpq.metrics.losses import SMALL, mean_and_error
 from onnxmpq.sensitivity.table import Table, Variant
 from onnxmpq.solve import Budget, Problem, Shortfall, Solution, solve
 
 Choices = Mapping[str, Option]
 BEATEN = 2.5  # standard errors by which a plan is worse than the best, which then no more samples are spent on
-SMALL = 0.1  # nats, or error over signal power: a larger loss is of outputs that are no longer near the float model's
 CONTENDERS = 4  # plans of one race that are measured on all samples at most
 
 

@@ -44,6 +44,14 @@ def find_heads(model: ir.Model, loss: str = "auto", outputs: Sequence[str] = ())
     return tuple(heads)
 
 
+def judged_heads(model: ir.Model) -> tuple[Head, ...]:
+    """Return the outputs that a file is judged by; none where no output is float."""
+    try:
+        return find_heads(model)
+    except InputError:
+        return ()
+
+
 def _class_axis(value: ir.Value, softmax: ir.Node | None) -> int:
     """Return the axis of an output that has the classes, counted from the end."""
     shape = dimensions(value)

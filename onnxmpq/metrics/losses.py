@@ -31,6 +31,8 @@ LossFunction = Callable[[Mapping[str, Array], Mapping[str, Array]], Array]
 """A user's loss: from outputs and float outputs, each [samples, width] by name, to one number per sample."""
 
 
+SMALL = 0.1  # nats, or error over signal power: a larger loss is of outputs that are no longer near the float model's
+TOLD_APART = 2.0  # standard errors of a difference from which on losses are: chance gives as much 1 time in 20
 _TOGETHER = 1 << 16
 """Numbers that are looked at together: of wide outputs no more than stays in a processor's caches."""
 

@@ -279,7 +279,7 @@ class _Sum:
         if self.waiting:
             x = self.waiting[0] if len(self.waiting) == 1 else np.concatenate(self.waiting, axis=2)
             with np.errstate(over="ignore", invalid="ignore"):
-                self.total += _squares(x)
+                self.total += squares(x)
             self.count += self.there
         self.waiting, self.there = [], 0
 
@@ -289,7 +289,7 @@ def _views(wanted: Mapping[str, tuple[Reading, ...]]) -> Iterator[tuple[str, Vie
     return ((name, readings[0].view) for name, readings in wanted.items())
 
 
-def _squares(x: Array) -> Array:
+def squares(x: Array) -> Array:
     """Return x xᵀ for each group; a single group takes the path that forms one half only."""
     return (x[0] @ x[0].T)[None] if len(x) == 1 else x @ x.swapaxes(1, 2)
 

@@ -14,12 +14,10 @@ import onnx_ir as ir
 from onnxmpq.artifacts import Plan
 from onnxmpq.lower.calibrated import Calibrated
 from onnxmpq.metrics.compared import Feed, Model, head_losses
-from onnxmpq.metrics.losses import Head, mean_and_error
+from onnxmpq.metrics.losses import SMALL, TOLD_APART, Head, mean_and_error
 from onnxmpq.refit.walk import Walk
 
 LITTLE = 0.01  # nats, or error over signal power: of a smaller loss a few samples make up most
-LARGE = 0.1  # nats, or error over signal power, from which on the loss has a say
-TOLD_APART = 2.0  # standard errors of a difference
 _LEAST = 1e-12
 
 
@@ -71,7 +69,7 @@ def refit(known: Calibrated, plan: Plan, walk: Walk, judge: Judge, progress: Cal
     (before, noise), (after, less) = (judge.figures(each.lower(plan).model) for each in (alone, fitted))
     told = f"loss {before.mean():.4g} to {after.mean():.4g}, error {noise:.3g} to {less:.3g} on {len(before)} samples"
     more, error = mean_and_error(after - before)
-    if gained(before, after, noise, less) <= 0 or (before.mean() > LARGE and more > TOLD_APART * error):
+    if gained(before, after, noise, less) <= 0 or (before.mean() > SMALL and more > TOLD_APART * error):
         return Refit(
             known, f"Every layer is rounded by itself: fitting it behind those before it is no better ({told})."
         )

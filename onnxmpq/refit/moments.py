@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from onnxmpq.numerics.hessians import View
+from onnxmpq.numerics.hessians import View, squares
 
 Array: TypeAlias = npt.NDArray[Any]
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -105,7 +105,7 @@ class Counting:
         second, cross, beside, mean, float_mean, beside_mean = self._sums
         turned = met.swapaxes(1, 2)
         with np.errstate(over="ignore", invalid="ignore"):
-            second += (met[0] @ met[0].T)[None] if len(met) == 1 else met @ turned
+            second += squares(met)
             cross += plain @ turned
             mean += met.sum(2, dtype=np.float64)
             float_mean += plain.sum(2, dtype=np.float64)

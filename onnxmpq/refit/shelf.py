@@ -43,10 +43,6 @@ class Shelf:
         held = self._held[sample]
         return {name: np.load(kept) if isinstance(kept := held[name], Path) else kept for name in names}
 
-    def names(self) -> set[str]:
-        """Return what there is of a sample."""
-        return set(self._held[0])
-
     def keep(self, wanted: Callable[[str], bool]) -> None:
         """Let go of all that is not wanted any more."""
         for held in self._held:

@@ -17,12 +17,11 @@ from onnxmpq.artifacts import FLOAT, Estimate
 from onnxmpq.methods.agreement import Agreement
 from onnxmpq.methods.study import Choices, Method, Study
 from onnxmpq.methods.uniform import uniform_choices
-from onnxmpq.metrics.losses import mean_and_error
+from onnxmpq.metrics.losses import TOLD_APART, mean_and_error
 from onnxmpq.sensitivity.table import Table
 from onnxmpq.solve import Solution
 
 MOST = 1.5  # times the least loss: of few samples errors are not known well either
-TOLD_APART = 2.0  # standard errors of a difference from which on plans are: chance gives as much 1 time in 20
 
 
 @dataclass(frozen=True, slots=True)

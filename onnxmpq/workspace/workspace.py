@@ -23,13 +23,13 @@ from onnxmpq.artifacts import Option, Plan, Space
 from onnxmpq.calibrate.run import calibrate
 from onnxmpq.calibrate.statistics import Statistics
 from onnxmpq.cuts.sizes import Seen
-from onnxmpq.data.samples import Data, Samples, open_samples
+from onnxmpq.data.samples import Data, Samples, open_samples, spread
 from onnxmpq.disk.leftovers import temporary_folder
 from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.lower.calibrated import Calibrated, Needs
 from onnxmpq.lower.write import Quantised
 from onnxmpq.machine import one_thread
-from onnxmpq.metrics.heads import find_heads
+from onnxmpq.metrics.heads import judged_heads
 from onnxmpq.model.layers import weight_bytes
 from onnxmpq.model.mapped import load_mapped
 from onnxmpq.model.opset import raise_opset
@@ -78,7 +78,7 @@ class Workspace:
         """Of the first sample, and of the float model's outputs on it."""
         del original, outputs, first
         self.calibrated = Calibrated(prepared.model, prepared.space, prepared.target, numbers, Statistics(folder))
-        self._refit: tuple[tuple[tuple[str, Option], ...], Refit] | None = None
+        self._refit: tuple[Mapping[str, Option], Refit] | None = None
 
     def open(self, data: Data, what: str) -> Samples:
         """Open samples and read them once, so that every fault is told before any work."""
@@ -93,32 +93,27 @@ class Workspace:
         The fit that was made last stays for the same plan.
         """
         self.calibrate(self.calibrated.needs(plan))
-        known, key = self.calibrated, tuple(sorted(plan.choices.items()))
+        known = self.calibrated
         if known.numbers.rounding == "sequential":
-            if self._refit is None or self._refit[0] != key:
+            if self._refit is None or self._refit[0] != plan.choices:
                 with one_thread():  # several sum in another order
-                    self._refit = key, self._fitted(plan)
+                    self._refit = plan.choices, self._fitted(plan)
             known = self._refit[1].calibrated
         self.progress("lower", 0, 0)
         return known.lower(plan)
 
     def notes(self, plan: Plan) -> tuple[str, ...]:
         """Say which weights of a plan are not rounded as they should be, and whether fitting helped."""
-        key = tuple(sorted(plan.choices.items()))
-        told = self._refit[1].note if self._refit is not None and self._refit[0] == key else ""
+        told = self._refit[1].note if self._refit is not None and self._refit[0] == plan.choices else ""
         return (*self.calibrated.notes(plan), *([told] if told else []))
 
     def _fitted(self, plan: Plan) -> Refit:
         """Fit the layers of a plan in the order of the network, on so many samples, from all over them, as it takes."""
         total = len(self.samples)
-        count = min(total, MOST_FITTED)
-        places = {int(place) for place in np.linspace(0, total - 1, count).round()}
+        places = spread(total, MOST_FITTED)
         feeds = [feed for place, feed in enumerate(self.samples) if place in places]
-        judging = [feed for place, feed in enumerate(feeds) if judges(place, count)]
-        try:
-            heads = find_heads(self.prepared.model)
-        except InputError:  # no output is float
-            heads = ()
+        judging = [feed for place, feed in enumerate(feeds) if judges(place, len(feeds))]
+        heads = judged_heads(self.prepared.model)
         if not heads:
             return Refit(self.calibrated, "")
         if not judging:
