@@ -20,7 +20,7 @@ from rich.table import Table
 from benchmarks.peers import PEERS, Peer, quantise
 from benchmarks.shapes import NETS, feeds
 from onnxmpq.errors import OnnxmpqError
-from onnxmpq.options import SearchOptions, VerifyOptions
+from onnxmpq.options import Numbers, SearchOptions, VerifyOptions
 from onnxmpq.runtimes import KernelReport, PairedTiming, Runtime, Session, get_runtime, paired, runner
 from onnxmpq.runtimes.base import one_line
 
@@ -154,6 +154,7 @@ class Bench:
                     plan=option,
                     output=output,
                     search=SearchOptions(method="uniform"),
+                    numbers=Numbers(),
                     verify=VerifyOptions(as_asked=True),
                 )
                 return Path(result.path).read_bytes(), " ".join(result.notes)

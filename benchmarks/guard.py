@@ -16,7 +16,7 @@ from benchmarks.held_out import EMBEDDED, data_of
 from benchmarks.zoo import ZooModel
 from onnxmpq.api import Result, quantize
 from onnxmpq.errors import OnnxmpqError
-from onnxmpq.options import VerifyOptions
+from onnxmpq.options import Numbers, VerifyOptions
 from onnxmpq.runtimes import get_runtime
 
 _SAMPLES = 128
@@ -54,6 +54,7 @@ def measured(model: ZooModel, option: str) -> Row:
                 calibration,
                 output=Path(place) / name,
                 plan=option,
+                numbers=Numbers(),
                 verify=VerifyOptions(as_asked=as_asked, allow_slower=True, speed_budget_s=0.0),
             )
 

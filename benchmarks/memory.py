@@ -29,7 +29,7 @@ from onnxmpq.model.protos import bytes_on_disk
 _EVERY_S = 0.01
 _EMBEDDED = ("digits_cnn", "digits_vit")
 _COMMANDS = (
-    *("inspect", "quantize w8a8", "quantize w4a8", "quantize w4b128", "diagnose", "verify", "apply"),
+    *("inspect", "quantize w8a8", "quantize w4a8", "quantize w4b128 --rounding nearest", "diagnose", "verify", "apply"),
     *("measure", "quantize size=40%", "pareto"),
 )
 _SEARCHES = _COMMANDS[-3:]
@@ -110,7 +110,7 @@ def arguments_of(command: str, model: Path, data: Path, folder: Path) -> list[st
             return [name, str(model), *samples, "-o", str(folder / "searched.onnx"), "-b", option, "--overwrite"]
         case "quantize":
             output = small if option == "w8a8" else folder / "quantized.onnx"
-            return [name, str(model), *samples, "-o", str(output), "--option", option, "--overwrite"]
+            return [name, str(model), *samples, "-o", str(output), "--option", *option.split(), "--overwrite"]
         case "diagnose":
             return [name, str(model), *samples, "--option", "w8a8"]
         case "verify":

@@ -149,9 +149,10 @@ def quantize(
 
     With a ``plan``, or the file of one, that is applied as it is, and so are its ranges where no ``numbers`` are given.
     With ``budget`` (``{"size": "30%"}``, ``["bops=25%", "drop=1%"]``) a plan is searched as ``search`` says, among its
-    options and the uniform ones, decided on losses that are measured as ``measure`` says, and weights are rounded by
-    GPTQ unless ``numbers`` say otherwise. Without either every unit gets one option, ``plan="w4a8"`` or w8a8, or the
-    nearest finer one that it has. ``constraints`` are decisions by hand, for both.
+    options and the uniform ones, decided on losses that are measured as ``measure`` says. Without either every unit
+    gets one option, ``plan="w4a8"`` or w8a8, or the nearest finer one that it has. Weights of a search and of an option
+    below 8 bits are fitted in the order of the network unless ``numbers`` say otherwise. ``constraints`` are decisions
+    by hand, for both.
 
     A result that is ruined says so: ``verify`` tells from where on. Units that ruin a uniform plan are kept finer
     unless it is wanted as asked. Every keyword is what one stage needs to know, and all stages stand here in order.
@@ -181,7 +182,7 @@ def quantize(
     checked_output(path, overwrite)
     order = Order.of(budget, plan, search, constraints, verify)
     prepared = prepare(model, target, progress, extra_passes=graph.passes or (order.plan.passes if order.plan else ()))
-    numbers = numbers or order.numbers
+    numbers = numbers or order.numbers(prepared.source.size_bytes)
     first = replace(
         order.first_plan(prepared, constraints),
         model_sha256=prepared.source.sha256,
@@ -269,12 +270,11 @@ class Order:
         option = given if isinstance(given, Option) else Option.parse("w8a8")
         return cls(tuple(limits), given if isinstance(given, Plan) else None, option, searches, thresholds)
 
-    @property
-    def numbers(self) -> Numbers:
-        """How values become codes where nobody says so."""
+    def numbers(self, model_bytes: int) -> Numbers:
+        """How values become codes where nobody says so, in a model of some size."""
         if self.plan is not None:
             return Numbers.of(self.plan.ranges)
-        return Numbers.searched() if self.searches else Numbers()
+        return Numbers.searched() if self.searches else Numbers.uniform(self.option, model_bytes)
 
     def first_plan(self, prepared: Prepared, constraints: Constraints) -> Plan:
         """Return the plan to be applied, or for a search an empty one."""

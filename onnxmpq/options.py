@@ -39,6 +39,8 @@ DEVICES = ("cpu", "cuda:0", "host")
 """Where losses are measured; of GPUs there may be others, by their numbers."""
 MEMORY = 4_000_000_000
 """The ceiling for one process where none is given, in bytes."""
+MOST_FITTED_BYTES = 1 << 28
+"""The largest model whose weights are fitted where nobody asks for it: beyond that it takes hours on a processor."""
 MENU = ("w8a8", "w4a8", "w2a8")
 NODE = "NODE is a unit, a node, a regular expression, or op:Conv."
 _UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
@@ -85,7 +87,7 @@ class Numbers:
             "--rounding",
             "How weights are rounded to codes, judged on the samples: gptq lets later weights of a layer make up for "
             "earlier ones, sequential later layers, too.  [default: as the plan says, else sequential where plans are "
-            "searched, else nearest]",
+            "searched and for an option below 8 bits, but not for a model of over 256 MB, else nearest]",
             choices=ROUNDINGS,
         ),
     )
@@ -111,6 +113,16 @@ class Numbers:
     def searched(cls) -> Self:
         """Return those of searches: every layer is fitted behind those before it, and rounded by GPTQ."""
         return cls(rounding="sequential")
+
+    @classmethod
+    def uniform(cls, option: Option, model_bytes: int = 0) -> Self:
+        """Return those of one option for all of a model of some size: below 8 bits rounding decides what it loses.
+
+        >>> Numbers.uniform(Option.parse("w4a8")).rounding, Numbers.uniform(Option.parse("w8a8")).rounding
+        ('sequential', 'nearest')
+        """
+        few = 0 < option.weight_bits < 8
+        return cls.searched() if few and model_bytes <= MOST_FITTED_BYTES else cls()
 
     @property
     def measured(self) -> Self:

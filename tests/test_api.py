@@ -341,7 +341,7 @@ SLOW = {"integer": 0.5, "float": 1.0}
 
 def test_integer_kernels_that_are_slower_give_way_to_float_ones(desk: Desk, speeds: dict[str, float]) -> None:
     speeds |= SLOW
-    result = desk.quantize(option="w4a8", allow_slower=False)
+    result = desk.quantize(option="w4a8", allow_slower=False, numbers=Numbers())
     assert set(result.plan.choices.values()) == {Option(4)}
     assert Plan.read(result.plan_path) == result.plan
     (note,) = result.notes
@@ -396,7 +396,9 @@ def test_decisions_by_hand_stay_where_float_kernels_are_faster(desk: Desk, monke
     monkeypatch.setattr(export, "verify", slow)
     result = desk.quantize(option="w4a8", keep=["Conv_1=w8a8"], allow_slower=False)
     assert result.plan.choices == {"Conv_0": Option(4), "Conv_1": Option(8, 8)}
-    tied = desk.quantize(option="w4a8", keep=["Conv_1=w8a8"], ties=["op:Conv"], allow_slower=False)
+    tied = desk.quantize(
+        option="w4a8", keep=["Conv_1=w8a8"], ties=["op:Conv"], allow_slower=False, numbers=Numbers()
+    )
     assert set(tied.plan.choices.values()) == {Option(8, 8)}
     assert tied.notes == ()
 

@@ -57,7 +57,7 @@ def diagnose_command(
     option: str | None,
     constraints: Constraints,
     verify: VerifyOptions,
-    numbers: Numbers,
+    numbers: Numbers | None,
     graph: GraphOptions,
     as_json: bool,
     quiet: bool,

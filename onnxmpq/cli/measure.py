@@ -63,7 +63,7 @@ def measure_command(
     pairs: bool,
     measure: MeasureOptions,
     dry_run: bool,
-    numbers: Numbers,
+    numbers: Numbers | None,
     graph: GraphOptions,
     overwrite: bool,
     as_json: bool,
@@ -118,11 +118,11 @@ def measure_command(
         _ending(model, output, measure, numbers)
 
 
-def _ending(model: Path, output: Path | None, measure: MeasureOptions, numbers: Numbers) -> None:
+def _ending(model: Path, output: Path | None, measure: MeasureOptions, numbers: Numbers | None) -> None:
     """Say what can be done with what was measured: a search from the store, or a plan from the table."""
     if measure.store is not None:
         within = ["-b", "size=30%", "-o", f"{model.stem}.small.onnx", "--store", str(measure.store)]
-        rounding = ["--rounding", numbers.rounding]
+        rounding = ["--rounding", (numbers or Numbers()).rounding]
         blends = ["--no-blends"] if measure.blends is None else []
         comes_next(
             next_command("quantize", str(model), more=[*within, *rounding, *blends]),

@@ -151,15 +151,9 @@ def diagnose(
             raise InputError("A quantised file is looked at where it is: give its path, and that of its float model.")
         return diagnose_file(Path(model), Path(float_model), calibration, find_target(target), thresholds, progress)
     prepared = prepare(model, target, progress, extra_passes=graph.passes)
-    return diagnose_plan(
-        prepared,
-        calibration,
-        option if isinstance(option, Option) else Option.parse(option),
-        constraints,
-        thresholds,
-        numbers or Numbers(),
-        progress,
-    )
+    wanted = option if isinstance(option, Option) else Option.parse(option)
+    numbers = numbers or Numbers.uniform(wanted, prepared.source.size_bytes)
+    return diagnose_plan(prepared, calibration, wanted, constraints, thresholds, numbers, progress)
 
 
 def diagnose_plan(

@@ -9,6 +9,7 @@ helps them. Every layer in front was fitted to the others, so that errors on the
 """
 
 import numpy as np
+from scipy.linalg import solve
 
 from onnxmpq.refit.moments import Array, Floats, Moments
 
@@ -45,10 +46,15 @@ def moved(weight: Array, target: Floats, fit: Moments) -> Floats:
 
 def _solved(weight: Floats, second: Floats, wanted: Floats, pull: float) -> Floats:
     """Return what errs least with some pull."""
-    pulls = np.maximum(pull * np.diagonal(second, axis1=1, axis2=2).mean(1), _LEAST)[:, None, None]
-    right = (wanted + pulls * weight).swapaxes(1, 2)
-    found: Floats = np.linalg.solve(second + pulls * np.eye(second.shape[1]), right).swapaxes(1, 2)
-    return found
+    pulls = np.maximum(pull * np.diagonal(second, axis1=1, axis2=2).mean(1), _LEAST)[:, None]
+    right = (wanted + pulls[:, None] * weight).swapaxes(1, 2)
+    left, every = second.copy(), range(second.shape[1])
+    left[:, every, every] += pulls
+    if len(left) > 1:
+        found: Floats = np.linalg.solve(left, right)
+    else:  # one large matrix: half of the work
+        found = solve(left[0].T, right[0], assume_a="pos", overwrite_a=True, overwrite_b=True, check_finite=False)[None]
+    return found.swapaxes(1, 2)
 
 
 def _error(target: Floats, second: Floats, wanted: Floats) -> float:

@@ -61,11 +61,12 @@ class Moments:
         """
         size = self.second.shape[1]
         trace = np.trace(self.second, axis1=1, axis2=2)
-        square = (self.second**2).sum((1, 2))
+        square = np.einsum("gij,gij->g", self.second, self.second)
         spread = square - trace**2 / size
         share = (square * (1 - 2 / size) + trace**2) / np.maximum((self.count + 1 - 2 / size) * spread, 1e-300)
-        share = np.clip(share, 0.0, 1.0)[:, None, None]
-        found: Floats = (1 - share) * self.second + share * (trace / size)[:, None, None] * np.eye(size)
+        share = np.clip(share, 0.0, 1.0)
+        found: Floats = self.second * (1 - share)[:, None, None]
+        found[:, range(size), range(size)] += (share * trace / size)[:, None]
         return found
 
     def wanted(self, weight: Floats) -> Floats:
@@ -84,6 +85,7 @@ class Counting:
         self._enough = min(_WAITING, 4 * view.groups * view.columns**2)
         self._waiting: list[tuple[Array, ...]] = []
         self._there = self._count = 0
+        self._lacks = False  # whether anything was added besides
 
     def add(self, met: Array, plain: Array, beside: Array | None) -> None:
         """Add columns [groups, columns, how many] in both networks, and what the output lacks besides, if anything."""
@@ -93,9 +95,13 @@ class Counting:
             self._multiply()
 
     def moments(self) -> Moments:
-        """Return means over all that was added."""
+        """Return means over all that was added, which nothing can be added to any more."""
         self._multiply()
-        return Moments(self._count, *(total / max(self._count, 1) for total in self._sums))
+        second, cross, beside, mean, float_mean, beside_mean = self._sums
+        lacking = (beside, beside_mean) if self._lacks else ()  # else zeros that take no memory until they are written
+        for total in (second, cross, mean, float_mean, *lacking):
+            total /= max(self._count, 1)
+        return Moments(self._count, second, cross, beside, mean, float_mean, beside_mean)
 
     def _multiply(self) -> None:
         """Form the products of what waits."""
@@ -107,10 +113,11 @@ class Counting:
         with np.errstate(over="ignore", invalid="ignore"):
             second += squares(met)
             cross += plain @ turned
-            mean += met.sum(2, dtype=np.float64)
-            float_mean += plain.sum(2, dtype=np.float64)
+            mean += met.sum(2)
+            float_mean += plain.sum(2)
             for lacking in more:
                 beside += lacking @ turned
-                beside_mean += lacking.sum(2, dtype=np.float64)
+                beside_mean += lacking.sum(2)
+                self._lacks = True
         self._count += met.shape[2]
         self._waiting, self._there = [], 0

@@ -15,7 +15,7 @@ from onnxmpq.api import quantize
 from onnxmpq.artifacts import Verdict
 from onnxmpq.cli import cli, main
 from onnxmpq.errors import InputError, VerifyError
-from onnxmpq.options import VerifyOptions
+from onnxmpq.options import Numbers, VerifyOptions
 from onnxmpq.verification.verify import verify
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -28,7 +28,8 @@ FLOAT, CALIBRATION, EVALUATION = (
 def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Quantise the embedded network coarsely."""
     path = tmp_path_factory.mktemp("export") / "q.onnx"
-    quantize(FLOAT, CALIBRATION, output=path, plan="w3a8", verify=VerifyOptions(allow_slower=True, speed_budget_s=0.0))
+    quick = VerifyOptions(allow_slower=True, speed_budget_s=0.0)
+    quantize(FLOAT, CALIBRATION, output=path, plan="w3a8", numbers=Numbers(), verify=quick)
     return path
 
 

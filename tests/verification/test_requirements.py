@@ -27,7 +27,8 @@ FLOAT, CALIBRATION = MODELS / "digits_cnn.onnx", MODELS / "digits_calibration.np
 def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Quantise the embedded network coarsely."""
     path = tmp_path_factory.mktemp("export") / "q.onnx"
-    quantize(FLOAT, CALIBRATION, output=path, plan="w3a8", verify=VerifyOptions(allow_slower=True, speed_budget_s=0.0))
+    quick = VerifyOptions(allow_slower=True, speed_budget_s=0.0)
+    quantize(FLOAT, CALIBRATION, output=path, plan="w3a8", numbers=Numbers(), verify=quick)
     return path
 
 
