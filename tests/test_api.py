@@ -396,9 +396,7 @@ def test_decisions_by_hand_stay_where_float_kernels_are_faster(desk: Desk, monke
     monkeypatch.setattr(export, "verify", slow)
     result = desk.quantize(option="w4a8", keep=["Conv_1=w8a8"], allow_slower=False)
     assert result.plan.choices == {"Conv_0": Option(4), "Conv_1": Option(8, 8)}
-    tied = desk.quantize(
-        option="w4a8", keep=["Conv_1=w8a8"], ties=["op:Conv"], allow_slower=False, numbers=Numbers()
-    )
+    tied = desk.quantize(option="w4a8", keep=["Conv_1=w8a8"], ties=["op:Conv"], allow_slower=False, numbers=Numbers())
     assert set(tied.plan.choices.values()) == {Option(8, 8)}
     assert tied.notes == ()
 
