@@ -14,13 +14,22 @@ from onnxmpq.disk.files import plan_of, refuse_shared
 from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.guard.damage import Thresholds
 from onnxmpq.guard.judge import Judgement, guarded, judge_export
-from onnxmpq.guard.kernels import no_slower
+from onnxmpq.guard.kernels import build_no_slower, no_slower
 from onnxmpq.machine import LARGE_BYTES, give_back
 from onnxmpq.methods.named import chosen
 from onnxmpq.metrics.compared import accuracy
 from onnxmpq.metrics.heads import judged_heads
 from onnxmpq.model.portions import Portions, portions_of, portions_of_file
-from onnxmpq.options import MENU, Constraints, GraphOptions, MeasureOptions, Numbers, SearchOptions, VerifyOptions
+from onnxmpq.options import (
+    MENU,
+    Constraints,
+    GraphOptions,
+    MeasureOptions,
+    Numbers,
+    NumbersAsked,
+    SearchOptions,
+    VerifyOptions,
+)
 from onnxmpq.runtimes import get_runtime
 from onnxmpq.search.budgeted import plan_within
 from onnxmpq.search.constraints import uniform_by_hand
@@ -101,7 +110,7 @@ def measure(
     options: Sequence[str | Option] = MENU,
     centre: Plan | str | os.PathLike[str] | None = None,
     pairs: bool = False,
-    numbers: Numbers | None = None,
+    numbers: NumbersAsked = None,
     graph: GraphOptions = GraphOptions(),
     measure: MeasureOptions = MeasureOptions(),
     progress: Progress = silent,
@@ -119,7 +128,7 @@ def measure(
     choices = checked_plan(given, prepared).choices if given else {}
     with (
         opened(measure) as measuring,
-        workspace(prepared, calibration, numbers, progress) as place,
+        workspace(prepared, calibration, Numbers.asked(numbers, Numbers()), progress) as place,
         Engine(place, measuring) as engine,
     ):
         table = engine.table(parsed(options), choices)
@@ -135,7 +144,7 @@ def quantize(
     target: str = "ort-cpu",
     budget: Mapping[str, object] | Sequence[str] = (),
     plan: Plan | Option | str | os.PathLike[str] | None = None,
-    numbers: Numbers | None = None,
+    numbers: NumbersAsked = None,
     graph: GraphOptions = GraphOptions(),
     constraints: Constraints = Constraints(),
     search: SearchOptions = SearchOptions(),
@@ -182,11 +191,11 @@ def quantize(
     checked_output(path, overwrite)
     order = Order.of(budget, plan, search, constraints, verify)
     prepared = prepare(model, target, progress, extra_passes=graph.passes or (order.plan.passes if order.plan else ()))
-    numbers = numbers or order.numbers(prepared.source.size_bytes)
+    settled = Numbers.asked(numbers, order.numbers(prepared.source.size_bytes))
     first = replace(
         order.first_plan(prepared, constraints),
         model_sha256=prepared.source.sha256,
-        ranges=numbers.told(),
+        ranges=settled.told(),
         passes=prepared.passes,
     )
     if graph.keep_metadata:
@@ -194,7 +203,7 @@ def quantize(
     get_runtime(prepared.target.runtime)  # which must be here
     notes: list[str] = []
     with workshop(path) as folder, ExitStack() as kept_until_written:
-        place = Workspace(prepared, calibration, numbers, folder, progress)
+        place = Workspace(prepared, calibration, settled, folder, progress)
         exporter = Exporter(place, threads=verify.threads, speed_budget_s=verify.speed_budget_s)
         graded = _graded(place, evaluation)
         final, decision = first, None
@@ -211,6 +220,8 @@ def quantize(
                 give_back()  # what jobs held makes room for the export
         export, judgement = _exported(exporter, final, path.name, order, constraints, verify, notes)
         notes += place.notes(export.plan)
+        if decision is not None and place.is_fitted(export.plan):
+            notes.append("Losses that the search tells are those before fitting.")
         grade = _grade(exporter, export, graded, notes)
         size = file_bytes(export.path)
         plan_path = publish(export, path, overwrite=overwrite)
@@ -271,7 +282,7 @@ class Order:
         return cls(tuple(limits), given if isinstance(given, Plan) else None, option, searches, thresholds)
 
     def numbers(self, model_bytes: int) -> Numbers:
-        """How values become codes where nobody says so, in a model of some size."""
+        """How values become codes unless somebody says so, in a model of some size."""
         if self.plan is not None:
             return Numbers.of(self.plan.ranges)
         return Numbers.searched() if self.searches else Numbers.uniform(self.option, model_bytes)
@@ -317,19 +328,22 @@ def _exported(
     notes: list[str],
 ) -> tuple[Export, Judgement | None]:
     """Build the file of a plan, judge it, and take what is better where nobody decided; refuse what does not hold."""
-    export = exporter.build(chosen, name)
+    timed = order.plan is None and not verify.allow_slower
+    if timed:
+        export = build_no_slower(exporter, chosen, name, order.limits, constraints, notes)
+    else:
+        export = exporter.build(chosen, name)
     heads = judged_heads(exporter.prepared.model)
     judgement: Judgement | None = None
     if heads:
         may_change = order.plan is None and not order.searches and not verify.as_asked
-        export, judgement = guarded(
-            exporter, export, heads, order.thresholds, constraints, notes, may_change=may_change
-        )
-    if order.plan is None and not verify.allow_slower:
-        faster = no_slower(exporter, export, order.limits, constraints, notes)
-        if judgement is not None and faster is not export:
-            judgement = replace(judgement, damage=judge_export(exporter, faster.path, heads))
-        export = faster
+        kept, judgement = guarded(exporter, export, heads, order.thresholds, constraints, notes, may_change=may_change)
+        if timed and kept is not export:
+            faster = no_slower(exporter, kept, order.limits, constraints, notes)
+            if faster is not kept:
+                judgement = replace(judgement, damage=judge_export(exporter, faster.path, heads))
+            kept = faster
+        export = kept
     if told := export.verdict.failures:
         raise VerifyError(f"The export does not hold in {export.verdict.runtime}: {told}. No model was written.")
     return export, judgement

@@ -13,7 +13,7 @@ Verdict   what an export really does, check by check
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, is_dataclass, replace
 from dataclasses import fields as dataclass_fields
 from math import isfinite
 from pathlib import Path
@@ -319,6 +319,11 @@ class Verdict:
                 return check
         raise KeyError(name)
 
+    def timed_as(self, other: Self) -> Self:
+        """Return the verdict with the speeds of another, of the same kernels."""
+        speeds = {check.name: check for check in other.checks if check.name.startswith("speed")}
+        return replace(self, checks=tuple(speeds.get(check.name, check) for check in self.checks))
+
     def to_json(self) -> dict[str, Any]:
         """Return the verdict as plain JSON data; a value that JSON has no number for (no noise at all) as text."""
         return {"runtime": self.runtime, "ok": self.ok, "checks": [plain(check) for check in self.checks]}
@@ -362,11 +367,15 @@ def parse_options(texts: Sequence[str]) -> tuple[Option, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """A plan that was built, written to a temporary place and verified."""
+    """A plan that was built, written to a temporary place and verified.
+
+    One that is ``rough`` has codes that are quick to find, and was built for its speed.
+    """
 
     plan: Plan
     path: Path
     verdict: Verdict
+    rough: bool = False
 
     @property
     def speed(self) -> float:

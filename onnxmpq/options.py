@@ -55,7 +55,8 @@ def flag(text: str, help_text: str, **facts: Any) -> dict[str, Any]:
 class Numbers:
     """How ranges are chosen, for activations and for weights, and how weights are rounded.
 
-    ``bias_correction`` tells whether biases take up what rounding shifts.
+    ``bias_correction`` tells whether biases take up what rounding shifts. A mapping with some of the fields leaves the
+    others as they usually are for what is done: ``numbers={"activations": "minmax"}``.
     """
 
     activations: ActivationRanges = field(
@@ -95,12 +96,7 @@ class Numbers:
     @classmethod
     def of(cls, ranges: Mapping[str, str]) -> Self:
         """Read what a plan says about them; what it does not name is as usual."""
-        known = {
-            "activations": ACTIVATION_RANGES,
-            "weights": WEIGHT_RANGES,
-            "bias_correction": ("True", "False"),
-            "rounding": ROUNDINGS,
-        }
+        known = cls._values()
         for key, value in ranges.items():
             if value not in known.get(key, ()):
                 raise InputError(f"The plan's ranges say '{key}': '{value}', which means nothing to this version.")
@@ -109,16 +105,43 @@ class Numbers:
             values["bias_correction"] = values["bias_correction"] == "True"
         return cls(**values)
 
+    @staticmethod
+    def asked(given: "NumbersAsked", usual: "Numbers") -> "Numbers":
+        """Return what somebody asks for: all of it, or some fields by name and the others as usual.
+
+        >>> Numbers.asked({"activations": "minmax"}, usual=Numbers.searched()).rounding
+        'sequential'
+        """
+        if isinstance(given, Numbers):
+            return given
+        fields_given, known = dict(given or {}), Numbers._values()
+        for key, value in fields_given.items():
+            if key not in known:
+                raise InputError(f"Numbers have no '{key}'. Known: {', '.join(known)}.{nearest(key, tuple(known))}")
+            if str(value) not in known[key]:
+                raise InputError(f"'{key}' of numbers cannot be '{value}'. Known: {', '.join(known[key])}.")
+        return Numbers.of(usual.told() | {key: str(value) for key, value in fields_given.items()})
+
+    @staticmethod
+    def _values() -> dict[str, tuple[str, ...]]:
+        """Return what each field may be, as a plan says it."""
+        return {
+            "activations": ACTIVATION_RANGES,
+            "weights": WEIGHT_RANGES,
+            "bias_correction": ("True", "False"),
+            "rounding": ROUNDINGS,
+        }
+
     @classmethod
     def searched(cls) -> Self:
         """Return those of searches: every layer is fitted behind those before it, and rounded by GPTQ."""
         return cls(rounding="sequential")
 
     @classmethod
-    def uniform(cls, option: Option, model_bytes: int = 0) -> Self:
+    def uniform(cls, option: Option, model_bytes: int) -> Self:
         """Return those of one option for all of a model of some size: below 8 bits rounding decides what it loses.
 
-        >>> Numbers.uniform(Option.parse("w4a8")).rounding, Numbers.uniform(Option.parse("w8a8")).rounding
+        >>> Numbers.uniform(Option.parse("w4a8"), 1000).rounding, Numbers.uniform(Option.parse("w8a8"), 1000).rounding
         ('sequential', 'nearest')
         """
         few = 0 < option.weight_bits < 8
@@ -136,6 +159,10 @@ class Numbers:
         True
         """
         return {key: str(value) for key, value in asdict(self).items()}
+
+
+NumbersAsked = Numbers | Mapping[str, object] | None
+"""All of them, some by name, or none: what is not told is as usual for what is done."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from onnxmpq.api import inspect, quantize
 from onnxmpq.artifacts import FLOAT, Check, Option, Plan, Verdict
 from onnxmpq.errors import InputError, OnnxmpqError, VerifyError
 from onnxmpq.options import Numbers
+from onnxmpq.refit.accept import Refit
 from onnxmpq.workspace import export
+from onnxmpq.workspace.workspace import Workspace
 from tests.asked import asked
 from tests.graphs import feeds_for, from_text, layer_chain
 
@@ -293,6 +296,38 @@ def test_ranges_that_are_given_go_before_those_of_the_plan(desk: Desk) -> None:
     assert again.path.read_bytes() != first.path.read_bytes()
 
 
+def test_numbers_that_are_told_leave_the_others_as_usual(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"activations": "minmax"}
+    ranges = desk.quantize(option="w4a8", numbers=told).plan.ranges
+    assert (ranges["activations"], ranges["rounding"]) == ("minmax", "sequential")
+    assert desk.quantize(option="w8a8", numbers=told).plan.ranges["rounding"] == "nearest"
+    monkeypatch.setattr("onnxmpq.options.MOST_FITTED_BYTES", 100)
+    assert desk.quantize(option="w4a8", numbers=told).plan.ranges["rounding"] == "nearest"
+    assert desk.quantize(option="w4a8", numbers=Numbers("minmax")).plan.ranges["rounding"] == "nearest"
+
+
+def test_what_a_plan_says_of_numbers_stands_where_others_are_told(desk: Desk) -> None:
+    first = desk.quantize(option="w4a8", numbers=Numbers(weights="minmax", rounding="gptq"))
+    again = desk.quantize(plan=first.plan, numbers={"activations": "percentile", "bias_correction": False})
+    assert again.plan.ranges == Numbers("percentile", "minmax", bias_correction=False, rounding="gptq").told()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        (
+            {"activation": "mse"},
+            "Numbers have no 'activation'. Known: activations, weights, bias_correction, rounding.",
+        ),
+        ({"rounding": "up"}, "'rounding' of numbers cannot be 'up'. Known: nearest, gptq, sequential."),
+        ({"bias_correction": "yes"}, "'bias_correction' of numbers cannot be 'yes'. Known: True, False."),
+    ],
+)
+def test_numbers_that_there_are_not_are_refused(numbers: dict[str, object], said: str, desk: Desk) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        desk.quantize(numbers=numbers)
+
+
 def test_units_that_a_plan_does_not_name_stay_float(desk: Desk) -> None:
     result = desk.quantize(plan=Plan("ort-cpu", "mine", {"Conv_1": Option(8)}))
     names = {tensor.name for tensor in onnx.load(str(result.path)).graph.initializer}
@@ -347,6 +382,28 @@ def test_integer_kernels_that_are_slower_give_way_to_float_ones(desk: Desk, spee
     (note,) = result.notes
     assert "they ran at 0.50 of float speed" in note
     assert "computed in float instead, at 1.00; --allow-slower keeps the integer kernels, for other machines." in note
+
+
+def test_kernels_are_chosen_before_weights_are_fitted(
+    desk: Desk, speeds: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted: list[set[Option]] = []
+    fit = Workspace._fitted
+
+    def counted(self: Workspace, plan: Plan) -> Refit:
+        fitted.append(set(plan.choices.values()))
+        return fit(self, plan)
+
+    monkeypatch.setattr(Workspace, "_fitted", counted)
+    speeds |= SLOW
+    result = desk.quantize(option="w4a8", allow_slower=False)
+    assert fitted == [{Option(4)}], "the plan that gives way was fitted, too"
+    assert result.verdict["speed"].value == 1.0
+    speeds |= {"integer": 1.5}
+    result = desk.quantize(option="w4a8", allow_slower=False)
+    assert fitted[1:] == [{Option(4, 8)}]
+    assert result.verdict["speed"].value == 1.5
+    assert not any("do not pay" in note for note in result.notes)
 
 
 @pytest.mark.parametrize(

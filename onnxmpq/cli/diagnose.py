@@ -19,7 +19,7 @@ from onnxmpq.cli.shared import (
     target_option,
 )
 from onnxmpq.errors import InputError
-from onnxmpq.options import Constraints, GraphOptions, Numbers, VerifyOptions
+from onnxmpq.options import Constraints, GraphOptions, NumbersAsked, VerifyOptions
 
 if TYPE_CHECKING:
     from onnxmpq.guard.diagnosis import Diagnosis
@@ -57,7 +57,7 @@ def diagnose_command(
     option: str | None,
     constraints: Constraints,
     verify: VerifyOptions,
-    numbers: Numbers | None,
+    numbers: NumbersAsked,
     graph: GraphOptions,
     as_json: bool,
     quiet: bool,

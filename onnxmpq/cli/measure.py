@@ -28,7 +28,7 @@ from onnxmpq.cli.shared import (
     target_option,
     verbose_option,
 )
-from onnxmpq.options import GraphOptions, MeasureOptions, Numbers, SearchOptions
+from onnxmpq.options import GraphOptions, MeasureOptions, Numbers, NumbersAsked, SearchOptions
 
 if TYPE_CHECKING:
     from onnxmpq.sensitivity.table import Cost, Table
@@ -63,7 +63,7 @@ def measure_command(
     pairs: bool,
     measure: MeasureOptions,
     dry_run: bool,
-    numbers: Numbers | None,
+    numbers: NumbersAsked,
     graph: GraphOptions,
     overwrite: bool,
     as_json: bool,
@@ -83,7 +83,7 @@ def measure_command(
     from onnxmpq.workspace.prepare import parsed, prepare
     from onnxmpq.workspace.workspace import workspace
 
-    wanted = parsed(search.options)
+    wanted, settled = parsed(search.options), Numbers.asked(numbers, Numbers())
     checked_output(output, overwrite)
     checked_output(record, overwrite, "record")
     if dry_run:
@@ -91,7 +91,7 @@ def measure_command(
     table: Table | None = None
     with measuring(measure.store, quiet, verbose) as told, opened(measure) as pooled:
         prepared = prepare(model, target, told, extra_passes=graph.passes)
-        with workspace(prepared, calibration, numbers, told) as place, Engine(place, pooled) as engine:
+        with workspace(prepared, calibration, settled, told) as place, Engine(place, pooled) as engine:
             forecast = engine.cost(engine.variants(wanted)) if dry_run else None
             notes = engine.notes
             kept = (engine.samples, engine.layout.size, len(engine.cuts.segments))
@@ -115,14 +115,14 @@ def measure_command(
     else:
         _shown(table, output, notes)
         tell(None, record)
-        _ending(model, output, measure, numbers)
+        _ending(model, output, measure, settled)
 
 
-def _ending(model: Path, output: Path | None, measure: MeasureOptions, numbers: Numbers | None) -> None:
+def _ending(model: Path, output: Path | None, measure: MeasureOptions, numbers: Numbers) -> None:
     """Say what can be done with what was measured: a search from the store, or a plan from the table."""
     if measure.store is not None:
         within = ["-b", "size=30%", "-o", f"{model.stem}.small.onnx", "--store", str(measure.store)]
-        rounding = ["--rounding", (numbers or Numbers()).rounding]
+        rounding = ["--rounding", numbers.rounding]
         blends = ["--no-blends"] if measure.blends is None else []
         comes_next(
             next_command("quantize", str(model), more=[*within, *rounding, *blends]),

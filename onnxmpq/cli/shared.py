@@ -1,13 +1,13 @@
 """Options that several commands share."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from onnxmpq.artifacts import Option, Plan
+from onnxmpq.artifacts import Plan
 from onnxmpq.cli import words
 from onnxmpq.cli.fields import Decorator, flagged, option, taking
 from onnxmpq.disk.files import checked_page, free_place, refuse_foreign
@@ -84,8 +84,8 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace the o
 def numbers_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say how values become codes, and give them to the command as ``numbers``.
 
-    A plan that the command takes has its say where an option is not given. Without a plan, and where nothing is told,
-    ``numbers`` are None, as usual for what is done. A ``point`` that the command takes chooses a plan of a front.
+    Those that are given alone: a plan has its say where an option is not given, else what is usual for what is done. A
+    ``point`` that the command takes chooses a plan of a front.
     """
 
     @functools.wraps(command)
@@ -93,18 +93,10 @@ def numbers_options(command: Callable[..., Any]) -> Callable[..., Any]:
         given = {found.name: rest.pop(found.name) for found in flagged(Numbers)}
         point = rest.pop("point", None)
         found = Plan.read(rest["plan"], point) if rest.get("plan") else None
-        told = {key: str(value) for key, value in given.items() if value is not None}
-        numbers = Numbers.of({**(found.ranges if found else _usual(rest).told()), **told}) if found or told else None
-        return command(numbers=numbers, **rest | ({"plan": found} if "plan" in rest else {}))
+        told = {key: value for key, value in given.items() if value is not None}
+        return command(numbers=told, **rest | ({"plan": found} if "plan" in rest else {}))
 
     return decorated(with_numbers, [option(found, unset=True) for found in flagged(Numbers)])
-
-
-def _usual(asked: Mapping[str, Any]) -> Numbers:
-    """Return the numbers of what is asked of a command."""
-    if asked.get("budget") or "over" in asked:
-        return Numbers.searched()
-    return Numbers.uniform(Option.parse(asked["option"])) if asked.get("option") else Numbers()
 
 
 def build_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -30,7 +30,7 @@ from onnxmpq.metrics.losses import Head
 from onnxmpq.model.load import load
 from onnxmpq.model.normalise import normalise
 from onnxmpq.model.save import save
-from onnxmpq.options import Constraints, GraphOptions, Numbers
+from onnxmpq.options import Constraints, GraphOptions, Numbers, NumbersAsked
 from onnxmpq.runtimes import Runtime, Session, get_runtime
 from onnxmpq.search.constraints import uniform_by_hand
 from onnxmpq.targets import Target
@@ -124,7 +124,7 @@ def diagnose(
     option: str | Option = "w8a8",
     constraints: Constraints = Constraints(),
     guard: Sequence[str] = (),
-    numbers: Numbers | None = None,
+    numbers: NumbersAsked = None,
     graph: GraphOptions = GraphOptions(),
     progress: Progress = silent,
 ) -> Diagnosis:
@@ -152,8 +152,8 @@ def diagnose(
         return diagnose_file(Path(model), Path(float_model), calibration, find_target(target), thresholds, progress)
     prepared = prepare(model, target, progress, extra_passes=graph.passes)
     wanted = option if isinstance(option, Option) else Option.parse(option)
-    numbers = numbers or Numbers.uniform(wanted, prepared.source.size_bytes)
-    return diagnose_plan(prepared, calibration, wanted, constraints, thresholds, numbers, progress)
+    settled = Numbers.asked(numbers, Numbers.uniform(wanted, prepared.source.size_bytes))
+    return diagnose_plan(prepared, calibration, wanted, constraints, thresholds, settled, progress)
 
 
 def diagnose_plan(

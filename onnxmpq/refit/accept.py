@@ -73,5 +73,4 @@ def refit(known: Calibrated, plan: Plan, walk: Walk, judge: Judge, progress: Cal
         return Refit(
             known, f"Every layer is rounded by itself: fitting it behind those before it is no better ({told})."
         )
-    note = f"Layers were fitted behind those before them: {told} that nothing was fitted to."
-    return Refit(fitted, f"{note} What a search tells of losses is of before that.")
+    return Refit(fitted, f"Layers were fitted behind those before them: {told} that nothing was fitted to.")

@@ -10,7 +10,7 @@ import numpy as np
 from onnxmpq.budgets.limits import parse_limits
 from onnxmpq.data.samples import Data
 from onnxmpq.methods.study import staged
-from onnxmpq.options import Constraints, GraphOptions, MeasureOptions, Numbers, SearchOptions
+from onnxmpq.options import Constraints, GraphOptions, MeasureOptions, Numbers, NumbersAsked, SearchOptions
 from onnxmpq.search.duration import Where, efforts, first_cost
 from onnxmpq.search.loop import Search
 from onnxmpq.workspace.export import Exporter
@@ -67,7 +67,7 @@ def foresee(
     *,
     target: str = "ort-cpu",
     budget: Mapping[str, object] | Sequence[str] = (),
-    numbers: Numbers | None = None,
+    numbers: NumbersAsked = None,
     graph: GraphOptions = GraphOptions(),
     constraints: Constraints = Constraints(),
     search: SearchOptions = SearchOptions(),
@@ -80,11 +80,11 @@ def foresee(
     """
     began = time.monotonic()
     prepared = prepare(model, target, progress, extra_passes=graph.passes)
-    numbers = numbers or Numbers.searched()
-    empty = prepared.empty_plan("", numbers, keep_metadata=graph.keep_metadata)
+    settled = Numbers.asked(numbers, Numbers.searched())
+    empty = prepared.empty_plan("", settled, keep_metadata=graph.keep_metadata)
     here = replace(measure, executor="inline", store=None)
     with (
-        workspace(prepared, calibration, numbers, progress) as place,
+        workspace(prepared, calibration, settled, progress) as place,
         Search(Exporter(place), empty, search, here, constraints) as looked,
     ):
         opened = time.monotonic() - began

@@ -12,7 +12,7 @@ from onnxmpq.budgets.limits import parse_limits
 from onnxmpq.data.samples import Data
 from onnxmpq.disk.files import write_whole
 from onnxmpq.errors import InputError
-from onnxmpq.options import Constraints, GraphOptions, MeasureOptions, Numbers, SearchOptions
+from onnxmpq.options import Constraints, GraphOptions, MeasureOptions, Numbers, NumbersAsked, SearchOptions
 from onnxmpq.search.loop import Point, Search
 from onnxmpq.search.loop import as_json as point_json
 from onnxmpq.sensitivity.table import Table
@@ -60,7 +60,7 @@ def pareto(
     over: str = "size",
     points: int = 20,
     budget: Mapping[str, object] | Sequence[str] = (),
-    numbers: Numbers | None = None,
+    numbers: NumbersAsked = None,
     graph: GraphOptions = GraphOptions(),
     constraints: Constraints = Constraints(),
     search: SearchOptions = SearchOptions(),
@@ -88,11 +88,11 @@ def pareto(
     if points < 2:
         raise InputError(f"A front of {points} points is none: ask for 2 or more.")
     prepared = prepare(model, target, progress, extra_passes=graph.passes)
-    numbers = numbers or Numbers.searched()
-    empty = prepared.empty_plan("pareto", numbers, keep_metadata=graph.keep_metadata)
+    settled = Numbers.asked(numbers, Numbers.searched())
+    empty = prepared.empty_plan("pareto", settled, keep_metadata=graph.keep_metadata)
     with (
         opened(measure) as measuring,
-        workspace(prepared, calibration, numbers, progress) as place,
+        workspace(prepared, calibration, settled, progress) as place,
         Search(Exporter(place), empty, search, measuring, constraints) as found,
     ):
         points_found, agreement, table = found.front(kind, points, parse_limits(budget))

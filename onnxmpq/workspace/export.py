@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
@@ -51,9 +51,20 @@ class Exporter:
 
     def build(self, plan: Plan, name: str) -> Export:
         """Lower a plan, write it as ``name`` into a folder of its own and verify it."""
-        path = self._place(name)
-        expected = self._placed(self.workspace.lowered(plan), path, plan)
-        return Export(plan, path, self._verified(expected, path, self.speed_budget_s))
+        return self._built(plan, name, self.workspace.lowered(plan), self.speed_budget_s)
+
+    def timed(self, plan: Plan, name: str) -> Export:
+        """Build a plan for its speed, which does not depend on codes: roughly where fitting them takes long."""
+        if self.workspace.calibrated.numbers.rounding != "sequential":
+            return self.build(plan, name)
+        return replace(self._built(plan, name, self.workspace.quick(plan), self.speed_budget_s), rough=True)
+
+    def finished(self, export: Export) -> Export:
+        """Return a build with its codes as they should be; the speed of a rough one stands."""
+        if not export.rough:
+            return export
+        built = self._built(export.plan, export.path.name, self.workspace.lowered(export.plan), 0.0)
+        return replace(built, verdict=built.verdict.timed_as(export.verdict))
 
     def tried(self, plan: Plan) -> Verdict:
         """Verify a plan with the nearest codes, which are quick to find; its file is gone afterwards."""
@@ -77,6 +88,11 @@ class Exporter:
         """Return the bytes of the file that a plan leads to: the same whatever scales and codes weights get."""
         model = self.workspace.quick(plan).model
         return size_of(model, "sized.onnx", trim=self._trim(model, plan))
+
+    def _built(self, plan: Plan, name: str, quantised: Quantised, speed_budget_s: float) -> Export:
+        path = self._place(name)
+        expected = self._placed(quantised, path, plan)
+        return Export(plan, path, self._verified(expected, path, speed_budget_s))
 
     def _place(self, name: str) -> Path:
         return Path(tempfile.mkdtemp(dir=self.workspace.folder)) / name

@@ -95,17 +95,28 @@ class Workspace:
         self.calibrate(self.calibrated.needs(plan))
         known = self.calibrated
         if known.numbers.rounding == "sequential":
-            if self._refit is None or self._refit[0] != plan.choices:
+            made = self._refit_of(plan)
+            if made is None:
                 with one_thread():  # several sum in another order
-                    self._refit = plan.choices, self._fitted(plan)
-            known = self._refit[1].calibrated
+                    made = self._fitted(plan)
+                self._refit = plan.choices, made
+            known = made.calibrated
         self.progress("lower", 0, 0)
         return known.lower(plan)
 
     def notes(self, plan: Plan) -> tuple[str, ...]:
         """Say which weights of a plan are not rounded as they should be, and whether fitting helped."""
-        told = self._refit[1].note if self._refit is not None and self._refit[0] == plan.choices else ""
-        return (*self.calibrated.notes(plan), *([told] if told else []))
+        made = self._refit_of(plan)
+        return (*self.calibrated.notes(plan), *([made.note] if made is not None and made.note else []))
+
+    def is_fitted(self, plan: Plan) -> bool:
+        """Tell whether a plan that was lowered last has fitted weights."""
+        made = self._refit_of(plan)
+        return made is not None and made.calibrated is not self.calibrated
+
+    def _refit_of(self, plan: Plan) -> Refit | None:
+        """Return the fit that was made last, if it was for this plan."""
+        return self._refit[1] if self._refit is not None and self._refit[0] == plan.choices else None
 
     def _fitted(self, plan: Plan) -> Refit:
         """Fit the layers of a plan in the order of the network, on so many samples, from all over them, as it takes."""

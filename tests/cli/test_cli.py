@@ -168,6 +168,16 @@ def test_apply_repeats_a_plan_with_its_ranges(desk: Path) -> None:
     )
 
 
+def test_one_flag_of_numbers_leaves_the_rest_to_the_option_and_the_size_of_the_model(
+    desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantised("--option", "w4a8", "--ranges", "minmax")
+    assert Plan.read(desk / "q.plan.json").ranges["rounding"] == "sequential"
+    monkeypatch.setattr("onnxmpq.options.MOST_FITTED_BYTES", 100)
+    quantised("--option", "w4a8", "--ranges", "minmax", "--overwrite")
+    assert Plan.read(desk / "q.plan.json").ranges["rounding"] == "nearest"
+
+
 def test_rounding_is_written_to_the_plan_and_read_from_it(desk: Path) -> None:
     quantised("--option", "w4a8", "--rounding", "gptq")
     assert Plan.read(desk / "q.plan.json").ranges["rounding"] == "gptq"

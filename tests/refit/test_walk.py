@@ -69,7 +69,7 @@ def test_a_network_loses_less_where_it_was_not_fitted(name: str, most: float, tm
     assert fitted < most * alone
     (note,) = workspace.notes(plan)
     assert note.startswith("Layers were fitted behind those before them: loss ")
-    assert "on 32 samples that nothing was fitted to. What a search tells" in note
+    assert note.endswith("on 32 samples that nothing was fitted to.")
 
 
 KINDS = ["Conv", "Conv grouped", "Conv depthwise", "Gemm", "MatMul", "MatMul batched"]
