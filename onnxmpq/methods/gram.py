@@ -19,6 +19,7 @@ import numpy as np
 
 from onnxmpq.artifacts import Option
 from onnxmpq.methods.likely import Work, pair_runs, raced_runs
+from onnxmpq.methods.linked import linked
 from onnxmpq.methods.models import EXACTLY, Candidate, Models, plan_of, plans_of, proved
 from onnxmpq.methods.sparing import FAVOUR, contested, spared_table, spares
 from onnxmpq.methods.study import Choices, Draft, Drawn, Menu, Study
@@ -82,7 +83,7 @@ class Gram:
         solved = [*plans_of(study, first, EXACTLY), _alone(study, first)]
         found = [*_distinct([*solved, *_refined(study, first, [*solved, *robust])]), *robust]
         rounds, most = 0, _affordable(study) - _spared(study)
-        centres: list[Choices] = []
+        made, centres = [first], list[Choices]()
         if left := ROUNDS[study.effort]:
             before, _ = _best(study, found)
             found = _distinct([*found, *_probed(study, first, most, before)])
@@ -97,6 +98,7 @@ class Gram:
             rounds += 1
             centres.append(centre.choices)
             models = Models.of(study, study.table(centre.choices, near, staged=True), near)
+            made.append(models)
             closer = _around(study, models)
             closer += _probed(study, models, most, _best(study, [centre, *closer])[0])
             before, _ = _best(study, found)
@@ -117,7 +119,7 @@ class Gram:
             notes += (f"Losses are means over {engine.plain} samples and {blends} blends of two samples.",)
         return Draft(
             tuple(candidate.choices for candidate in ranked),
-            tuple(candidate.predicted for candidate in ranked),
+            _predicted(study, made, [candidate.choices for candidate in ranked]),
             tuple(candidate.proof or proved(study, first, solved[0], candidate.choices) for candidate in ranked),
             notes,
         )
@@ -246,6 +248,24 @@ def _worth_rounds(study: Study, first: Models, found: Sequence[Candidate], befor
 def _goes_on(study: Study, found: Sequence[Candidate], before: Candidate) -> bool:
     """Tell whether to look further: by default where what was found since is better, and not by chance."""
     return study.effort != "default" or study.improves(_best(study, found)[0].choices, before.choices)
+
+
+def _predicted(study: Study, made: Sequence[Models], plans: Sequence[Choices]) -> tuple[float | None, ...]:
+    """Return what is predicted for plans, each by the last models that know it and were not measured around it.
+
+    What these say of the other plans that were measured corrects it.
+    """
+    measured = [(plan, loss.value) for plan, loss in study.tried()]
+    found: list[float | None] = []
+    for plan in plans:
+        knowing = [models for models in made if models.knows(study, plan) and models.table.centre != plan]
+        if not knowing:
+            found.append(None)
+            continue
+        last = knowing[-1]
+        others = [(other, loss) for other, loss in measured if other != plan and last.knows(study, other)]
+        found.append(linked(last.value(study, plan), [(last.value(study, other), loss) for other, loss in others]))
+    return tuple(found)
 
 
 def _next_centre(study: Study, found: Sequence[Candidate], used: Sequence[Choices]) -> Candidate | None:

@@ -6,11 +6,11 @@ from typing import Self
 
 import numpy as np
 
-from onnxmpq.artifacts import Option
+from onnxmpq.artifacts import FLOAT, Option
 from onnxmpq.methods.softened import Softened
 from onnxmpq.methods.study import Study
 from onnxmpq.methods.superposition import Part, Superposition
-from onnxmpq.sensitivity.table import Table
+from onnxmpq.sensitivity.table import Table, Variant
 from onnxmpq.solve import Budget, Solution, relative_gap
 
 EXACTLY = 1e-4  # the gap around float, which is what the proof is of
@@ -84,6 +84,14 @@ class Models:
         picked = study.menu.entries(choices)
         rise = self.linear[picked].sum() + self.quadratic[np.ix_(picked, picked)].sum()
         return float(self.table.centre_loss.value + rise)
+
+    def knows(self, study: Study, choices: Mapping[str, Option]) -> bool:
+        """Tell whether a plan has only options that were measured, or are the centre's."""
+        measured, centre = set(self.table.variants), self.table.centre
+        held = zip(study.menu.units, study.menu.held(choices), strict=True)
+        return all(
+            option == centre.get(unit.name, FLOAT) or Variant(unit.name, option) in measured for unit, option in held
+        )
 
     @property
     def own(self) -> np.ndarray:

@@ -386,6 +386,7 @@ class Engine:
             self.options.seed,
             self.options.function,
             self.options.devices,
+            self.options.memory,
         )
 
     def _with_powers(self) -> tuple[Head, ...]:

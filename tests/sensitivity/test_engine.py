@@ -26,6 +26,7 @@ from onnxmpq.sensitivity.assemble import _relative_error
 from onnxmpq.sensitivity.chain import Chain
 from onnxmpq.sensitivity.engine import Engine
 from onnxmpq.sensitivity.table import Table, Variant
+from onnxmpq.sensitivity.workers import worker
 from onnxmpq.sensitivity.workers.executors import open_executor
 from onnxmpq.sensitivity.workers.judge import SKETCH, sketch
 from onnxmpq.sensitivity.workers.worker import CentreJob, ResponseJob, as_choices
@@ -203,6 +204,34 @@ def test_losses_of_plans_are_those_of_whole_models(name: str) -> None:
             values = whole.values(plan)
             assert found.value == pytest.approx(values.mean(), rel=1e-3)
             assert found.error == pytest.approx(values.std(ddof=1) / np.sqrt(3), rel=1e-2)
+
+
+# ---- memory ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kept", "least", "most"), [(0.5, 12, 20), (1.0, 2, 10)], ids=["holes", "all in use"])
+def test_a_worker_gives_back_what_it_does_not_use_near_its_ceiling(
+    kept: float, least: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, given = 400_000_000.0, []
+
+    def resident() -> int:
+        nonlocal held
+        held += 50_000_000
+        return int(held)
+
+    def give_back() -> None:
+        nonlocal held
+        given.append(held)
+        held *= kept
+
+    monkeypatch.setattr(worker, "resident_bytes", resident)
+    monkeypatch.setattr(worker, "give_back", give_back)
+    with engine_of("digits_conv", digits(4), memory=1_000_000_000, batch=1) as engine:
+        jobs = len(engine.table((Option(8, 8), Option(4, 8), Option(3, 8))).variants) * 4
+        assert jobs == 120
+    assert min(given) > 750_000_000
+    assert least <= len(given) <= most
 
 
 # ---- weights rounded to the data ------------------------------------------------------------------------------------

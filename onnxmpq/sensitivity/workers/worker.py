@@ -18,9 +18,9 @@ import onnx_ir as ir
 from onnxmpq.artifacts import FLOAT, Option
 from onnxmpq.cuts.segments import Piece, first_change
 from onnxmpq.cuts.sizes import Seen
-from onnxmpq.machine import one_thread
+from onnxmpq.machine import give_back, one_thread, resident_bytes
 from onnxmpq.metrics.losses import Head, LossFunction
-from onnxmpq.options import Numbers
+from onnxmpq.options import MEMORY, Numbers
 from onnxmpq.runtimes.devices import get_device
 from onnxmpq.sensitivity.batches import read_batch
 from onnxmpq.sensitivity.chain import Chain, Values, local_error
@@ -31,6 +31,8 @@ from onnxmpq.workspace.workspace import shared
 
 Choice = tuple[str, str]
 _FEW = 8  # samples that what a unit errs by is counted on, at least
+_FULL, _FULLER = 0.75, 1.25
+"""From which share of its ceiling on a process gives back what it does not use, and how much more it may hold next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class Recipe:
     seed: int
     function: LossFunction | None = None
     devices: tuple[str, ...] = ("cpu",)
+    memory: int = MEMORY
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,15 +114,24 @@ class Worker:
         self.recipe = recipe
         self._bench: Bench | None = None
         self._building = threading.Lock()
+        self._full = _FULL * recipe.memory
 
     def __call__(self, job: Job) -> Results:
         """Run one job, its linear algebra on one thread: the same bits in whatever process it is."""
         with one_thread():
-            return self._opened().run(job)
+            found = self._opened().run(job)
+        self._tidy()
+        return found
 
     def rest(self) -> None:
         """Let go of what is held for jobs; the next one builds it again."""
         self._bench = None
+
+    def _tidy(self) -> None:
+        """Give back what nothing uses where much is held: the heap grows by holes among arrays that come and go."""
+        if (resident_bytes() or 0) > self._full:
+            give_back()
+            self._full = max(_FULL * self.recipe.memory, _FULLER * (resident_bytes() or 0))
 
     def _opened(self) -> "Bench":
         with self._building:
