@@ -41,7 +41,7 @@ MEMORY = 4_000_000_000
 """The ceiling for one process where none is given, in bytes."""
 MOST_FITTED_BYTES = 1 << 28
 """The largest model whose weights are fitted where nobody asks for it: beyond that it takes hours on a processor."""
-MENU = ("w8a8", "w4a8", "w2a8")
+MENU = ("w8a8", "w6a8", "w4a8", "w3a8", "w2a8")
 NODE = "NODE is a unit, a node, a regular expression, or op:Conv."
 _UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 

@@ -92,6 +92,9 @@ CARRIERS = Registry(
         "dq": "onnxmpq.carriers.dq:Dq",
         "cast8": "onnxmpq.carriers.cast8:Cast8",
         "castmul": "onnxmpq.carriers.castmul:CastMul",
+        "planes": "onnxmpq.carriers.planes:Planes",
+        "planesmul": "onnxmpq.carriers.planes:PlanesMul",
+        "planesgather": "onnxmpq.carriers.planes:PlanesGather",
         "gather": "onnxmpq.carriers.gather:Gather",
     },
 )

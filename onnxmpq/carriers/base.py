@@ -4,8 +4,9 @@ A carrier of your own is a class that derives from ``Carrier``, under an entry p
 and of the carrier's name. It writes with a pen, which the lowering lends to it.
 """
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar, Protocol
@@ -14,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmpq.artifacts import Layer, Option
+from onnxmpq.numerics.formats import opset_of, weight_type
 from onnxmpq.numerics.weights import QuantisedWeight
 from onnxmpq.registry import CARRIERS
 
@@ -25,17 +27,25 @@ class Pen(Protocol):
         """Add a constant named after ``like`` to the graph that holds it; of an option: codes, stored as narrow."""
         ...
 
+    def constant(self, like: ir.Value, name: str, array: np.ndarray) -> ir.Value:
+        """Add a constant that several weights read to the graph that holds ``like``."""
+        ...
+
     def node(
         self,
         op: str,
         inputs: list[ir.Value],
         name: str,
         like: ir.Value,
-        attributes: Mapping[str, int],
+        attributes: Mapping[str, int | str],
         dtype: ir.DataType = ir.DataType.FLOAT,
         before: ir.Node | None = None,
+        shape: Sequence[int] | None = None,
     ) -> ir.Value:
-        """Add a node in front of ``before``, or at the head of the graph that holds ``like``; return its output."""
+        """Add a node in front of ``before``, or at the head of the graph that holds ``like``; return its output.
+
+        That has the shape of ``like``, or the one told.
+        """
         ...
 
     def shared(self, key: str, make: Callable[[], ir.Value]) -> ir.Value:
@@ -76,18 +86,33 @@ class Carrier(ABC):
     """One way to carry codes.
 
     ``blocks``: it holds scales of blocks. ``integers``: kernels can compute on the codes. ``whole``: what it gives is
-    the whole weight. ``ops`` names the operators that it is for, all where it is empty.
+    the whole weight. ``stored`` is what lies in the file; carriers that say the same share it. ``ops`` names the
+    operators that it is for, all where it is empty.
     """
 
     name: ClassVar[str]
     blocks: ClassVar[bool] = False
     integers: ClassVar[bool] = False
     whole: ClassVar[bool] = True
+    stored: ClassVar[str] = "codes"
     ops: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def write(self, pen: Pen, carried: Carried) -> ir.Value | None:
         """Write the nodes; return what the layer reads in the place of its weight, or None where it reads codes."""
+
+    def codes_bytes(self, value: ir.Value, option: Option) -> dict[str, int]:
+        """Return the bytes of every tensor that holds codes of a weight, under keys that shared tensors share."""
+        shape = shape_of(value)
+        return {f"{value.name}/{self.stored}": math.ceil(math.prod(shape) * weight_type(option).bits / 8)}
+
+    def write_codes(self, pen: Pen, value: ir.Value, codes: np.ndarray, option: Option) -> ir.Value:
+        """Write the codes of a weight; return what gives them."""
+        return pen.initializer(value, "quantized", codes, option)
+
+    def opset(self, option: Option) -> int:
+        """Return the lowest opset in which codes of an option can be carried."""
+        return opset_of(option)
 
     def scale_bytes(self, dtype: ir.DataType | None) -> int:
         """Return the bytes of one scale for a weight of a float type."""
@@ -96,6 +121,11 @@ class Carrier(ABC):
     def zero_bits(self, container: int) -> int:
         """Return the bits of one zero point beside codes of so many; 0 where none is written."""
         return 0
+
+
+def shape_of(weight: ir.Value) -> tuple[int, ...]:
+    """Return the shape of a weight."""
+    return tuple(weight.const_value.shape.numpy()) if weight.const_value is not None else ()
 
 
 @cache

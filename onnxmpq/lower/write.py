@@ -5,15 +5,16 @@ activation, bias  as a dialect writes them (see ``onnxmpq.dialects``); scale of 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxmpq.artifacts import Layer, Neighbours, Option, Plan, Space
-from onnxmpq.carriers.base import Carried, carrier
+from onnxmpq.carriers.base import Carried, Carrier, carrier
 from onnxmpq.dialects.base import Activation, Dialect, IntegerBias, IslandInput, dialect
 from onnxmpq.errors import InternalError
 from onnxmpq.lower.bias import int32_codes, least_scale, on_grid, shift
@@ -103,7 +104,7 @@ class _Writer:
         self.dialect = dialect
         self.nodes = {node.name or "": node for node in all_nodes(model)}
         self.values = {value.name: value for graph in all_graphs(model) for value in values_of(graph)}
-        self.codes: dict[str, tuple[ir.Value, QuantisedWeight]] = {}
+        self.quantised: dict[str, QuantisedWeight] = {}
         self.kept: dict[str, tuple[object, ...]] = {}
         self.floors: dict[str, np.ndarray] = {}
         self.saturates: dict[str, tuple[Neighbours, ...]] = {}
@@ -152,18 +153,24 @@ class _Writer:
         for index, value in enumerate(node.inputs):
             if value is None or value.name not in layer.weights or index in layer.inputs:
                 continue
-            name = value.name or ""
-            if name not in self.codes:
-                quantised = self.quantise(form, value, self.floors.get(name))
-                self.codes[name] = (self.initializer(value, "quantized", quantised.codes, form.option), quantised)
-            stored, quantised = self.codes[name]
+            held = carrier(form.carrier or "dq")
+            stored, quantised = self.coded(form, value, held)
             carried = Carried(node, value, stored, quantised, form.option, layer, form.zero_point)
-            new = carrier(form.carrier or "dq").write(self, carried)
+            new = held.write(self, carried)
             if new is None:
                 continue
             node.replace_input_with(index, new)
             if bias is not None:
                 self.bias(form, bias.numpy() - self.moved(node, layer, value, quantised), quantised, input_scale)
+
+    def coded(self, form: Form, value: ir.Value, held: Carrier) -> tuple[ir.Value, QuantisedWeight]:
+        """Quantise a weight, once, and write its codes once for all carriers that store them alike."""
+        name = value.name or ""
+        if name not in self.quantised:
+            self.quantised[name] = self.quantise(form, value, self.floors.get(name))
+        found = self.quantised[name]
+        make = partial(held.write_codes, self, value, found.codes, form.option)
+        return self.shared(f"{name}/{held.stored}", make), found
 
     def moved(self, node: ir.Node, layer: Layer, value: ir.Value, quantised: QuantisedWeight) -> np.ndarray | float:
         """Return what rounding a weight moves a bias by, once for codes that are kept."""
@@ -178,8 +185,8 @@ class _Writer:
         self.readers.subtract(weights)
         for name in weights:
             if not self.readers[name]:
-                if name in self.codes:
-                    let_go(self.codes.pop(name)[1].codes)
+                if name in self.quantised:
+                    let_go(self.quantised.pop(name).codes)
                 let_go(constant(self.values.get(name)))
 
     def quantise(self, form: Form, value: ir.Value, floor: np.ndarray | None) -> QuantisedWeight:
@@ -217,7 +224,15 @@ class _Writer:
     def initializer(self, like: ir.Value, suffix: str, array: np.ndarray, option: Option | None = None) -> ir.Value:
         """Add an initialiser named after ``like`` to the graph that holds it."""
         tensor = ir.Tensor(np.asarray(array)) if option is None else _stored(array, option)
-        name = self.fresh(f"{like.name}_{suffix}")
+        return self.add_initializer(like, f"{like.name}_{suffix}", tensor)
+
+    def constant(self, like: ir.Value, name: str, array: np.ndarray) -> ir.Value:
+        """Add an initialiser that several weights read to the graph that holds ``like``."""
+        return self.add_initializer(like, name, ir.Tensor(np.asarray(array)))
+
+    def add_initializer(self, like: ir.Value, name: str, tensor: ir.Tensor[Any] | ir.PackedTensor[Any]) -> ir.Value:
+        """Add an initialiser to the graph that holds ``like``."""
+        name = self.fresh(name)
         value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
         tensor.name = name
         graph = self.graph_of(like)
@@ -316,15 +331,16 @@ class _Writer:
         inputs: list[ir.Value],
         name: str,
         like: ir.Value,
-        attributes: Mapping[str, int],
+        attributes: Mapping[str, int | str],
         dtype: ir.DataType = ir.DataType.FLOAT,
         before: ir.Node | None = None,
+        shape: Sequence[int] | None = None,
     ) -> ir.Value:
         """Add a node in front of ``before``, or at the head of the graph that holds ``like``; return its output."""
         new = ir.node(op, inputs, dict(attributes), name=self.fresh(name))
         value = new.outputs[0]
         value.name = new.name
-        value.type, value.shape = ir.TensorType(dtype), like.shape
+        value.type, value.shape = ir.TensorType(dtype), like.shape if shape is None else ir.Shape(shape)
         self.insert_before(before, [new], self.graph_of(like))
         return value
 

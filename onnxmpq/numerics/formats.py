@@ -97,5 +97,9 @@ def activation_type(option: Option, *, signed: bool) -> CodeType:
 def opset_of(option: Option) -> int:
     """Return the lowest opset that has the types of ``option``; 0 for float."""
     weights = weight_type(option).opset if option.weight_bits else 0
-    activations = activation_type(option, signed=False).opset if option.activation_bits > 8 else 0
-    return max(weights, activations, BLOCKED_OPSET if option.block else 0)
+    return max(weights, activation_opset(option), BLOCKED_OPSET if option.block else 0)
+
+
+def activation_opset(option: Option) -> int:
+    """Return the lowest opset that has the type of activations of ``option``."""
+    return activation_type(option, signed=False).opset if option.activation_bits > 8 else 0

@@ -9,7 +9,6 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from onnxmpq.artifacts import Option, parse_options
 from onnxmpq.disk.reading import FAULTS, brief, parse_toml, refuse, shown, strangers
 from onnxmpq.errors import InputError, InternalError, nearest
-from onnxmpq.numerics.formats import opset_of
 from onnxmpq.registry import CARRIERS, DIALECTS, RUNTIMES, Registry
 from onnxmpq.targets.schema import LAYER_OPS, PLAIN, CarrierName, DialectName, LayerRule, Target
 
@@ -116,7 +115,7 @@ class _Reader:
             return None
         highest = read.limits.highest_opset
         given["layers"] = tuple(
-            dataclasses.replace(rule, options=tuple(o for o in rule.options if opset_of(o) <= highest))
+            dataclasses.replace(rule, options=tuple(o for o in rule.options if rule.opset(o) <= highest))
             for rule in parent.layers
         )
         joined: dict[str, Any] = {key: (*(getattr(read, key) if key in data else ()), *given[key]) for key in _JOINED}
@@ -149,8 +148,8 @@ class _Reader:
         if origin is not None:  # a mapping of carriers
             if not isinstance(value, dict):
                 return self.fault(key, table, f"'{key}' must be a table such as {{ 8 = \"dq\" }}, not {shown(value)}.")
-            if strange := value.keys() - {"8", "4", "2"}:
-                told = f"'{key}' has '{brief(min(strange))}'; codes are 8, 4 or 2 bits wide in a file."
+            if strange := value.keys() - set(map(str, range(2, 9))):
+                told = f"'{key}' has '{brief(min(strange))}'; codes have 2 to 8 bits."
                 return self.fault(key, table, told)
             return {k: self.value(arguments[1], v, key, table) for k, v in value.items()}
         if dataclasses.is_dataclass(hint):
@@ -256,8 +255,8 @@ def _obstacle(rule: LayerRule, option: Option, highest_opset: int) -> tuple[str,
     held = carrier(named) if named else None
     if option.weight_bits > 8 or option.activation_bits not in (0, 8, 16):
         return "options", "cannot be written: weights have 2 to 8 bits, activations 8 or 16."
-    if opset_of(option) > highest_opset:
-        return "options", f"needs opset {opset_of(option)}, above highest_opset {highest_opset}."
+    if (need := rule.opset(option)) > highest_opset:
+        return "options", f"needs opset {need}, above highest_opset {highest_opset}."
     if rule.op == "MatMul:product" and option.weight_bits:
         return "options", "cannot be had: a product of two activations has no weight; use a8."
     if held is None:

@@ -97,7 +97,15 @@ class LayerRule:
         if option.block:
             return self.blocked
         table = self.with_activation if option.activation_bits else self.weight_only
-        return table.get(str(container_bits(option.weight_bits)), CarrierName("dq"))
+        own = table.get(str(option.weight_bits))
+        return own or table.get(str(container_bits(option.weight_bits)), CarrierName("dq"))
+
+    def opset(self, option: Option) -> int:
+        """Return the lowest opset in which ``option`` can be written."""
+        from onnxmpq.carriers.base import carrier  # help and completion do not wait for onnx
+
+        named = self.carrier(option)
+        return carrier(named).opset(option) if named else opset_of(option)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,10 +202,9 @@ class Target:
         return next((rule for rule in self.followers if rule.op == op), None)
 
     def opset_for(self, option: Option, layer: Layer) -> int:
-        """Return the opset that the types of ``option`` need."""
-        rule = self.rule(layer)
-        need = self.limits.lowest_opset
-        return need if rule is None else max(need, opset_of(option))
+        """Return the opset that ``option`` needs, as it is carried."""
+        rule, need = self.rule(layer), self.limits.lowest_opset
+        return need if rule is None else max(need, rule.opset(option))
 
 
 def fewest_channels(layer: Layer) -> int:

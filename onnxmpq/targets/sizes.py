@@ -29,17 +29,17 @@ def unit_bytes(layers: tuple[Layer, ...], option: Option, target: Target, values
 
 def form_bytes(form: Form, values: Mapping[str | None, ir.Value], writes: Dialect) -> dict[str, int]:
     """Return the bytes of every new tensor that a layer's form stores, under keys that shared tensors share."""
-    layer, option, stored = form.layer, form.option, {}
+    layer, option = form.layer, form.option
+    stored: dict[str, int] = {}
     for name in layer.weights if option.weight_bits else ():
         shape = stored_shape(values[name])
         kept = [shape[axis] for axis in layer.channel_axes]
-        container = weight_type(option).bits
         axis = inner_axis(layer) if option.block else None
         scales = math.prod(kept) * (math.ceil(shape[axis] / option.block) if axis is not None else 1)
-        stored[f"{name}/codes"] = math.ceil(math.prod(shape) * container / 8)
         held = carrier(form.carrier or "dq")
+        stored |= held.codes_bytes(values[name], option)
         stored[f"{name}/scale/{held.name}"] = scales * held.scale_bytes(values[name].dtype)
-        if form.zero_point and (bits := held.zero_bits(container)):
+        if form.zero_point and (bits := held.zero_bits(weight_type(option).bits)):
             stored[f"{name}/zero/{held.name}"] = math.ceil(scales * bits / 8)
         if form.bias:
             stored[f"{layer.node}/bias"] = writes.bias_bytes(math.prod(kept))

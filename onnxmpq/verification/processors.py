@@ -22,6 +22,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxmpq.artifacts import Grouping, Layer
+from onnxmpq.model.folded import folded
 from onnxmpq.model.layers import all_nodes, constant
 from onnxmpq.numerics.hessians import Reading, View
 from onnxmpq.numerics.saturation import TOP_CODE, Order, excess, lost, rule
@@ -187,15 +188,11 @@ def _width(node: ir.Node) -> int:
 
 
 def _weight_codes(value: ir.Value | None) -> Array | None:
-    """Return stored codes, also behind a Cast that widens them; None for codes that are computed."""
-    producer = value.producer() if value is not None else None
-    if producer is not None and producer.op_type == "Cast":
-        value = producer.inputs[0]
-    tensor = constant(value)
-    if tensor is None:
+    """Return stored codes, also where they are widened or put together first; None for codes that are computed."""
+    codes = folded(value)
+    if codes is None:
         return None
-    signed = tensor.dtype in (ir.DataType.INT8, ir.DataType.INT4, ir.DataType.INT2)
-    return np.asarray(tensor.numpy()).astype(np.int8 if signed else np.uint8)
+    return codes.astype(np.int8 if codes.dtype.name in ("int8", "int4", "int2") else np.uint8)
 
 
 def examine(layers: Iterable[IntegerLayer], target: Target) -> tuple[Unsafe, ...]:

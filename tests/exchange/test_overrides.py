@@ -18,6 +18,7 @@ from onnxmpq.errors import InputError
 from onnxmpq.exchange.overrides import OWN, arguments, from_overrides, to_overrides
 from onnxmpq.lower.write import Quantised, lower, pair_key
 from onnxmpq.methods.uniform import uniform
+from onnxmpq.model.folded import folded
 from onnxmpq.model.load import load
 from onnxmpq.model.normalise import normalise
 from onnxmpq.numerics.ranges import Affine
@@ -281,11 +282,16 @@ def built(folder: Path, choices: tuple[str, ...], numbers: Numbers) -> tuple[Qua
 
 
 def numbers_of(ours: Quantised, theirs: onnx.ModelProto) -> Iterator[tuple[str, Array, Array]]:
-    """Yield the initialisers that both have, codes of 4 bits as int8."""
+    """Yield the initialisers that both have, codes of 4 bits as int8, and ours put together of their planes."""
+    dequantised = {node.name: node.inputs[0] for node in ours.model.graph if node.op_type == "DequantizeLinear"}
     for tensor in theirs.graph.initializer:
         value = ours.model.graph.initializers.get(tensor.name)
-        if value is not None and value.const_value is not None:
-            pair = [value.const_value.numpy(), onnx.numpy_helper.to_array(tensor)]
+        if value is None and tensor.name.endswith("weight_quantized"):
+            value = dequantised[tensor.name.replace("_quantized", "_dq")]
+        if value is not None:
+            mine = folded(value)
+            assert mine is not None
+            pair = [mine, onnx.numpy_helper.to_array(tensor)]
             one, other = (np.asarray(x, np.int8) if "int4" in str(x.dtype) else x for x in pair)
             yield tensor.name, one, other
 

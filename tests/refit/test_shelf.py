@@ -1,5 +1,7 @@
 """Tensors between segments: the same whether they lie in memory or in files, and gone when nobody wants them."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,20 @@ def test_what_was_put_comes_back_wherever_it_lay(room: int, tmp_path: Path) -> N
         np.testing.assert_array_equal(found["T"], np.arange(4) + sample)
         assert list(found["text"]) == ["a"]
     assert bool(list(tmp_path.iterdir())) == (room < 1000)
+
+
+def test_threads_may_read_side_by_side(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path, 0)
+    for sample in range(4):
+        shelf.new({"x": np.full((2, 4), sample, np.float32)})
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda sample: shelf.get(sample % 4, ["x"])["x"], range(2000)))
+    finally:
+        sys.setswitchinterval(before)
+    assert all((array == number % 4).all() and array.shape == (2, 4) for number, array in enumerate(found))
 
 
 def test_what_nobody_wants_is_gone_and_makes_room(tmp_path: Path) -> None:

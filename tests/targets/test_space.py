@@ -62,23 +62,33 @@ def check_bytes(model: ir.Model, target: Target, plan: Plan, path: Path) -> int:
 
 
 CONV = "g (float[n, 16, 9, 9] x) => (float[n, 16, 9, 9] y) { y = Conv<pads = [1, 1, 1, 1]>(x, w, b) }"
-CONV_BYTES = {  # 16 channels of 16 x 3 x 3 = 144 weights
+APART = {  # what planes take besides: middle, lanes and masks of each width, places
+    7: 4 + (2 + 1 + 1) + (4 + 1) + 8,  # the mask of 2 bits is the place of 4, that of 1 bit the place of 2
+    6: 4 + (2 + 1 + 1) + (4 + 1),
+    5: 4 + (2 + 1 + 1) + 8,
+    3: 4 + (4 + 1 + 1) + 8,
+}
+CONV_BYTES = {  # 16 channels of 144 weights
     "float": 4 * 2304 + 4 * 16,
-    **{f"w{bits}a8": 2304 + 4 * 16 + 16 + 8 * 16 for bits in (8, 7, 6, 5)},  # codes, scales, zero points, int32 bias
-    **{f"w{bits}a8": 2304 // 2 + 4 * 16 + 16 + 8 * 16 for bits in (4, 3)},
+    "w8a8": 2304 + 4 * 16 + 16 + 8 * 16,  # codes, scales, zero points, bias codes and scales
+    **{f"w{bits}a8": bits * 288 + apart + 8 * 4 + 4 * 16 + 16 + 8 * 16 for bits, apart in APART.items()},
+    "w4a8": 2304 // 2 + 4 * 16 + 16 + 8 * 16,
     "w2a8": 2304 // 4 + 4 * 16 + 16 + 8 * 16,
-    **{f"w{bits}": 2304 + 4 * 16 + 4 * 16 for bits in (8, 7, 6, 5)},  # codes, scales, float bias
-    **{f"w{bits}": 2304 // 2 + 4 * 16 + 4 * 16 for bits in (4, 3)},
+    "w8": 2304 + 4 * 16 + 4 * 16,  # codes, scales, float bias
+    **{f"w{bits}": bits * 288 + apart + 8 * 4 + 4 * 16 + 4 * 16 for bits, apart in APART.items()},
+    "w4": 2304 // 2 + 4 * 16 + 4 * 16,
     "w2": 2304 // 4 + 4 * 16 + 4 * 16,
 }
 MATMUL = "g (float[n, 7, 256] x) => (float[n, 7, 3] y) { m = MatMul(x, w) y = Add(b, m) }"
 MATMUL_BYTES = {  # 3 channels of 256 weights
     "float": 4 * 768 + 4 * 3,
-    **{f"w{bits}a8": 768 + 4 * 3 + 3 + 8 * 3 for bits in (8, 7, 6, 5)},
-    **{f"w{bits}a8": 384 + 4 * 3 + 3 + 8 * 3 for bits in (4, 3)},
+    "w8a8": 768 + 4 * 3 + 3 + 8 * 3,
+    **{f"w{bits}a8": bits * 96 + apart + 8 * 2 + 4 * 3 + 3 + 8 * 3 for bits, apart in APART.items()},
+    "w4a8": 384 + 4 * 3 + 3 + 8 * 3,
     "w2a8": 192 + 4 * 3 + 3 + 8 * 3,
-    **{f"w{bits}": 768 + 4 * 3 + 4 * 3 for bits in (8, 7, 6, 5)},
-    **{f"w{bits}": 384 + 4 * 3 + 4 * 3 for bits in (4, 3)},
+    "w8": 768 + 4 * 3 + 4 * 3,
+    **{f"w{bits}": bits * 96 + apart + 8 * 2 + 4 * 3 + 4 * 3 for bits, apart in APART.items()},
+    "w4": 384 + 4 * 3 + 4 * 3,
     "w2": 192 + 4 * 3 + 4 * 3,
     "w4b32": 384 + 4 * 24 + 24 // 2 + 4 * 3,  # one scale and one 4-bit zero point for each block
     "w4b128": 384 + 4 * 6 + 6 // 2 + 4 * 3,

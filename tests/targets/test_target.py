@@ -64,7 +64,7 @@ REFUSED = [
         "'runtime' is 'tensorrt'; allowed: 'null', 'onnxruntime'",
     ),
     ('{ 8 = "castmul" }', '{ 8 = "cast" }', 15, "'weight_only' is 'cast'; allowed: 'dq', 'cast8'"),
-    ('{ 8 = "castmul" }', '{ 7 = "castmul" }', 15, "'weight_only' has '7'; codes are 8, 4 or 2 bits wide"),
+    ('{ 8 = "castmul" }', '{ 9 = "castmul" }', 15, "'weight_only' has '9'; codes have 2 to 8 bits"),
     ('options = ["a8"]', 'options = ["a8x"]', 19, "'a8x' is not an option"),
     ('title = "a test"\n', "", 2, "'title' is missing in the target"),
     ('op = "MatMul:product"\n', "", 17, r"'op' is missing in layers\[1\]"),
