@@ -105,7 +105,7 @@ def plan_from(
     >>> from onnxmpq.api import measure
     >>> planned = plan_from(measure(model, {"x": weights[0]}), budget={"bits": 6})
     >>> sorted(str(option) for option in planned.plan.choices.values()), planned.proof.status
-    (['w4a8', 'w8a8'], 'optimal')
+    (['w6a8', 'w6a8'], 'optimal')
     """
     limits = parse_limits(budget)
     _refuse_what_needs_files(limits)

@@ -105,18 +105,18 @@ def test_a_search_measures_that_plan(table: Table, folder: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("budget", BUDGETS, ids=" ".join)
-def test_its_file_is_as_large_as_foreseen_up_to_names(
+def test_its_file_is_as_large_as_foreseen_up_to_names_and_what_planes_share(
     budget: tuple[str, ...], table: Table, search: Search, tmp_path: Path
 ) -> None:
     planned = plan_from(table, budget=budget)
-    assert abs(search.whole(planned.plan.choices).size - planned.file_bytes) <= 100
+    assert abs(search.whole(planned.plan.choices).size - planned.file_bytes) <= 200
     assert planned.file_bytes > stored(planned)
     if budget == BUDGETS[0]:
         verify = VerifyOptions(allow_slower=True, speed_budget_s=0.0)
         result = quantize(small_model(), images(), output=tmp_path / "q.onnx", plan=planned.plan, verify=verify)
         assert result.file_bytes == search.whole(planned.plan.choices).size
         assert result.plan == planned.plan
-        assert result.file_bytes <= 0.25 * planned.float_file_bytes + 100
+        assert result.file_bytes <= 0.25 * planned.float_file_bytes + 200
 
 
 def test_a_file_gives_the_same_plan(table: Table, tmp_path: Path) -> None:
@@ -166,7 +166,10 @@ def test_options_limit_what_is_taken(table: Table) -> None:
             {"budget": ["drop=1%"]},
             r"'drop=1%' is measured on whole files, and a table has none\. `onnxmpq quantize MODEL",
         ),
-        ({"budget": ["bits=5"], "options": ["w4b32"]}, r"measured at any of w4b32\. It has: w8a8, w4a8, w2a8\."),
+        (
+            {"budget": ["bits=5"], "options": ["w4b32"]},
+            r"at any of w4b32\. It has: w8a8, w6a8, w4a8, w3a8, w2a8\.",
+        ),
         ({"budget": ["bits=5"], "options": ["w44"]}, "'w44' is not an option"),
         ({"budget": ["bits=5"], "constraints": Constraints(keep=["head/Gemm=w8"])}, "at which it was not measured"),
         ({"budget": ["bits=5"], "constraints": Constraints(exclude=["haed/Gemm"])}, "Did you mean 'head/Gemm'"),
