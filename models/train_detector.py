@@ -77,7 +77,7 @@ class Head(nn.Module):
         self.stem = unit(inputs, 32, 3)
         self.box = nn.Conv2d(32, 4, 1)
         self.classes = nn.Conv2d(32, len(shapes.CLASSES), 1)
-        nn.init.constant_(self.classes.bias, -4.0)  # few places have an object  # type: ignore[arg-type]
+        nn.init.constant_(self.classes.bias, -4.0)  # few places have an object
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return [batch, 4, places] and [batch, classes, places]."""
