@@ -6,6 +6,7 @@ from benchmarks.accuracy import accuracy
 from benchmarks.aimet import aimet
 from benchmarks.clock import clock
 from benchmarks.deploy import deploy
+from benchmarks.detector import detector
 from benchmarks.device import device
 from benchmarks.drop import drop
 from benchmarks.guard import guard
@@ -31,6 +32,7 @@ main.add_command(accuracy)
 main.add_command(measure)
 main.add_command(device)
 main.add_command(methods)
+main.add_command(detector)
 main.add_command(drop)
 main.add_command(rounding)
 main.add_command(search)

@@ -12,14 +12,20 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
+from models import shapes
+
 FOLDER = Path(__file__).parent.parent / "models"
 LIMIT_BYTES = 1_000_000
 TABLE: dict[str, Any] = json.loads((FOLDER / "models.json").read_text())
-MODELS: list[dict[str, Any]] = TABLE["models"]
+CLASSIFIERS: list[dict[str, Any]] = TABLE["models"]
+DETECTORS: list[dict[str, Any]] = json.loads((FOLDER / "shapes_detector.json").read_text())["models"]
+MODELS = CLASSIFIERS + DETECTORS
 FILES: list[dict[str, Any]] = MODELS + TABLE["data"]
 
 each_file = pytest.mark.parametrize("entry", FILES, ids=lambda entry: entry["file"])
 each_model = pytest.mark.parametrize("entry", MODELS, ids=lambda entry: entry["file"])
+each_classifier = pytest.mark.parametrize("entry", CLASSIFIERS, ids=lambda entry: entry["file"])
+each_detector = pytest.mark.parametrize("entry", DETECTORS, ids=lambda entry: entry["file"])
 
 
 @each_file
@@ -49,7 +55,8 @@ def test_public_names_opset_and_parameters_are_those_of_the_table(entry: dict[st
     proto = onnx.load(FOLDER / entry["file"])
     weights = (value for value in proto.graph.initializer if value.data_type == onnx.TensorProto.FLOAT and value.dims)
     assert [value.name for value in proto.graph.input] == entry["inputs"] == ["image"]
-    assert [value.name for value in proto.graph.output] == entry["outputs"] == ["logits"]
+    assert [value.name for value in proto.graph.output] == entry["outputs"]
+    assert entry["outputs"] == (["logits"] if entry in CLASSIFIERS else ["detections"])
     assert [(opset.domain, opset.version) for opset in proto.opset_import] == [("", entry["opset"])]
     assert sum(math.prod(value.dims) for value in weights) == entry["parameters"]
 
@@ -102,7 +109,7 @@ def test_no_image_is_in_two_splits_or_twice_in_one() -> None:
     assert len(set(images)) == len(images)
 
 
-@each_model
+@each_classifier
 def test_accuracy_in_onnxruntime_is_that_of_the_table(entry: dict[str, Any]) -> None:
     ort = pytest.importorskip("onnxruntime")
     evaluation = load("digits_evaluation.npz")
@@ -114,17 +121,36 @@ def test_accuracy_in_onnxruntime_is_that_of_the_table(entry: dict[str, Any]) -> 
     assert len(evaluation["labels"]) == entry["samples"]
 
 
-@each_model
+@each_classifier
 def test_accuracy_and_standard_error_follow_from_the_counts(entry: dict[str, Any]) -> None:
     accuracy = entry["correct"] / entry["samples"]
     assert entry["accuracy"] == pytest.approx(accuracy)
     assert entry["accuracy_standard_error"] == pytest.approx(math.sqrt(accuracy * (1 - accuracy) / entry["samples"]))
 
 
-@each_model
+@each_classifier
 def test_readme_states_the_figures_of_the_table(entry: dict[str, Any]) -> None:
     accuracy = f"{entry['accuracy']:.2%} ± {entry['accuracy_standard_error']:.2%}".replace("%", " %")
     row = f"| `{entry['file']}` | {entry['parameters']:,} | {entry['correct']} of {entry['samples']} | {accuracy} |"
+    assert row in (FOLDER / "README.md").read_text(encoding="utf-8")
+
+
+@each_detector
+def test_precision_in_onnxruntime_is_that_of_the_table(entry: dict[str, Any]) -> None:
+    ort = pytest.importorskip("onnxruntime")
+    image, objects = shapes.draw(entry["samples"], entry["evaluation_seed"])
+    session = ort.InferenceSession(FOLDER / entry["file"], providers=["CPUExecutionProvider"])
+    (output,) = session.run(["detections"], {"image": image})
+    found = shapes.detections(output)
+    # Another processor sums in another order, which may move a box over a threshold.
+    assert shapes.average_precision(found, objects) == pytest.approx(entry["average_precision"], abs=1e-3)
+    assert shapes.average_precision(found, objects, [0.5]) == pytest.approx(entry["average_precision_50"], abs=1e-3)
+
+
+@each_detector
+def test_readme_states_the_precision_of_the_table(entry: dict[str, Any]) -> None:
+    figures = f"{100 * entry['average_precision']:.2f} | {100 * entry['average_precision_50']:.2f}"
+    row = f"| `{entry['file']}` | {entry['parameters']:,} | {figures} |"
     assert row in (FOLDER / "README.md").read_text(encoding="utf-8")
 
 

@@ -20,6 +20,9 @@ from onnxmpq.targets import Target
 from onnxmpq.targets.placement import Pair, Placement, place
 
 CHANNEL_AXIS = {"Conv": 1, "Gemm": -1, "MatMul": -1}
+UNLIKE = 8.0
+"""How often the range of a tensor goes into that of one joined with it from where on they are unlike: it would lose
+three bits by that scale, and what rounding twice adds is a 64th of the noise that its Concat has anyway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,13 +161,26 @@ class Calibrated:
 
     def _affine(self, pair: Pair) -> Affine:
         """Choose scale and zero point for a pair, once: from the widest of the tensors that share them."""
-        key = (frozenset(pair.group), pair.type, pair.bits)
+        group = self._sharing(pair)
+        key = (frozenset(group), pair.type, pair.bits)
         if key not in self._affines:
-            self._affines[key] = self._chosen(pair)
+            self._affines[key] = self._chosen(pair, group)
         return self._affines[key]
 
-    def _chosen(self, pair: Pair) -> Affine:
-        widest = max((self.known.tensors[name] for name in pair.group), key=lambda stats: stats.max - stats.min)
+    def _sharing(self, pair: Pair) -> tuple[str, ...]:
+        """Return the tensors whose widest gives a pair its scale: where it is far below the others, those it must."""
+        tied = pair.tied or pair.group
+        if len(tied) == len(pair.group):
+            return pair.group
+        own, whole = (max(self._span(name) for name in names) for names in (tied, pair.group))
+        return tied if own * UNLIKE <= whole else pair.group
+
+    def _span(self, tensor: str) -> float:
+        stats = self.known.tensors[tensor]
+        return float(stats.max - stats.min)
+
+    def _chosen(self, pair: Pair, group: tuple[str, ...]) -> Affine:
+        widest = max((self.known.tensors[name] for name in group), key=lambda stats: stats.max - stats.min)
         signed = TYPES[pair.type].signed
         kind = QuantisedType(pair.bits, signed=signed, symmetric=signed)
         return quantiser(choose_range(widest, self.numbers.activations, kind), kind)

@@ -4,7 +4,7 @@ A model is anything that runs a feed, as sessions of runtimes do; errors are tho
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from onnxmpq.artifacts import Accuracy
 from onnxmpq.data.samples import checked_labels
 from onnxmpq.errors import InputError
-from onnxmpq.metrics.losses import Head, Loss, mean_and_error, rows_of
+from onnxmpq.metrics.losses import Head, Loss, mean_and_error, powered, rows_of, spreads_of
 
 Feed = Mapping[str, np.ndarray]
 
@@ -91,8 +91,7 @@ def head_losses(
     before: Model, after: Model, feeds: Iterable[Feed], heads: Sequence[Head], batch: int = 1
 ) -> np.ndarray:
     """Return what each head adds to the loss of a model against another on every sample, [samples, heads]."""
-    losses: list[list[np.ndarray]] = [[] for _ in heads]
-    signals: list[list[np.ndarray]] = [[] for _ in heads]
+    counted = [_Counted(head) for head in heads]
     for feed in feeds:
         wanted, got = before.run(feed), after.run(feed)
         rows = rows_of({head.name: wanted[head.name].shape for head in heads}, heads, batch)
@@ -102,18 +101,44 @@ def head_losses(
                     f"The file gives output '{head.name}' as {got[head.name].shape} and the float model as "
                     f"{wanted[head.name].shape}: it was made of another. Name the model that it came from."
                 )
-        for head, values, powers in zip(heads, losses, signals, strict=True):
-            shape = wanted[head.name].shape
-            classes = shape[head.axis] if shape else 1
-            features = head.features(wanted[head.name], rows)
-            own = Loss((replace(head, width=features.shape[1], classes=classes),), features)
-            values.append(own.values(head.features(got[head.name], rows)))
-            powers.append(own.signal()[:, 0])
-    found = []
-    for head, values, powers in zip(heads, losses, signals, strict=True):
-        scale = max(float(np.concatenate(powers).mean()), 1e-30) if head.kind == "power" else 1.0
-        found.append(np.concatenate(values) / scale)
-    return np.stack(found, axis=1)
+        for each in counted:
+            each.add(wanted[each.head.name], got[each.head.name], rows)
+    return np.stack([each.losses() for each in counted], axis=1)
+
+
+@dataclass(slots=True)
+class _Counted:
+    """What is counted of one head, sample by sample: its loss beside a power of one, and its own powers."""
+
+    head: Head
+    values: list[np.ndarray] = field(default_factory=list)
+    powers: list[np.ndarray] = field(default_factory=list)
+    spreads: list[np.ndarray] = field(default_factory=list)
+    last: np.ndarray | None = None
+
+    def add(self, wanted: np.ndarray, got: np.ndarray, rows: int) -> None:
+        """Count some samples."""
+        classes = wanted.shape[self.head.axis] if wanted.shape else 1
+        features = self.head.features(wanted, rows)
+        own = Loss((replace(self.head, width=features.shape[1], classes=classes),), features)
+        self.values.append(own.values(self.head.features(got, rows)))
+        self.powers.append(own.signal()[:, 0])
+        if self.head.centred:
+            one_size = self.last is not None and self.last.shape[1] == features.shape[1]
+            seen = np.concatenate([self.last, features]) if self.last is not None and one_size else features
+            self.spreads.append(spreads_of(own.heads, seen)[:, 0])
+            self.last = features[-1:]
+
+    def losses(self) -> np.ndarray:
+        """Return the loss of every sample."""
+        values = np.concatenate(self.values)
+        if self.head.kind != "power":
+            return values
+        spreads = np.concatenate(self.spreads) if self.spreads else np.zeros(0)
+        powers = np.array([np.concatenate(self.powers).mean()])
+        [head] = powered([self.head], powers, spreads.mean(keepdims=True) if len(spreads) else None)
+        scaled: np.ndarray = values / head.power
+        return scaled
 
 
 def _labels_misfit(labels: np.ndarray) -> InputError:

@@ -1,10 +1,12 @@
 """Losses: how far a quantised model's outputs are from the float model's, per sample, and their second-order form.
 
-Every output has a kind of its own, and a sample's loss is their sum:
+Every output has a kind of its own, and so has each part of one that unlike things are joined in; a sample's loss is
+their sum:
 
     kl      KL(p || softmax(l)) with p the float probabilities, for softmax heads; the mean over positions
     ce      -log softmax(l)[label], where labels are given
-    power   error power / signal power (10 log10 of it is -SQNR), for everything else
+    power   error power / signal power (10 log10 of it is -SQNR), for everything else; of what stands beside scores,
+            as boxes do, signal power is that around the mean of samples: places count for nothing where none moves
 
 Around a centre with outputs c every loss has a linear and a quadratic part in the responses z = l - c:
 
@@ -15,8 +17,9 @@ W = 2 / signal power, g = W (c - float), y = √W z. The quadratic part is a Gra
 construction.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -33,6 +36,8 @@ LossFunction = Callable[[Mapping[str, Array], Mapping[str, Array]], Array]
 
 SMALL = 0.1  # nats, or error over signal power: a larger loss is of outputs that are no longer near the float model's
 TOLD_APART = 2.0  # standard errors of a difference from which on losses are: chance gives as much 1 time in 20
+_STILL = 2.0**-20
+"""The least share of its power that an output is taken to have around its mean."""
 _TOGETHER = 1 << 16
 """Numbers that are looked at together: of wide outputs no more than stays in a processor's caches."""
 
@@ -49,11 +54,22 @@ def log_softmax(logits: Array) -> Array:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A run of places along an axis, counted from the end, of an output."""
+
+    axis: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
 class Head:
     """One output that counts: its name, kind, width (values per sample) and, for softmax, its number of classes.
 
     ``probabilities`` tells that the model gives probabilities, whose logarithms are taken as logits. ``power`` is the
-    mean signal power per sample of the float model. ``axis``, counted from the end, is where the classes are.
+    mean signal power per sample of the float model, where ``centred`` that around the mean of samples. ``axis``,
+    counted from the end, is where the classes are. Where unlike things are joined in one output each ``part`` of it has
+    a head of its own.
     """
 
     name: str
@@ -63,6 +79,24 @@ class Head:
     probabilities: bool = False
     power: float = 1.0
     axis: int = -1
+    part: Part | None = None
+    centred: bool = False
+
+    @property
+    def label(self) -> str:
+        """Return what tells this head from others.
+
+        >>> Head("y", "power").label, Head("y", "power", part=Part(-2, 4, 7)).label
+        ('y', 'y[4:7]')
+        """
+        return self.name if self.part is None else f"{self.name}[{self.part.start}:{self.part.stop}]"
+
+    def seen(self, output: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        """Return what counts of an output."""
+        array = np.asarray(output)
+        if self.part is None:
+            return array
+        return np.moveaxis(np.moveaxis(array, self.part.axis, 0)[self.part.start : self.part.stop], 0, self.part.axis)
 
     def features(self, output: npt.NDArray[np.generic], samples: int) -> Array:
         """Return an output as [samples, width], in logits, classes last."""
@@ -70,7 +104,7 @@ class Head:
 
     def laid_out(self, output: npt.NDArray[np.generic], samples: int) -> npt.NDArray[np.generic]:
         """Return an output as [samples, width], classes last, its values as they are."""
-        array = np.asarray(output)
+        array = self.seen(output)
         return (np.moveaxis(array, self.axis, -1) if array.ndim else array).reshape(samples, -1)
 
     def logits(self, values: npt.NDArray[np.generic], kind: type[F]) -> npt.NDArray[F]:
@@ -272,9 +306,28 @@ def _parts_of(rows: Array) -> Iterator[tuple[slice, Array, Array]]:
         yield slice(start, start + size), room[0, :size], room[1, :size]
 
 
-def powered(heads: Sequence[Head], powers: Array) -> tuple[Head, ...]:
-    """Return heads with the mean signal power of each, over all samples."""
-    return tuple(replace(head, power=max(float(p), 1e-30)) for head, p in zip(heads, powers, strict=True))
+def powered(heads: Sequence[Head], powers: Array, spreads: Array | None = None) -> tuple[Head, ...]:
+    """Return heads with the mean signal power of each, over all samples; centred ones with that around the mean.
+
+    That is not taken to be nothing, as where all samples are one: an output that hardly moves would be all that counts.
+    """
+    found = []
+    for head, power, spread in zip(heads, powers, powers if spreads is None else spreads, strict=True):
+        own = max(float(spread), float(power) * _STILL) if head.centred else float(power)
+        found.append(replace(head, power=max(own, 1e-30)))
+    return tuple(found)
+
+
+def spreads_of(heads: Sequence[Head], rows: Iterable[Array]) -> Array:
+    """Return half the power by which the outputs of a sample differ from those of the one before, [samples - 1, heads].
+
+    Its mean is the power around the mean of samples, whatever that is; no sample has to be kept.
+    """
+    ends = np.cumsum([head.width for head in heads])[:-1]
+    found = [
+        [float((part**2).sum()) / 2 for part in np.split(after - before, ends)] for before, after in pairwise(rows)
+    ]
+    return np.array(found, np.float64).reshape(-1, len(heads))
 
 
 def mean_and_error(values: Array) -> tuple[float, float]:

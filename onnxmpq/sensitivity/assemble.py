@@ -65,7 +65,7 @@ class Assembler:
         ratio = np.divide(local[:, 0], local[:, 1], out=np.zeros(count), where=local[:, 1] > 0)
         return Table(
             target=self.target,
-            loss_name="+".join(f"{head.kind}({head.name})" for head in self.heads),
+            loss_name="+".join(f"{head.kind}({head.label})" for head in self.heads),
             centre=dict(centre),
             variants=variants,
             samples=total,
@@ -80,7 +80,7 @@ class Assembler:
             local_error=ratio * _relative_error(columns["local"][..., 0], columns["local"][..., 1]),
             sqnr_db=sqnr,
             sqnr_error_db=10 / np.log(10) * _relative_error(columns["noise"].swapaxes(1, 2), signal.T),
-            outputs=tuple(head.name for head in self.heads),
+            outputs=tuple(head.label for head in self.heads),
             sketched=sketched,
         )
 

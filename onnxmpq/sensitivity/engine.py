@@ -30,6 +30,7 @@ from onnxmpq.errors import InputError
 from onnxmpq.lower.calibrated import Calibrated
 from onnxmpq.metrics.heads import find_heads
 from onnxmpq.metrics.losses import Head, Loss, mean_and_error, powered
+from onnxmpq.metrics.parts import parted
 from onnxmpq.options import MeasureOptions
 from onnxmpq.sensitivity.assemble import Array, Assembler
 from onnxmpq.sensitivity.batches import lay_out
@@ -82,7 +83,7 @@ class Engine:
         workspace.share(self.calibrated)
         self.seen = Seen.of(workspace.input_shapes, self.calibrated.known.tensors, len(workspace.samples))
         self.cuts: Cuts = cut(self.model, self.space, self.seen)
-        heads = find_heads(self.model, self.options.loss, self.options.outputs)
+        heads = self._heads()
         here = here_for(self.options, self.device)
         self.estimator = Estimator(workspace, self.calibrated, self.cuts, self.options.threads, here)
         takes = self.cuts.macs, self.estimator.largest, self.estimator.batch_within
@@ -374,6 +375,12 @@ class Engine:
 
     # ---- preparation ---------------------------------------------------------------------------------------------
 
+    def _heads(self) -> tuple[Head, ...]:
+        """Find the outputs that count, by their parts unless a loss was named: a user's function sees whole ones."""
+        heads = find_heads(self.model, self.options.loss, self.options.outputs)
+        whole = self.options.loss != "auto" or self.options.function is not None
+        return heads if whole else parted(self.model, heads)
+
     def _recipe(self, heads: tuple[Head, ...]) -> Recipe:
         return Recipe(
             str(self.workspace.folder),
@@ -398,4 +405,8 @@ class Engine:
             replace(head, width=int(width), classes=int(classes))
             for head, (width, classes) in zip(self.heads, widths, strict=True)
         )
-        return powered(heads, np.concatenate([self.result(job)["signal"] for job in jobs]).mean(0))
+        powers = np.concatenate([self.result(job)["signal"] for job in jobs]).mean(0)
+        if not any(head.centred for head in heads):
+            return powered(heads, powers)
+        spreads = np.concatenate([self.result(job)["spread"] for job in jobs])
+        return powered(heads, powers, spreads.mean(0) if len(spreads) else None)

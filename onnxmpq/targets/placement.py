@@ -25,8 +25,9 @@ _OUTSIDE = ("", 0)  # reads the graph outputs
 class Pair:
     """A QuantizeLinear and a DequantizeLinear on one tensor.
 
-    ``group`` holds the tensors that share its scale. ``readers`` are the (node, input) that see the dequantised values;
-    ``public`` tells that the graph output of that name does, too.
+    ``group`` holds the tensors that share its scale, ``tied`` those of them that do so however unlike their ranges are.
+    ``readers`` are the (node, input) that see the dequantised values; ``public`` tells that the graph output of that
+    name does, too.
     """
 
     tensor: str
@@ -35,6 +36,7 @@ class Pair:
     group: tuple[str, ...]
     readers: tuple[tuple[str, int], ...]
     public: bool
+    tied: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ class _Placer:
         self.nodes = {node.name or "": node for node in model.graph}
         self.demand: dict[tuple[ir.Value, str, int], dict[tuple[str, int], None]] = {}
         self.group: dict[ir.Value, dict[ir.Value, None]] = {}
+        self.tied: dict[ir.Value, dict[ir.Value, None]] = {}
         self.own: dict[tuple[ir.Value, tuple[str, int]], tuple[str, int]] = {}
         self.joined: set[str] = set()
 
@@ -185,7 +188,9 @@ class _Placer:
             self.need_itself(value, kind, bits, (name, index))
         self.need(end, kind, bits, all_readers(end))
         if rule.same_scale:
-            self.tie([*(value for _, value in inputs), end])
+            self.tie(self.group, [*(value for _, value in inputs), end])
+            if not rule.unlike_apart:
+                self.tie(self.tied, [*(value for _, value in inputs), end])
         self.joined.add(name)
         return True
 
@@ -216,13 +221,13 @@ class _Placer:
         rule = self.target.follower(node.op_type) if is_standard(node) else None
         return rule is not None and rule.pull
 
-    def tie(self, values: Iterable[ir.Value]) -> None:
+    def tie(self, groups: dict[ir.Value, dict[ir.Value, None]], values: Iterable[ir.Value]) -> None:
         """Make values share one scale."""
         merged: dict[ir.Value, None] = {}
         for value in values:
-            merged.update(self.group.get(value, {value: None}))
+            merged.update(groups.get(value, {value: None}))
         for value in merged:
-            self.group[value] = merged
+            groups[value] = merged
 
     def pairs(self) -> tuple[Pair, ...]:
         """Return the demands as pairs, in the order in which they were made."""
@@ -234,6 +239,7 @@ class _Placer:
                 group=tuple(member.name or "" for member in self.group.get(value, {value: None})),
                 readers=tuple(reader for reader in readers if reader != _OUTSIDE),
                 public=_OUTSIDE in readers,
+                tied=tuple(member.name or "" for member in self.tied.get(value, {value: None})),
             )
             for (value, kind, bits), readers in self.demand.items()
         )

@@ -113,12 +113,14 @@ class FollowerRule:
     """An operator without weights that runs on codes when its neighbours are quantised.
 
     It joins when all its inputs are quantised and its output is asked for; ``pull`` lets it ask for its input itself
-    when an integer kernel produces that. ``same_scale``: input and output share one scale.
+    when an integer kernel produces that. ``same_scale``: input and output share one scale; where they are
+    ``unlike_apart``, an input whose range is far below that of the others keeps a scale of its own.
     """
 
     op: str
     pull: bool = False
     same_scale: bool = False
+    unlike_apart: bool = False
     fuses: tuple[str, ...] = ()
 
 

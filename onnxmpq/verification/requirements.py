@@ -28,6 +28,7 @@ from onnxmpq.errors import InputError, nearest
 from onnxmpq.metrics.compared import Model, fall, mean_loss
 from onnxmpq.metrics.heads import find_heads
 from onnxmpq.metrics.losses import Head
+from onnxmpq.metrics.parts import parted
 from onnxmpq.model.load import Source
 from onnxmpq.model.normalise import normalise
 from onnxmpq.runtimes import Runtime
@@ -163,7 +164,8 @@ def hold(
         figures[kind] = (float(value) if isinstance(value, int | float) else np.nan, None, verdict[check].detail)
     wanted: list[Kind] = [requirement.kind for requirement in requirements]
     if set(wanted) & set(MEASURED):
-        heads = find_heads(normalise(source).model)
+        model = normalise(source).model
+        heads = parted(model, find_heads(model))
         before = reference.session(source.path, mode="deployed")
         figures |= _measured(wanted, (before, runtime.session(path, mode="deployed")), samples, heads)
     found = []

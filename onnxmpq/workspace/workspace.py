@@ -30,6 +30,7 @@ from onnxmpq.lower.calibrated import Calibrated, Needs
 from onnxmpq.lower.write import Quantised
 from onnxmpq.machine import one_thread
 from onnxmpq.metrics.heads import judged_heads
+from onnxmpq.metrics.parts import parted
 from onnxmpq.model.layers import weight_bytes
 from onnxmpq.model.mapped import load_mapped
 from onnxmpq.model.opset import raise_opset
@@ -124,7 +125,7 @@ class Workspace:
         places = spread(total, MOST_FITTED)
         feeds = [feed for place, feed in enumerate(self.samples) if place in places]
         judging = [feed for place, feed in enumerate(feeds) if judges(place, len(feeds))]
-        heads = judged_heads(self.prepared.model)
+        heads = parted(self.prepared.model, judged_heads(self.prepared.model))
         if not heads:
             return Refit(self.calibrated, "")
         if not judging:

@@ -14,7 +14,16 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from onnxmpq.metrics.losses import Around, Array, Head, Loss, LossFunction, inner_products, log_softmax
+from onnxmpq.metrics.losses import (
+    Around,
+    Array,
+    Head,
+    Loss,
+    LossFunction,
+    inner_products,
+    log_softmax,
+    spreads_of,
+)
 from onnxmpq.metrics.wide import Sweep
 
 Results = dict[str, npt.NDArray[Any]]
@@ -75,13 +84,16 @@ class Judge:
     def centre(self) -> Results:
         """Return the loss of the centre, the float model's signal powers, and the outputs of both as features.
 
-        Of outputs that are too wide to be kept there is a sketch of the float model's.
+        Of outputs that are too wide to be kept there is a sketch of the float model's. Where a head is centred there
+        are the spreads from sample to sample, too.
         """
         found: Results = {
             "loss": np.concatenate([block.losses(laid)[0] for block, laid in self._changed([{}] * len(self.rows))]),
             "signal": np.concatenate([block.signal() for block in self.blocks]),
             "widths": np.array([(head.width, head.classes) for head in self.heads]),
         }
+        if any(head.centred for head in self.heads):
+            found["spread"] = spreads_of(self.heads, (row for block in self.blocks for row in block.floats()))
         if self.width <= SKETCH:
             return found | {"float": self.blocks[0].floats(), "centre": self.blocks[0].centre()}
         sketches = [sketch(block.floats(), self.seed) for block in self.blocks]
@@ -245,7 +257,8 @@ def _log_likelihood(heads: Sequence[Head], floats: Array, outputs: Array, genera
 
 def _sized(head: Head, output: npt.NDArray[Any], rows: int) -> Head:
     """Return a head with its width and classes, as an output of so many samples has them."""
-    return replace(head, width=output.size // rows, classes=output.shape[head.axis] if output.ndim else 1)
+    seen = head.seen(output)
+    return replace(head, width=seen.size // rows, classes=seen.shape[head.axis] if seen.ndim else 1)
 
 
 def sketch(values: npt.NDArray[Any], seed: int, width: int = SKETCH) -> Array:
