@@ -96,6 +96,12 @@ def decided(space: Space, offered: Mapping[str, tuple[Option, ...]], constraints
     return found
 
 
+def tried(space: Space) -> dict[str, Option]:
+    """Return the choices at which it is measured whether smoothing helps a search: as near to w8a8 as units have it."""
+    wanted = Option(8, 8)
+    return {unit.name: nearest(unit, wanted) for unit in space.units}
+
+
 def first_choices(menu: Menu) -> dict[str, Option]:
     """Return the first option of every unit, float ones too; tied units take the first that all of them have."""
     chosen = [options[0] for options in menu.options]
