@@ -186,7 +186,12 @@ class Constraints:
     )
     exclude: Sequence[str] = field(default=(), metadata=flag("--exclude", "These stay float.", metavar="NODE"))
     ties: Sequence[str] = field(
-        default=(), metadata=flag("--tie", "These take one option together.", metavar="NODE,NODE")
+        default=(),
+        metadata=flag(
+            "--tie",
+            "These take one option together; inputs ties all that read one tensor, which has one width then.",
+            metavar="NODE,NODE",
+        ),
     )
 
     def __post_init__(self) -> None:

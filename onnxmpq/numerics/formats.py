@@ -91,11 +91,11 @@ def activation_type(option: Option, *, signed: bool) -> CodeType:
     >>> activation_type(Option.parse("w8a16"), signed=False).name
     'uint16'
     """
-    return TYPES[f"{'' if signed else 'u'}int{max(container_bits(option.activation_bits), 8)}"]
+    return TYPES[f"{'' if signed else 'u'}int{max(container_bits(option.activation_bits), 4)}"]
 
 
 def opset_of(option: Option) -> int:
     """Return the lowest opset that has the types of ``option``; 0 for float."""
     weights = weight_type(option).opset if option.weight_bits else 0
-    activations = activation_type(option, signed=False).opset if option.activation_bits > 8 else 0
+    activations = activation_type(option, signed=False).opset if option.activation_bits else 0
     return max(weights, activations, BLOCKED_OPSET if option.block else 0)
