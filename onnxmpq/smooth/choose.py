@@ -3,10 +3,10 @@
     spots with uneven channels?  no ──▶ the model as it is
             │ yes
             ▼
-    for each candidate: fold ──▶ lower ──▶ loss beside the float model, on samples
+    for each candidate: fold ──▶ lower ──▶ loss beside the float model, on samples that nothing was counted on
             │
             ▼
-    the best one, if it is better by more than chance; else the model as it is
+    the last one that beat those before it by more than chance; none: the model as it is
 
 Only tensors with uneven channels are touched, so that models without them stay as they are, bit for bit.
 """
@@ -25,10 +25,10 @@ from onnxmpq.smooth.factors import CANDIDATES, UNEVEN, Bounds, factors
 from onnxmpq.smooth.fold import fold, weights_behind
 from onnxmpq.smooth.spots import Spot, find_spots
 
-MOST_JUDGED = 64
-"""Samples that channels are counted and candidates are judged on, from all over the samples."""
-FEWEST_JUDGED = 4
-"""So many at least: from fewer nothing can be told."""
+MOST_SEEN = 128
+"""Samples that channels are counted on, from all over the samples; of a choice three of four, and the fourth judges."""
+FEWEST_SEEN = 16
+"""So many at least for a choice: of fewer nothing can be told."""
 
 Feed = Mapping[str, np.ndarray]
 Run = Callable[[Feed], Feed]
@@ -37,11 +37,10 @@ Figures = Callable[[ir.Model], tuple[np.ndarray, float]]
 
 
 @dataclass(frozen=True, slots=True)
-class Smoothed:
-    """How a model was smoothed, the model, and what is to be said of it."""
+class Choice:
+    """How a model is to be smoothed, and what is to be said of it."""
 
     how: Smoothing
-    model: ir.Model
     note: str = ""
 
 
@@ -79,20 +78,19 @@ def smooth(model: ir.Model, how: Smoothing, known: Mapping[str, Bounds]) -> ir.M
 
 def choose(
     model: ir.Model, known: Mapping[str, Bounds], figures: Figures, progress: Callable[[int, int], None]
-) -> Smoothed:
-    """Measure a model as it is and with every candidate; return the best, if that is better beyond chance."""
+) -> Choice:
+    """Measure a model as it is and each candidate: one is taken if it beats what stood before by more than chance."""
     losses, noise = figures(model)
-    best, gain, after, less = Smoothed("off", model), 0.0, losses, noise
+    best: Smoothing = "off"
+    after, less = losses, noise
     for number, how in enumerate(CANDIDATES, 1):
         progress(number, len(CANDIDATES) + 1)
-        tried = smooth(model, how, known)
-        found = figures(tried)
-        more, error = mean_and_error(found[0] - losses)
-        better = gained(losses, found[0], noise, found[1])
-        if better > gain and more < -TOLD_APART * error:
-            best, gain, (after, less) = Smoothed(how, tried), better, found
+        found, error_left = figures(smooth(model, how, known))
+        more, error = mean_and_error(found - after)
+        if gained(after, found, less, error_left) > 0 and more < -TOLD_APART * error:
+            best, after, less = how, found, error_left
     counted = f"{len(known)} tensors whose channels are uneven"
-    if best.how == "off":
-        return Smoothed("off", model, f"Smoothing {counted} is no better, and was not done.")
+    if best == "off":
+        return Choice("off", f"Smoothing {counted} is no better, and was not done.")
     told = f"loss {losses.mean():.4g} to {after.mean():.4g}, error {noise:.3g} to {less:.3g} on {len(losses)} samples"
-    return Smoothed(best.how, best.model, f"Of {counted} outliers were moved into weights ({best.how}): {told}.")
+    return Choice(best, f"Of {counted} outliers were moved into weights ({best}): {told} that nothing was counted on.")

@@ -22,8 +22,8 @@ from onnxmpq.options import Smoothing
 Array: TypeAlias = npt.NDArray[Any]
 
 CANDIDATES: tuple[Smoothing, ...] = ("0.5", "0.75", "channels")
-UNEVEN = 8.0
-"""How many times the range of most channels the widest one has where a tensor is worth a try."""
+UNEVEN = 4.0
+"""How many times the range of the middle channel the widest one has where a tensor is worth a try: two bits' worth."""
 _FURTHEST = 2.0**16  # factors beyond this, either way, could leave the normal numbers
 
 

@@ -168,7 +168,9 @@ def _is_float(value: ir.Value | None) -> bool:
 
 def _vectors(node: ir.Node, roles: dict[int, Role]) -> tuple[Operand, ...]:
     """Return operands that are vectors; none where one of them is not, or they differ in length."""
-    given = {i: role for i, role in roles.items() if i < len(node.inputs) and node.inputs[i] is not None}
+    given: dict[int, Role] = {
+        i: role for i, role in roles.items() if i < len(node.inputs) and node.inputs[i] is not None
+    }
     shapes = set()
     for index in given:
         if not _is_float(node.inputs[index]):

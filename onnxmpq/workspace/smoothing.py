@@ -24,7 +24,8 @@ from onnxmpq.metrics.heads import judged_heads
 from onnxmpq.model.load import digest_of_parts
 from onnxmpq.options import Numbers
 from onnxmpq.refit.accept import Judge
-from onnxmpq.smooth.choose import FEWEST_JUDGED, MOST_JUDGED, Feed, Smoothed, choose, smooth, uneven
+from onnxmpq.refit.moments import judges
+from onnxmpq.smooth.choose import FEWEST_SEEN, MOST_SEEN, Choice, Feed, choose, smooth, uneven
 from onnxmpq.targets.space import make_space
 from onnxmpq.workspace.prepare import Prepared
 
@@ -52,42 +53,43 @@ def smoothed(place: "Workspace", numbers: Numbers, tried: Mapping[str, Option]) 
     as_it_is = Opening(prepared, replace(numbers, smooth="off"))
     if numbers.smooth == "off" or (numbers.smooth == "auto" and not _can_be_judged(place, tried)):
         return as_it_is
-    places = spread(len(place.samples), MOST_JUDGED)
+    places = spread(len(place.samples), MOST_SEEN)
     feeds = [feed for number, feed in enumerate(place.samples) if number in places]
     place.progress("smooth", 0, 0)
     known = uneven(prepared.model, place.runner, feeds)
     if not known:
         return as_it_is
+    chosen = Choice(numbers.smooth)
     if numbers.smooth == "auto":
         trial = _Trial(place, replace(numbers, rounding="nearest"), tried, feeds)
-        found = choose(prepared.model, known, trial.figures, partial(place.progress, "smooth"))
-    else:
-        found = Smoothed(numbers.smooth, smooth(prepared.model, numbers.smooth, known))
-    return replace(as_it_is, note=found.note) if found.how == "off" else _opening(prepared, numbers, found)
+        seen = uneven(prepared.model, place.runner, trial.seen)
+        chosen = choose(prepared.model, seen, trial.figures, partial(place.progress, "smooth"))
+    if chosen.how == "off":
+        return replace(as_it_is, note=chosen.note)
+    model = smooth(prepared.model, chosen.how, known)
+    space, digest = make_space(model, prepared.target), digest_of_parts(model)[0]
+    after = replace(prepared, model=model, space=space, smoothed=digest)
+    return Opening(after, replace(numbers, smooth=chosen.how), chosen.note)
 
 
 def _can_be_judged(place: "Workspace", tried: Mapping[str, Option]) -> bool:
     """Tell whether few bits of activations are tried, and there is enough to measure on."""
     few_bits = any(0 < option.activation_bits <= 8 for option in tried.values())
-    return few_bits and len(place.samples) >= FEWEST_JUDGED and bool(judged_heads(place.prepared.model))
-
-
-def _opening(prepared: Prepared, numbers: Numbers, found: Smoothed) -> Opening:
-    space, digest = make_space(found.model, prepared.target), digest_of_parts(found.model)[0]
-    after = replace(prepared, model=found.model, space=space, smoothed=digest)
-    return Opening(after, replace(numbers, smooth=found.how), found.note)
+    return few_bits and len(place.samples) >= FEWEST_SEEN and bool(judged_heads(place.prepared.model))
 
 
 class _Trial:
-    """Measures a form of the model at some choices, with the nearest codes, on the feeds that it is calibrated on."""
+    """Measures a form of the model at some choices, with the nearest codes, on feeds that it is not calibrated on."""
 
     def __init__(
         self, place: "Workspace", numbers: Numbers, tried: Mapping[str, Option], feeds: Sequence[Feed]
     ) -> None:
-        self.place, self.numbers, self.feeds = place, numbers, feeds
+        self.place, self.numbers = place, numbers
+        self.seen = [feed for number, feed in enumerate(feeds) if not judges(number, len(feeds))]
+        judging = [feed for number, feed in enumerate(feeds) if judges(number, len(feeds))]
         self.plan = Plan(place.prepared.space.target, "", dict(tried))
         before = place.reference.session(place.float_model, mode="deployed")
-        self.judge = Judge(before, place.opened, feeds, judged_heads(place.prepared.model), place.samples.batch)
+        self.judge = Judge(before, place.opened, judging, judged_heads(place.prepared.model), place.samples.batch)
 
     def figures(self, model: ir.Model) -> tuple[np.ndarray, float]:
         """Return the loss on every sample, and the power of errors over that of the signal."""
@@ -95,5 +97,5 @@ class _Trial:
         known = Calibrated(model, make_space(model, target), target, self.numbers)
         needs = known.needs(self.plan)
         run = self.place.runner(needs.tensors | set(needs.means), model)
-        known.known.add(calibrate(run, self.feeds, sorted(needs.tensors), needs.means))
+        known.known.add(calibrate(run, self.seen, sorted(needs.tensors), needs.means))
         return self.judge.figures(known.lower(self.plan).model)

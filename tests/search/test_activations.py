@@ -6,13 +6,13 @@ import numpy as np
 import onnx
 import pytest
 
+from benchmarks.planted import CALIBRATION, EVALUATION, planted
 from onnxmpq.api import Result
 from onnxmpq.artifacts import Option
 from onnxmpq.options import Numbers
 from onnxmpq.runtimes import get_runtime
 from onnxmpq.workspace.prepare import prepare
 from tests.asked import asked, untimed
-from tests.planted import CALIBRATION, EVALUATION, planted
 from tests.small import part
 
 NORMS = ("blocks.1.norm1", "blocks.2.norm2")

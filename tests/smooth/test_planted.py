@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 
+from benchmarks.planted import CALIBRATION, EVALUATION, MODELS, planted
 from onnxmpq.artifacts import Plan
 from onnxmpq.errors import InputError
 from onnxmpq.exchange.plans import export_overrides
@@ -17,7 +18,6 @@ from onnxmpq.sensitivity.engine import Engine
 from onnxmpq.workspace.prepare import prepare
 from onnxmpq.workspace.workspace import workspace
 from tests.asked import asked, untimed
-from tests.planted import CALIBRATION, EVALUATION, MODELS, planted
 from tests.small import part
 
 SOME = {"image": np.load(CALIBRATION)["image"][:48]}
@@ -95,7 +95,7 @@ def test_weights_alone_are_not_smoothed(block: Path, tmp_path: Path) -> None:
 
 
 def test_few_samples_judge_nothing(block: Path, tmp_path: Path) -> None:
-    few = {"image": SOME["image"][:3]}
+    few = {"image": SOME["image"][:15]}
     result = untimed(block, few, output=tmp_path / "few.onnx", **asked(option="w8a8", as_asked=True))
     assert "smooth" not in result.plan.ranges
 
@@ -131,7 +131,7 @@ def test_nothing_is_measured_where_nothing_is_tried(block: Path) -> None:
 
 
 def test_what_is_no_better_is_not_kept(block: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxmpq.refit.accept.Judge.figures", lambda *_: (np.linspace(0.1, 0.2, 48), 0.1))
+    monkeypatch.setattr("onnxmpq.refit.accept.Judge.figures", lambda *_: (np.linspace(0.1, 0.2, 12), 0.1))
     prepared = prepare(block, "ort-cpu")
     with workspace(prepared, SOME, Numbers(), tried=tried(prepared.space)) as place:
         assert (place.calibrated.numbers.smooth, place.prepared.smoothed) == ("off", "")

@@ -26,7 +26,7 @@ def planted(
     proto, random = onnx.load(model), np.random.default_rng(0)
     values = {tensor.name: tensor for tensor in proto.graph.initializer}
 
-    def times(name: str, factors: np.ndarray) -> None:
+    def multiply(name: str, factors: np.ndarray) -> None:
         values[name].CopyFrom(numpy_helper.from_array(numpy_helper.to_array(values[name]) * factors, name))
 
     for norm in (node for node in proto.graph.node if node.op_type == "LayerNormalization"):
@@ -36,8 +36,8 @@ def planted(
         if any(node.op_type != "MatMul" for node in readers) or not norm.name.startswith(tuple(norms) or ""):
             continue
         for name in norm.input[1:]:
-            times(name, factors)
+            multiply(name, factors)
         for node in readers:
-            times(node.input[1], 1 / factors[:, None])
+            multiply(node.input[1], 1 / factors[:, None])
     onnx.save(proto, str(path))
     return path
