@@ -5,14 +5,16 @@
 
 s and z are one number for each channel. In front stand constants that make the channels: scale and bias of a LayerNorm,
 or of a Mul and an Add; the weight and bias of a Conv, a Gemm or a MatMul, also behind a Relu, which lets s through and
-no z. Behind it every layer takes part that reads the tensor, also behind a mean over positions and what only picks
-some. What else reads it, such as the sum of a residual branch, gets x' s + z, from nodes of its own.
+no z. Behind it every layer takes part that reads the tensor, also behind a mean over positions, what only picks some,
+and attention, of which the tensor is the values. What else reads it, such as the sum of a residual branch, gets
+x' s + z, from nodes of its own.
 
 Kept: tensors that are public or that nobody multiplies by a constant; weights that another node reads, too.
 """
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import onnx_ir as ir
@@ -245,14 +247,48 @@ def _readers(node: ir.Node, index: int, tensor: ir.Value, channels: int, axis: i
     if index != 0 or not is_standard(node) or not isinstance(node.graph, ir.Graph) or node.graph is not tensor.graph:
         return []
     if node.op_type in _PICKS and axis == -1 and _keeps_channels(node, tensor):
-        output = node.outputs[0]
-        if output.is_graph_output():
-            return []
-        behind = [_readers(use.node, use.idx, output, channels, axis) for use in output.uses()]
-        return [reader for found in behind for reader in found] if behind and all(behind) else []
+        return _readers_of(node.outputs[0], channels, axis)
+    if axis == -1 and (mixed := _mixed(node, channels)) is not None:
+        return [replace(reader, bias=None) for reader in _readers_of(mixed, channels, axis)]
     reader = _reader(node, tensor, axis)
     matches = reader is not None and shape_of_operand(reader.weight)[reader.weight.axis] == channels
     return [reader] if reader is not None and matches else []
+
+
+def _readers_of(tensor: ir.Value, channels: int, axis: int) -> list[Reader]:
+    """Return the layers that read a tensor; none where something else does, too."""
+    if tensor.is_graph_output():
+        return []
+    behind = [_readers(use.node, use.idx, tensor, channels, axis) for use in tensor.uses()]
+    return [reader for found in behind for reader in found] if behind and all(behind) else []
+
+
+def _mixed(node: ir.Node, channels: int) -> ir.Value | None:
+    """Return what attention makes of values, whose positions it mixes and whose channels stay in their order.
+
+    [n, t, c]  Reshape  [n, t, heads, c / heads]  Transpose  p @ [n, heads, t, c / heads]  Transpose  Reshape  [n, t, c]
+    """
+    heads = (dimensions(node.outputs[0]) or ())[2:]
+    if (
+        node.op_type != "Reshape"
+        or len(heads) != 2
+        or None in heads
+        or math.prod(size or 0 for size in heads) != channels
+    ):
+        return None
+    value = node.outputs[0]
+    for op, index in (("Transpose", 0), ("MatMul", 1), ("Transpose", 0), ("Reshape", 0)):
+        reader = sole_use(value)
+        if reader is None or reader.op_type != op or not is_standard(reader) or reader.graph is not node.graph:
+            return None
+        if reader.inputs[index] is not value or (op == "Transpose" and not _swaps_heads(reader)):
+            return None
+        value = reader.outputs[0]
+    return value if (dimensions(value) or (None,))[-1] == channels else None
+
+
+def _swaps_heads(node: ir.Node) -> bool:
+    return list(node.attributes.get_ints("perm") or ()) == [0, 2, 1, 3]
 
 
 def _keeps_channels(node: ir.Node, tensor: ir.Value) -> bool:

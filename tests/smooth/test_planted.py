@@ -26,8 +26,8 @@ SMOOTH: tuple[Smoothing, ...] = ("off", "0.5", "0.75", "channels")
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the vision transformer with outliers behind eight of its LayerNorms."""
-    return planted(tmp_path_factory.mktemp("planted") / "vit.onnx")
+    """Return the vision transformer with outliers behind eight of its LayerNorms, and in its values."""
+    return planted(tmp_path_factory.mktemp("planted") / "vit.onnx", also=("blocks.",))
 
 
 @pytest.fixture(scope="module")

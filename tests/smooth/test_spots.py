@@ -57,6 +57,13 @@ GRAPHS: dict[str, tuple[str, dict[str, tuple[int, ...]], list[tuple[str, int, in
         {"w": (8, 4, 3, 3), "b": (8,), "v": (3, 8, 1, 1)},
         [("t", 1, 0, False)],
     ),
+    "values-of-attention": (
+        "g (float[n, 5, 8] x, float[n, 2, 5, 5] p) => (float[n, 5, 6] y) { m = MatMul(x, w) t = Add(m, b) "
+        "h = Reshape(t, split) r = Transpose<perm = [0, 2, 1, 3]>(h) a = MatMul(p, r) "
+        "k = Transpose<perm = [0, 2, 1, 3]>(a) j = Reshape(k, joined) q = MatMul(j, v) y = Add(q, c) }",
+        {"w": (8, 8), "b": (8,), "v": (8, 6), "c": (6,)},
+        [("t", 1, 0, False)],
+    ),
     "shared-scale": (
         "g (float[n, 5, 8] x) => (float[n, 5, 6] y, float[n, 5, 8] z) { t = LayerNormalization(x, s, b) "
         "p = MatMul(t, w) y = Add(p, c) z = LayerNormalization(x, s, b) }",
@@ -80,6 +87,10 @@ LEFT_ALONE = {
     "the weight is the left factor": (
         "g (float[8, 8] x) => (float[6, 8] y) { t = LayerNormalization(x, s, b) y = MatMul(l, t) }"
     ),
+    "heads stay where they are": (
+        "g (float[n, 5, 8] x, float[n, 5, 2, 2] p) => (float[n, 5, 6] y) { t = LayerNormalization(x, s, b) "
+        "h = Reshape(t, split) o = MatMul(p, h) j = Reshape(o, joined) y = MatMul(j, w) }"
+    ),
     "the norm is over another axis": (
         "g (float[n, 8, 8] x) => (float[n, 8, 6] y) { t = LayerNormalization<axis = 1>(x, a, a) y = MatMul(t, w) }"
     ),
@@ -89,8 +100,8 @@ LEFT_ALONE = {
 def built(text: str, shapes: Mapping[str, tuple[int, ...]]) -> ir.Model:
     """Return a normalised model with drawn weights."""
     weights: dict[str, Array] = {name: G.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-    if "(t, i)" in text:
-        weights["i"] = np.array(0, np.int64)
+    whole = {"i": np.array(0), "split": np.array([0, 0, 2, 4]), "joined": np.array([0, 0, 8])}
+    weights |= {name: array for name, array in whole.items() if f", {name})" in text}
     return normal(from_text(text, weights))
 
 
