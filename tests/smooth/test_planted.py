@@ -8,12 +8,14 @@ import onnx
 import pytest
 
 from benchmarks.planted import CALIBRATION, EVALUATION, MODELS, planted
+from onnxmpq.api import measure
 from onnxmpq.artifacts import Plan
 from onnxmpq.errors import InputError
 from onnxmpq.exchange.plans import export_overrides
 from onnxmpq.options import Numbers, Smoothing
 from onnxmpq.runtimes import get_runtime
 from onnxmpq.search.constraints import tried
+from onnxmpq.search.from_table import plan_from
 from onnxmpq.sensitivity.engine import Engine
 from onnxmpq.workspace.prepare import prepare
 from onnxmpq.workspace.workspace import workspace
@@ -21,6 +23,7 @@ from tests.asked import asked, untimed
 from tests.small import part
 
 SOME = {"image": np.load(CALIBRATION)["image"][:48]}
+NOT_SMOOTHED = Numbers(rounding="nearest", smooth="off")
 SMOOTH: tuple[Smoothing, ...] = ("off", "0.5", "0.75", "channels")
 
 
@@ -74,6 +77,20 @@ def test_a_plan_is_applied_as_it_was_made(block: Path, tmp_path: Path) -> None:
     without = dataclasses.replace(made.plan, ranges=Numbers(smooth="off").told())
     other = untimed(block, SOME, output=tmp_path / "c.onnx", plan=without, **asked(as_asked=True))
     assert other.path.read_bytes() != made.path.read_bytes()
+
+
+def test_a_search_is_on_the_smoothed_model_and_its_table_says_so(block: Path, tmp_path: Path) -> None:
+    quick = asked(effort="quick", allow_slower=True, blends=False, store=tmp_path / "s.store")
+    numbers = Numbers(rounding="nearest")
+    found = untimed(block, SOME, output=tmp_path / "a.onnx", budget=["bits=6"], numbers=numbers, **quick)
+    assert found.plan.ranges["smooth"] in SMOOTH[1:]
+    again = untimed(block, SOME, output=tmp_path / "b.onnx", plan=found.plan_path)
+    assert again.path.read_bytes() == found.path.read_bytes()
+    table = measure(block, SOME, numbers=numbers)
+    planned = plan_from(table, budget=["bits=6"])
+    assert planned.plan.ranges == found.plan.ranges
+    with pytest.raises(InputError, match="model"):
+        untimed(block, SOME, output=tmp_path / "c.onnx", budget=["bits=6"], numbers=NOT_SMOOTHED, **quick)
 
 
 @pytest.mark.parametrize("option", ["w8", "w8a8"])
