@@ -13,6 +13,7 @@ from benchmarks.guard import guard
 from benchmarks.measure import measure
 from benchmarks.memory import memory
 from benchmarks.methods import methods
+from benchmarks.outliers import outliers
 from benchmarks.pairs import pairs
 from benchmarks.processors import processors
 from benchmarks.rounding import rounding
@@ -39,6 +40,7 @@ main.add_command(search)
 main.add_command(aimet)
 main.add_command(clock)
 main.add_command(schedule)
+main.add_command(outliers)
 main.add_command(pairs)
 main.add_command(worst)
 main.add_command(processors)

@@ -32,7 +32,7 @@ from onnxmpq.options import (
 )
 from onnxmpq.runtimes import get_runtime
 from onnxmpq.search.budgeted import plan_within
-from onnxmpq.search.constraints import uniform_by_hand
+from onnxmpq.search.constraints import tried, uniform_by_hand
 from onnxmpq.search.decide import Decision
 from onnxmpq.search.decide import to_json as decision_json
 from onnxmpq.search.loop import Search
@@ -128,7 +128,7 @@ def measure(
     choices = checked_plan(given, prepared).choices if given else {}
     with (
         opened(measure) as measuring,
-        workspace(prepared, calibration, Numbers.asked(numbers, Numbers()), progress) as place,
+        workspace(prepared, calibration, Numbers.asked(numbers, Numbers()), progress, tried(prepared.space)) as place,
         Engine(place, measuring) as engine,
     ):
         table = engine.table(parsed(options), choices)
@@ -195,7 +195,6 @@ def quantize(
     first = replace(
         order.first_plan(prepared, constraints),
         model_sha256=prepared.source.sha256,
-        ranges=settled.told(),
         passes=prepared.passes,
     )
     if graph.keep_metadata:
@@ -203,7 +202,8 @@ def quantize(
     get_runtime(prepared.target.runtime)  # which must be here
     notes: list[str] = []
     with workshop(path) as folder, ExitStack() as kept_until_written:
-        place = Workspace(prepared, calibration, settled, folder, progress)
+        place = Workspace(prepared, calibration, settled, folder, progress, first.choices or tried(prepared.space))
+        prepared, first = place.prepared, replace(first, ranges=place.calibrated.numbers.told())
         exporter = Exporter(place, threads=verify.threads, speed_budget_s=verify.speed_budget_s)
         graded = _graded(place, evaluation)
         final, decision = first, None

@@ -144,13 +144,14 @@ class Leftover:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """Everything that can be decided about one model on one target."""
+    """Everything that can be decided about one model on one target; ``together`` names units that read one tensor."""
 
     target: str
     units: tuple[Unit, ...]
     leftovers: tuple[Leftover, ...]
     float_bytes: int
     notes: tuple[str, ...] = ()
+    together: tuple[tuple[str, ...], ...] = ()
 
     def unit(self, name: str) -> Unit:
         """Return the unit called ``name``."""

@@ -27,12 +27,14 @@ if TYPE_CHECKING:
 ActivationRanges = Literal["minmax", "percentile", "mse", "entropy"]
 WeightRanges = Literal["minmax", "mse"]
 Rounding = Literal["nearest", "gptq", "sequential"]
+Smoothing = Literal["auto", "off", "0.5", "0.75", "channels"]
 Effort = Literal["quick", "default", "extensive"]
 LossName = Literal["auto", "kl", "ce", "power"]
 
 ACTIVATION_RANGES: tuple[ActivationRanges, ...] = ("minmax", "percentile", "mse", "entropy")
 WEIGHT_RANGES: tuple[WeightRanges, ...] = ("minmax", "mse")
 ROUNDINGS: tuple[Rounding, ...] = ("nearest", "gptq", "sequential")
+SMOOTHINGS: tuple[Smoothing, ...] = ("auto", "off", "0.5", "0.75", "channels")
 EFFORTS: tuple[Effort, ...] = ("quick", "default", "extensive")
 LOSSES: tuple[LossName, ...] = ("auto", "kl", "ce", "power")
 DEVICES = ("cpu", "cuda:0", "host")
@@ -92,15 +94,25 @@ class Numbers:
             choices=ROUNDINGS,
         ),
     )
+    smooth: Smoothing = field(
+        default="auto",
+        metadata=flag(
+            "--smooth",
+            "Move outliers among channels of activations into the weights that read them: by a power of 0.5 or 0.75 of "
+            "their size, or so that all channels have one range; auto measures which, if any, helps.  [default: as "
+            "the plan says, else auto]",
+            choices=SMOOTHINGS,
+        ),
+    )
 
     @classmethod
     def of(cls, ranges: Mapping[str, str]) -> Self:
-        """Read what a plan says about them; what it does not name is as usual."""
+        """Read what a plan says about them; what it does not name is as usual, but that nothing is smoothed then."""
         known = cls._values()
         for key, value in ranges.items():
             if value not in known.get(key, ()):
                 raise InputError(f"The plan's ranges say '{key}': '{value}', which means nothing to this version.")
-        values: dict[str, Any] = dict(ranges)
+        values: dict[str, Any] = {"smooth": "off", **ranges}
         if "bias_correction" in values:
             values["bias_correction"] = values["bias_correction"] == "True"
         return cls(**values)
@@ -130,6 +142,7 @@ class Numbers:
             "weights": WEIGHT_RANGES,
             "bias_correction": ("True", "False"),
             "rounding": ROUNDINGS,
+            "smooth": SMOOTHINGS,
         }
 
     @classmethod
@@ -153,12 +166,12 @@ class Numbers:
         return replace(self, rounding="gptq") if self.rounding == "sequential" else self
 
     def told(self) -> dict[str, str]:
-        """Return what a plan says about them.
+        """Return what a plan says about them; nothing of smoothing where there is none.
 
         >>> Numbers.of(Numbers(rounding="gptq").told()) == Numbers(rounding="gptq")
         True
         """
-        return {key: str(value) for key, value in asdict(self).items()}
+        return {key: str(value) for key, value in asdict(self).items() if (key, value) != ("smooth", "off")}
 
 
 NumbersAsked = Numbers | Mapping[str, object] | None
@@ -200,7 +213,12 @@ class Constraints:
     )
     exclude: Sequence[str] = field(default=(), metadata=flag("--exclude", "These stay float.", metavar="NODE"))
     ties: Sequence[str] = field(
-        default=(), metadata=flag("--tie", "These take one option together.", metavar="NODE,NODE")
+        default=(),
+        metadata=flag(
+            "--tie",
+            "These take one option together; inputs ties all that read one tensor, which has one width then.",
+            metavar="NODE,NODE",
+        ),
     )
 
     def __post_init__(self) -> None:

@@ -47,7 +47,7 @@ class Registry:
         """Return all names, sorted.
 
         >>> RUNTIMES.names()
-        ('null', 'onnxruntime', 'openvino')
+        ('null', 'onnxruntime', 'onnxruntime-exact', 'openvino')
         """
         return tuple(sorted(self.homes()))
 
@@ -70,6 +70,7 @@ RUNTIMES = Registry(
     "onnxmpq.runtimes",
     {
         "onnxruntime": "onnxmpq.runtimes.ort:OnnxRuntime",
+        "onnxruntime-exact": "onnxmpq.runtimes.ort:ExactOnnxRuntime",
         "openvino": "onnxmpq.runtimes.openvino:OpenVino",
         "null": "onnxmpq.runtimes.null:Null",
     },

@@ -32,11 +32,12 @@ MAY_IMPORT = {  # from the bottom up: every room, and every module that stands a
     "metrics": "artifacts data errors model options",
     "runtimes": "data disk errors machine registry",
     "refit": "artifacts calibrate cuts lower machine metrics model numerics runtimes",
+    "smooth": "calibrate metrics model options refit",
     "budgets": "artifacts disk errors registry",
     "verification": "artifacts budgets data disk errors metrics model numerics runtimes targets",
     "workspace": (
         "artifacts calibrate cuts data disk errors lower machine metrics model numerics options refit runtimes "
-        "targets verification"
+        "smooth targets verification"
     ),
     "sensitivity": (
         "artifacts cuts data disk errors lower machine metrics model numerics options runtimes targets version "

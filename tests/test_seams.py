@@ -231,7 +231,7 @@ def samples() -> dict[str, np.ndarray]:
 def elsewhere(folder: Path, runtime: str) -> str:
     """Write a target whose files a certain runtime runs."""
     path = folder / f"{runtime}.toml"
-    path.write_text(GENERIC.replace('runtime = "onnxruntime"', f'runtime = "{runtime}"'), "utf-8")
+    path.write_text(GENERIC.replace('runtime = "onnxruntime-exact"', f'runtime = "{runtime}"'), "utf-8")
     return str(path)
 
 
@@ -259,7 +259,7 @@ def test_null_runs_nothing_and_says_so(tmp_path: Path) -> None:
 
 def test_a_target_names_a_runtime_that_there_is() -> None:
     with pytest.raises(InputError, match=r"'runtime' is 'nul'; allowed: 'null', .*Did you mean 'null'"):
-        parse_target(GENERIC.replace('runtime = "onnxruntime"', 'runtime = "nul"'), "mine")
+        parse_target(GENERIC.replace('runtime = "onnxruntime-exact"', 'runtime = "nul"'), "mine")
 
 
 def test_a_target_from_outside_with_a_variant_is_found(
@@ -274,7 +274,7 @@ def test_a_target_from_outside_with_a_variant_is_found(
     assert "board" in names()
     found, newer = target("board"), target("board@rev2")
     assert (found.name, newer.name, newer.title) == ("board", "board@rev2", "the second board")
-    assert (found.runtime, newer.runtime) == ("onnxruntime", "null")
+    assert (found.runtime, newer.runtime) == ("onnxruntime-exact", "null")
     assert (found.limits.highest_opset, found.limits.lowest_opset) == (21, target("generic").limits.lowest_opset)
     assert [str(option) for option in found.layers[0].options] == ["w8a8"]
     assert [str(option) for option in newer.layers[0].options] == ["w8a8", "w4a8"]

@@ -77,6 +77,7 @@ def measure_command(
     onnxmpq measure model.onnx -c samples.npz --options w8a8,w4a8 --executor processes:4
     onnxmpq solve table.json -b size=30% -o plan.json
     """
+    from onnxmpq.search.constraints import tried
     from onnxmpq.search.sizing import with_facts
     from onnxmpq.sensitivity.engine import Engine
     from onnxmpq.sensitivity.workers.executors import opened
@@ -91,7 +92,8 @@ def measure_command(
     table: Table | None = None
     with measuring(measure.store, quiet, verbose) as told, opened(measure) as pooled:
         prepared = prepare(model, target, told, extra_passes=graph.passes)
-        with workspace(prepared, calibration, settled, told) as place, Engine(place, pooled) as engine:
+        at = {} if dry_run else tried(prepared.space)
+        with workspace(prepared, calibration, settled, told, at) as place, Engine(place, pooled) as engine:
             forecast = engine.cost(engine.variants(wanted)) if dry_run else None
             notes = engine.notes
             kept = (engine.samples, engine.layout.size, len(engine.cuts.segments))

@@ -82,11 +82,11 @@ class Dialect(ABC):
 
     def activation_bytes(self, kind: CodeType) -> int:
         """Return the bytes of constants for one activation: a scale and a zero point."""
-        return 4 + kind.bits // 8
+        return 4 + -(-kind.bits // 8)
 
     def island_bytes(self, kind: CodeType, channels: int) -> int:
         """Return the bytes of constants for the input of an island: a scale and a zero point for each channel."""
-        return (4 + kind.bits // 8) * channels
+        return 4 * channels + -(-kind.bits * channels // 8)
 
     def bias_bytes(self, channels: int) -> int:
         """Return the bytes of a bias: a code and a scale for each channel."""

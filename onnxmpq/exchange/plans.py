@@ -8,6 +8,7 @@ from typing import Any
 from onnxmpq.artifacts import Plan
 from onnxmpq.data.samples import Data
 from onnxmpq.disk.reading import read_json
+from onnxmpq.errors import InputError
 from onnxmpq.exchange.overrides import from_overrides, to_overrides
 from onnxmpq.options import Numbers
 from onnxmpq.workspace.prepare import Model, Progress, checked_plan, prepare, silent
@@ -27,7 +28,13 @@ def export_overrides(
     given = plan if isinstance(plan, Plan) else Plan.read(Path(plan))
     prepared = prepare(model, target, progress, extra_passes=given.passes)
     checked = checked_plan(given, prepared)
-    with workspace(prepared, calibration, numbers or Numbers.of(given.ranges), progress) as opened:
+    numbers = numbers or Numbers.of(given.ranges)
+    if numbers.smooth not in ("auto", "off"):
+        raise InputError(
+            f"The plan moves outliers into weights ({numbers.smooth}), and overrides are for the weights as they were. "
+            "Make a plan with --smooth off."
+        )
+    with workspace(prepared, calibration, numbers, progress) as opened:
         return to_overrides(opened.lowered(checked), prepared.space)
 
 

@@ -167,8 +167,10 @@ def diagnose_plan(
 ) -> Diagnosis:
     """Say what an option would do to a float model, by its literal simulation."""
     plan = uniform_by_hand(prepared.space, option, constraints)
-    plan = replace(plan, model_sha256=prepared.source.sha256, ranges=numbers.told(), passes=prepared.passes)
-    with workspace(prepared, calibration, numbers, progress) as opened:
+    with workspace(prepared, calibration, numbers, progress, plan.choices) as opened:
+        prepared = opened.prepared
+        sha256, ranges = prepared.source.sha256, opened.calibrated.numbers.told()
+        plan = replace(plan, model_sha256=sha256, ranges=ranges, passes=prepared.passes)
         heads = _heads(prepared.model)
         damage = _simulated(opened, plan, heads, progress)
         progress("guard: culprits", 0, 0)

@@ -52,7 +52,7 @@ def load(source: str | Path | onnx.ModelProto | ir.Model) -> Source:
         # Sorting it would change what is the caller's, and onnx_ir clones only what is in order.
         model = source if _in_order(source.graph, set()) else ir.from_proto(ir.to_proto(source))
         _check_reads(model, "The model")
-        sha256, size_bytes = _digest_of_parts(model)
+        sha256, size_bytes = digest_of_parts(model)
     else:
         model = _from_proto(source, "The model")
         outside = next((t for t in tensors(model) if isinstance(t, ir.ExternalTensor)), None)
@@ -62,7 +62,7 @@ def load(source: str | Path | onnx.ModelProto | ir.Model) -> Source:
                 "ModelProto does not say in which folder. Load it by its path instead."
             )
         if sum(tensor.nbytes for tensor in tensors(model)) > LARGEST_PROTOBUF:  # no protobuf can be made of it
-            sha256, size_bytes = _digest_of_parts(model)
+            sha256, size_bytes = digest_of_parts(model)
         else:
             data = _serialized(source)
             sha256, size_bytes = hashlib.sha256(data).hexdigest(), len(data)
@@ -301,7 +301,7 @@ def _contained(folder: Path, location: str, path: Path) -> Path:
     return file
 
 
-def _digest_of_parts(model: ir.Model) -> tuple[str, int]:
+def digest_of_parts(model: ir.Model) -> tuple[str, int]:
     """Digest a model in memory without serialising it whole: its skeleton, then each big tensor."""
     data = skeleton(model).SerializeToString(deterministic=True)
     digest, size = hashlib.sha256(data), len(data)

@@ -91,7 +91,7 @@ def activation_type(option: Option, *, signed: bool) -> CodeType:
     >>> activation_type(Option.parse("w8a16"), signed=False).name
     'uint16'
     """
-    return TYPES[f"{'' if signed else 'u'}int{max(container_bits(option.activation_bits), 8)}"]
+    return TYPES[f"{'' if signed else 'u'}int{max(container_bits(option.activation_bits), 4)}"]
 
 
 def opset_of(option: Option) -> int:
@@ -102,4 +102,4 @@ def opset_of(option: Option) -> int:
 
 def activation_opset(option: Option) -> int:
     """Return the lowest opset that has the type of activations of ``option``."""
-    return activation_type(option, signed=False).opset if option.activation_bits > 8 else 0
+    return activation_type(option, signed=False).opset if option.activation_bits else 0

@@ -71,6 +71,7 @@ _REWRITING_OPTIMIZERS = (
     *("QDQPropagationTransformer", "DoubleQDQPairsRemover"),
 )
 _LITERAL_ENTRIES = {"session.disable_quant_qdq": "1", "session.disable_double_qdq_remover": "1"}
+_EXACT_ENTRY = ("session.qdq_matmulnbits_accuracy_level", "1")  # float32; 4, the default, is int8
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _PROVIDER_OPTIONS: dict[str, dict[str, str]] = {
@@ -190,10 +191,15 @@ class OrtSession:
 
 @dataclass(frozen=True, slots=True)
 class OnnxRuntime:
-    """onnxruntime with one execution provider list, on the processor unless told otherwise, and a device's number."""
+    """onnxruntime with one execution provider list, on the processor unless told otherwise, and a device's number.
+
+    ``exact``: what the file leaves in more than 8 bits is multiplied so. Otherwise the runtime rounds the activations
+    in front of a weight behind a DequantizeLinear to 8 bits by itself, block by block, where they are float or 16 bits.
+    """
 
     providers: tuple[str, ...] = (CPU,)
     number: int = 0
+    exact: bool = False
 
     def __post_init__(self) -> None:
         """Fail early where onnxruntime, or a provider that was asked for, is absent."""
@@ -204,7 +210,7 @@ class OnnxRuntime:
     @property
     def name(self) -> str:
         """The name in targets and reports."""
-        return "onnxruntime"
+        return "onnxruntime-exact" if self.exact else "onnxruntime"
 
     @property
     def version(self) -> str:
@@ -223,6 +229,8 @@ class OnnxRuntime:
         options = _options(threads)
         options.use_deterministic_compute = self._falls_back
         disabled: tuple[str, ...] = ()
+        if self.exact:
+            options.add_session_config_entry(*_EXACT_ENTRY)
         if mode == "unoptimised":
             options.graph_optimization_level = _library().GraphOptimizationLevel.ORT_DISABLE_ALL
         if mode in ("literal", "plain"):  # a model to calibrate may hold Q/DQ already
@@ -285,6 +293,13 @@ class OnnxRuntime:
             raise VerifyError(
                 f"onnxruntime {self.version} does not load {describe(model)}: {one_line(error)}"
             ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class ExactOnnxRuntime(OnnxRuntime):
+    """onnxruntime, computing in no fewer bits than the file says."""
+
+    exact: bool = True
 
 
 def _options(threads: int) -> Any:

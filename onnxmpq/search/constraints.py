@@ -3,6 +3,7 @@
     keep     NODE=OPTION      these units take that option
     exclude  NODE             these units stay float
     ties     NODE,NODE,...    these units take one option together
+             inputs           so do all that read one tensor, which is stored in one width then
 
 NODE is the name of a unit or of one of its nodes, a regular expression that matches such a name from end to end, or
 ``op:Conv`` for all units of an operator. A search takes its plans from the menu that decisions leave; a uniform plan
@@ -10,7 +11,8 @@ takes of every unit's menu the first.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from onnxmpq import errors
 from onnxmpq.artifacts import FLOAT, Option, Plan, Space, Unit
@@ -18,6 +20,9 @@ from onnxmpq.errors import InputError
 from onnxmpq.methods.study import Menu
 from onnxmpq.methods.uniform import nearest, no_coarser, uniform
 from onnxmpq.options import Constraints
+
+INPUTS = "inputs"
+"""What ties all units that read one tensor."""
 
 
 def matching(space: Space, pattern: str) -> tuple[Unit, ...]:
@@ -87,13 +92,34 @@ def decided(space: Space, offered: Mapping[str, tuple[Option, ...]], constraints
             menu[unit.name] = (option,)
     order = [unit.name for unit in space.units]
     ties = tuple(
-        tuple(sorted({order.index(unit.name) for part in text.split(",") for unit in matching(space, part.strip())}))
+        tuple(sorted(order.index(name) for name in names))
         for text in constraints.ties
+        for names in (_by_inputs(space, menu) if text == INPUTS else [_named(space, text)])
     )
     found = Menu(space.units, tuple(menu[name] for name in order), ties)
     for tie in ties:
         _shared(found, tie)
     return found
+
+
+def tried(space: Space) -> dict[str, Option]:
+    """Return the choices at which it is measured whether smoothing helps a search: as near to w8a8 as units have it."""
+    wanted = Option(8, 8)
+    return {unit.name: nearest(unit, wanted) for unit in space.units}
+
+
+def _named(space: Space, text: str) -> set[str]:
+    """Return the names of the units that a tie names."""
+    return {unit.name for part in text.split(",") for unit in matching(space, part.strip())}
+
+
+def _by_inputs(space: Space, menu: Mapping[str, tuple[Option, ...]]) -> Iterator[set[str]]:
+    """Yield the units that read one tensor, as far as they may take the same: it has one width for all of them."""
+    for names in space.together:
+        alike: defaultdict[tuple[Option, ...], set[str]] = defaultdict(set)
+        for name in names:
+            alike[menu[name]].add(name)
+        yield from (found for found in alike.values() if len(found) > 1)
 
 
 def first_choices(menu: Menu) -> dict[str, Option]:

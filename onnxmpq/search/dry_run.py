@@ -81,11 +81,10 @@ def foresee(
     began = time.monotonic()
     prepared = prepare(model, target, progress, extra_passes=graph.passes)
     settled = Numbers.asked(numbers, Numbers.searched())
-    empty = prepared.empty_plan("", settled, keep_metadata=graph.keep_metadata)
     here = replace(measure, executor="inline", store=None)
     with (
         workspace(prepared, calibration, settled, progress) as place,
-        Search(Exporter(place), empty, search, here, constraints) as looked,
+        Search(Exporter(place), place.empty_plan("", graph), search, here, constraints) as looked,
     ):
         opened = time.monotonic() - began
         least, most = looked.extremes()

@@ -13,6 +13,7 @@ from onnxmpq.data.samples import Data
 from onnxmpq.disk.files import write_whole
 from onnxmpq.errors import InputError
 from onnxmpq.options import Constraints, GraphOptions, MeasureOptions, Numbers, NumbersAsked, SearchOptions
+from onnxmpq.search.constraints import tried
 from onnxmpq.search.loop import Point, Search
 from onnxmpq.search.loop import as_json as point_json
 from onnxmpq.sensitivity.table import Table
@@ -89,11 +90,10 @@ def pareto(
         raise InputError(f"A front of {points} points is none: ask for 2 or more.")
     prepared = prepare(model, target, progress, extra_passes=graph.passes)
     settled = Numbers.asked(numbers, Numbers.searched())
-    empty = prepared.empty_plan("pareto", settled, keep_metadata=graph.keep_metadata)
     with (
         opened(measure) as measuring,
-        workspace(prepared, calibration, settled, progress) as place,
-        Search(Exporter(place), empty, search, measuring, constraints) as found,
+        workspace(prepared, calibration, settled, progress, tried(prepared.space)) as place,
+        Search(Exporter(place), place.empty_plan("pareto", graph), search, measuring, constraints) as found,
     ):
         points_found, agreement, table = found.front(kind, points, parse_limits(budget))
     return Front(

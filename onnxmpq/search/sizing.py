@@ -13,6 +13,7 @@ from onnxmpq.artifacts import FLOAT, Option, Plan
 from onnxmpq.budgets.size import Size
 from onnxmpq.methods.study import Choices, Menu
 from onnxmpq.methods.uniform import uniform_choices
+from onnxmpq.options import GraphOptions
 from onnxmpq.sensitivity.engine import Engine
 from onnxmpq.sensitivity.facts import Facts
 from onnxmpq.sensitivity.table import Table
@@ -56,11 +57,10 @@ class Sizing:
 def with_facts(table: Table, engine: Engine, *, keep_metadata: bool = False) -> Table:
     """Return a table with what budgets are counted from, for files of the model that was measured."""
     place, space = engine.workspace, engine.space
-    prepared = place.prepared
-    empty = prepared.empty_plan("", place.calibrated.numbers, keep_metadata=keep_metadata)
+    empty = place.empty_plan("", GraphOptions(keep_metadata=keep_metadata))
     place.progress("sizes", 0, 0)
     sizing = Sizing(Exporter(place), empty, Menu(space.units, tuple(unit.options for unit in space.units)))
     used = dict.fromkeys([*(variant.option for variant in table.variants), *table.centre.values()])
     beside = sizing.beside(used)
-    facts = Facts(space, empty, prepared.source.size_bytes, sizing.bare, engine.live_bytes, beside)
+    facts = Facts(space, empty, place.prepared.source.size_bytes, sizing.bare, engine.live_bytes, beside)
     return replace(table, facts=facts)

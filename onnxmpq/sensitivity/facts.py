@@ -56,16 +56,18 @@ class Facts:
                 for unit in self.space.units
             ],
             "leftovers": [asdict(leftover) for leftover in self.space.leftovers],
+            "together": [list(names) for names in self.space.together],
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], target: str, faults: list[str]) -> Self:
         """Read plain JSON data of a table for ``target``; what is wrong with it is added to ``faults``."""
-        fields = Fields(data, (*_OF_PLAN, *_BYTES, "units", "leftovers"), "facts.", faults)
+        fields = Fields(data, (*_OF_PLAN, *_BYTES, "units", "leftovers", "together"), "facts.", faults)
         units = tuple(_unit(fields, place, unit) for place, unit in enumerate(fields.take("units", OBJECTS)))
         leftovers = fields.take("leftovers", _LEFTOVERS)
+        together = fields.take("together", _TOGETHER, ())
         found = cls(
-            space=Space(target, units, leftovers, fields.take("float_bytes", COUNT)),
+            space=Space(target, units, leftovers, fields.take("float_bytes", COUNT), together=together),
             empty=Plan(
                 target=target,
                 method="",
@@ -82,6 +84,8 @@ class Facts:
         )
         if len({unit.name for unit in units}) < len(units):
             faults.append("'facts.units' has a name twice.")
+        if strange := {name for names in together for name in names} - {unit.name for unit in units}:
+            faults.append(f"'facts.together' names '{brief(min(strange))}', which 'facts.units' has not.")
         if max(found._sums()) >= _MOST:
             faults.append("'facts' has figures beyond those of any model.")
         return found
@@ -171,6 +175,15 @@ def _grouping(value: Any) -> Grouping:
     return found
 
 
+def _names(value: Any) -> tuple[str, ...]:
+    if not all(isinstance(name, str) for name in _several(value, lambda name: name)):
+        raise ValueError
+    return tuple(value)
+
+
+_TOGETHER: Kind[tuple[tuple[str, ...], ...]] = Kind(
+    "a list of lists of names", (), lambda value: _several(value, _names)
+)
 _WHOLE = Kind("a whole number", 0, _whole)
 _WHOLES: Kind[tuple[int, ...]] = Kind("a list of whole numbers", (), lambda value: _several(value, _whole))
 _LAYER: dict[str, Kind[Any]] = {

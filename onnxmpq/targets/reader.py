@@ -253,8 +253,8 @@ def _obstacle(rule: LayerRule, option: Option, highest_opset: int) -> tuple[str,
 
     named = rule.carrier(option)
     held = carrier(named) if named else None
-    if option.weight_bits > 8 or option.activation_bits not in (0, 8, 16):
-        return "options", "cannot be written: weights have 2 to 8 bits, activations 8 or 16."
+    if option.weight_bits > 8 or option.activation_bits not in (0, 4, 8, 16):
+        return "options", "cannot be written: weights have 2 to 8 bits, activations 4, 8 or 16."
     if (need := rule.opset(option)) > highest_opset:
         return "options", f"needs opset {need}, above highest_opset {highest_opset}."
     if rule.op == "MatMul:product" and option.weight_bits:

@@ -6,7 +6,7 @@ belongs to no unit (scales of activations, other constants) is added for a whole
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 
 import numpy as np
@@ -48,7 +48,20 @@ def make_space(model: ir.Model, target: Target) -> Space:
         leftovers=tuple(_leftovers(model, set(by_node))),
         float_bytes=sum(value_bytes(value) for value in initializers(model)),
         notes=target.notes,
+        together=_together(model, units),
     )
+
+
+def _together(model: ir.Model, units: Iterable[Unit]) -> tuple[tuple[str, ...], ...]:
+    """Return the units, several each time, that read the same activations."""
+    nodes = {node.name or "": node for node in all_nodes(model)}
+    readers: defaultdict[str, dict[str, None]] = defaultdict(dict)
+    for unit in units:
+        for layer in unit.layers:
+            for index in layer.inputs:
+                value = nodes[layer.node].inputs[index]
+                readers[(value.name or "") if value is not None else ""][unit.name] = None
+    return tuple(tuple(names) for tensor, names in readers.items() if tensor and len(names) > 1)
 
 
 def _sharing(layers: list[Layer]) -> Iterator[tuple[Layer, ...]]:

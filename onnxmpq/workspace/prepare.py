@@ -15,7 +15,6 @@ from onnxmpq.errors import InfeasibleError, InputError, RuntimeMissingError, Ver
 from onnxmpq.model.load import Source, load
 from onnxmpq.model.normalise import normalise
 from onnxmpq.model.save import save
-from onnxmpq.options import Numbers
 from onnxmpq.runtimes import get_runtime
 from onnxmpq.runtimes.base import one_line
 from onnxmpq.targets import Target, split_variant
@@ -30,18 +29,14 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A model that was loaded, normalised and looked at for one target."""
+    """A model that was loaded, normalised and looked at for one target; ``smoothed`` is its digest where it was."""
 
     source: Source
     model: ir.Model
     target: Target
     space: Space
     passes: tuple[str, ...] = ()
-
-    def empty_plan(self, method: str, numbers: Numbers, *, keep_metadata: bool) -> Plan:
-        """Return a plan of this model with nothing in it, which choices are put into."""
-        made_for = (self.source.sha256, numbers.told(), self.passes, keep_metadata)
-        return Plan(self.space.target, method, {}, *made_for)
+    smoothed: str = ""
 
 
 def silent(_what: str, _done: int, _of: int) -> None:

@@ -38,7 +38,7 @@ from onnxmpq.model.save import contained, save
 from onnxmpq.numerics.formats import weight_type
 from onnxmpq.numerics.hessians import TOGETHER_BYTES, Reading, Run, count, passes
 from onnxmpq.numerics.weights import Kept
-from onnxmpq.options import Numbers
+from onnxmpq.options import GraphOptions, Numbers
 from onnxmpq.refit.accept import Judge, Refit, refit
 from onnxmpq.refit.moments import judges
 from onnxmpq.refit.walk import Walk
@@ -46,6 +46,7 @@ from onnxmpq.runtimes import Session, get_runtime
 from onnxmpq.targets import Target
 from onnxmpq.targets.space import make_space
 from onnxmpq.workspace.prepare import Prepared, Progress, silent
+from onnxmpq.workspace.smoothing import smoothed
 
 MOST_FITTED = 256
 """Samples that layers are fitted on: more change little."""
@@ -63,7 +64,9 @@ class Workspace:
         numbers: Numbers,
         folder: Path,
         progress: Progress = silent,
+        tried: Mapping[str, Option] | None = None,
     ) -> None:
+        """Open all that is given. ``tried``: the choices at which it is measured whether smoothing helps."""
         self.prepared, self.folder, self.progress = prepared, folder, progress
         self.reference = reference = get_runtime("onnxruntime")
         self.float_model = prepared.source.path or self.loadable(prepared.source.model, "float")
@@ -78,8 +81,16 @@ class Workspace:
         self.output_shapes = {name: array.shape for name, array in outputs.items() if isinstance(array, np.ndarray)}
         """Of the first sample, and of the float model's outputs on it."""
         del original, outputs, first
-        self.calibrated = Calibrated(prepared.model, prepared.space, prepared.target, numbers, Statistics(folder))
+        opening = smoothed(self, numbers, tried or {})
+        self.prepared, self._smoothing_note = opening.prepared, opening.note
+        self.calibrated = opening.calibrated(Statistics(folder))
         self._refit: tuple[Mapping[str, Option], Refit] | None = None
+
+    def empty_plan(self, method: str, graph: GraphOptions) -> Plan:
+        """Return a plan of this model with nothing in it, which choices are put into."""
+        prepared = self.prepared
+        made_for = (prepared.source.sha256, self.calibrated.numbers.told(), prepared.passes, graph.keep_metadata)
+        return Plan(prepared.space.target, method, {}, *made_for)
 
     def open(self, data: Data, what: str) -> Samples:
         """Open samples and read them once, so that every fault is told before any work."""
@@ -108,7 +119,8 @@ class Workspace:
     def notes(self, plan: Plan) -> tuple[str, ...]:
         """Say which weights of a plan are not rounded as they should be, and whether fitting helped."""
         made = self._refit_of(plan)
-        return (*self.calibrated.notes(plan), *([made.note] if made is not None and made.note else []))
+        told = made.note if made is not None else ""
+        return tuple(note for note in (self._smoothing_note, *self.calibrated.notes(plan), told) if note)
 
     def is_fitted(self, plan: Plan) -> bool:
         """Tell whether a plan that was lowered last has fitted weights."""
@@ -118,6 +130,10 @@ class Workspace:
     def _refit_of(self, plan: Plan) -> Refit | None:
         """Return the fit that was made last, if it was for this plan."""
         return self._refit[1] if self._refit is not None and self._refit[0] == plan.choices else None
+
+    def opened(self, model: ir.Model) -> Session:
+        """Load a lowered model as it is written."""
+        return self.reference.session(self.loadable(model, "fitted"), mode="literal")
 
     def _fitted(self, plan: Plan) -> Refit:
         """Fit the layers of a plan in the order of the network, on so many samples, from all over them, as it takes."""
@@ -131,11 +147,7 @@ class Workspace:
         if not judging:
             return Refit(self.calibrated, "Fewer than four samples judge no fit: every layer is rounded by itself.")
         before = self.reference.session(self.float_model, mode="deployed")
-
-        def opened(model: ir.Model) -> Session:
-            return self.reference.session(self.loadable(model, "fitted"), mode="literal")
-
-        judge = Judge(before, opened, judging, heads, self.samples.batch)
+        judge = Judge(before, self.opened, judging, heads, self.samples.batch)
         folder = Path(tempfile.mkdtemp(prefix="refit-", dir=self.folder))
         raised = self.raised()
         seen = Seen.of(self.input_shapes, raised.known.tensors, total)
@@ -244,11 +256,15 @@ def shared(folder: Path, target: Target, numbers: Numbers) -> Calibrated:
 
 @contextmanager
 def workspace(
-    prepared: Prepared, calibration: Data, numbers: Numbers | None = None, progress: Progress = silent
+    prepared: Prepared,
+    calibration: Data,
+    numbers: Numbers | None = None,
+    progress: Progress = silent,
+    tried: Mapping[str, Option] | None = None,
 ) -> Iterator[Workspace]:
     """Open a workspace in a folder that is gone afterwards."""
     with temporary_folder() as folder:
-        yield Workspace(prepared, calibration, numbers or Numbers(), Path(folder), progress)
+        yield Workspace(prepared, calibration, numbers or Numbers(), Path(folder), progress, tried)
 
 
 @contextmanager

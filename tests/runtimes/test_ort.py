@@ -278,7 +278,9 @@ def test_absent_runtime_says_how_to_install_it() -> None:
 def test_absent_provider_and_unknown_runtime() -> None:
     with pytest.raises(RuntimeMissingError, match="NoSuchProvider"):
         ort.OnnxRuntime(("NoSuchProvider",))
-    with pytest.raises(InputError, match=r"There is no runtime 'tvm'\. Known: onnxruntime, openvino, null"):
+    with pytest.raises(
+        InputError, match=r"There is no runtime 'tvm'\. Known: onnxruntime, onnxruntime-exact, openvino, null"
+    ):
         get_runtime("tvm")
 
 

@@ -228,3 +228,12 @@ def test_a_uniform_plan_that_decisions_make_impossible_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
         uniform_of(constraints, option)
+
+
+def test_units_that_read_one_tensor_are_tied_as_far_as_they_may_take_the_same() -> None:
+    space = replace(SPACE, together=(("block1/conv", "block2/conv", "head"), ("head", "attention")))
+    menu = make_menu(space, (W8, W4), Constraints(ties=["inputs"]))
+    assert menu.ties == ((0, 1),)
+    kept = make_menu(space, (W8, W4), Constraints(ties=["inputs"], keep=["block1/conv=w4", "attention=w8"]))
+    assert kept.ties == ((2, 3),)
+    assert make_menu(SPACE, (W8, W4), Constraints(ties=["inputs"])).ties == ()

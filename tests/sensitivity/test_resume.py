@@ -65,15 +65,20 @@ def told(path: Path) -> dict[str, Any]:
     return data
 
 
-def results(store: Path) -> dict[bytes, tuple[int, float]]:
-    """Return row number and seconds of every result, as SQLite has them."""
+def results(store: Path, mode: str = "rw") -> dict[bytes, tuple[int, float]]:
+    """Return row number and seconds of every result, as SQLite has them.
+
+    Who may only read cannot undo what a killed process had half written.
+    """
     if not store.exists():
         return {}
-    sql = sqlite3.connect(f"file:{store}?mode=ro", uri=True)
+    sql = sqlite3.connect(f"file:{store}?mode={mode}", uri=True)
     sql.text_factory = bytes
     try:
         return {key: (row, seconds) for key, row, seconds in sql.execute("SELECT key, rowid, seconds FROM results")}
-    except sqlite3.OperationalError:
+    except sqlite3.OperationalError as error:
+        if "no such table" not in str(error):
+            raise
         return {}  # killed before the store was laid out
     finally:
         sql.close()
@@ -84,7 +89,7 @@ def wait_for(store: Path, count: int, process: Running) -> None:
     limit = time.monotonic() + 60
     while not process.ended() and time.monotonic() < limit:
         try:
-            if len(results(store)) >= count:
+            if len(results(store, "ro")) >= count:
                 return
         except sqlite3.Error:
             pass  # it is being written

@@ -21,7 +21,9 @@ def facts() -> Facts:
     """Return what budgets are counted from, for three units of which one has no more than float and one option."""
     options = (Option(8, 8), Option(4, 8))
     units = (unit_of("a", 800, options), unit_of("b", 80, options), unit_of("c", 8, options[:1]))
-    space = Space("ort-cpu", units, (Leftover("add", "Add", 12, "its operand is no weight"),), 3564)
+    space = Space(
+        "ort-cpu", units, (Leftover("add", "Add", 12, "its operand is no weight"),), 3564, together=(("a", "c"),)
+    )
     empty = Plan("ort-cpu", "", {}, "f00d", {"weights": "mse"}, ("equalise-layers",), keep_metadata=True)
     return Facts(space, empty, 4000, -3, 256, {FLOAT: 0, Option(8, 8): 70, Option(4, 8): -5})
 
@@ -158,6 +160,8 @@ def test_a_table_without_it_is_read_as_before() -> None:
         (("units", 0, "parameters"), 2**61, "'facts' has figures beyond those of any model"),
         (("units", 0, "options", "w8a8", "bops"), 2**62, "'facts' has figures beyond those of any model"),
         (("units", 0, "cost"), 1, r"'facts.units\[0\].cost' is unknown"),
+        (("together",), [["a"], "b"], r"'facts.together' is a list, expected a list of lists of names"),
+        (("together",), [["a", "z"]], r"'facts.together' names 'z', which 'facts.units' has not"),
         (("beside", "w4a8"), None, "'facts.beside' does not have w4a8"),
         (("beside", "float"), None, "'facts.beside' does not have float"),
         (("beside", "w4a8"), 0.5, "'facts.beside' is an object, expected an object with a whole number"),

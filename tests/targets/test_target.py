@@ -87,7 +87,12 @@ REFUSED = [
     ),
     ('options = ["a8"]', 'options = ["w2a8"]', 19, "'w2a8' needs opset 25, above highest_opset 22"),
     ('options = ["a8"]', 'options = ["w8a8"]', 19, "'w8a8' cannot be had: a product of two activations has no weight"),
-    ('options = ["a8"]', 'options = ["a4"]', 19, "'a4' cannot be written: weights have 2 to 8 bits, activations 8 or"),
+    (
+        'options = ["a8"]',
+        'options = ["a5"]',
+        19,
+        "'a5' cannot be written: weights have 2 to 8 bits, activations 4, 8 or",
+    ),
     ('["w8-7a8", "w8"]', '["w9"]', 14, "'w9' cannot be written"),
     (
         '["w8-7a8", "w8"]',

@@ -26,14 +26,18 @@ def identity_of(
     """Return the identity of results that are measured with all of these."""
     prepared, reference = workspace.prepared, workspace.reference
     samples = f"{workspace.samples.sha256}:{layout.given}"
+    made_of = [prepared.source.sha256, *prepared.passes]
+    if prepared.smoothed:
+        made_of.append(f"smoothed {prepared.smoothed}")  # which stands for how it was done
+    ranges = {name: value for name, value in asdict(calibrated.numbers).items() if name != "smooth"}
     blends = layout.samples - layout.plain * layout.rows
     return {
-        "model": prepared.source.sha256 + "".join(f", {name}" for name in prepared.passes),
+        "model": ", ".join(made_of),
         "samples": hashlib.sha256(samples.encode()).hexdigest(),
         "blends": str(blends),
         "batch size": f"{layout.size}, {layout.first} first, {layout.together} together",
         "target": hashlib.sha256(repr(calibrated.target).encode()).hexdigest(),
-        "ranges": json.dumps(asdict(calibrated.numbers), sort_keys=True),
+        "ranges": json.dumps(ranges, sort_keys=True),
         "loss": json.dumps([asdict(head) for head in heads], sort_keys=True) + function_name(options.function),
         "runtime": f"{reference.name} {reference.version}, {options.threads} threads{device.identity}",
         "engine": f"{__version__}, seed {options.seed}",
