@@ -309,7 +309,8 @@ def test_numbers_that_are_told_leave_the_others_as_usual(desk: Desk, monkeypatch
 def test_what_a_plan_says_of_numbers_stands_where_others_are_told(desk: Desk) -> None:
     first = desk.quantize(option="w4a8", numbers=Numbers(weights="minmax", rounding="gptq"))
     again = desk.quantize(plan=first.plan, numbers={"activations": "percentile", "bias_correction": False})
-    assert again.plan.ranges == Numbers("percentile", "minmax", bias_correction=False, rounding="gptq", smooth="off").told()
+    wanted = Numbers("percentile", "minmax", bias_correction=False, rounding="gptq", smooth="off")
+    assert again.plan.ranges == wanted.told()
 
 
 @pytest.mark.parametrize(
