@@ -25,7 +25,7 @@ from onnxmpq.smooth.factors import CANDIDATES, UNEVEN, Bounds, factors
 from onnxmpq.smooth.fold import fold, weights_behind
 from onnxmpq.smooth.spots import Spot, find_spots
 
-MOST_SEEN = 128
+MOST_SEEN = 64
 """Samples that channels are counted on, from all over the samples; of a choice three of four, and the fourth judges."""
 FEWEST_SEEN = 16
 """So many at least for a choice: of fewer nothing can be told."""
