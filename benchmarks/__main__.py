@@ -20,6 +20,7 @@ from benchmarks.rounding import rounding
 from benchmarks.schedule import schedule
 from benchmarks.search import search
 from benchmarks.solve import solve
+from benchmarks.table import table
 from benchmarks.worst import worst
 
 
@@ -38,6 +39,7 @@ main.add_command(drop)
 main.add_command(rounding)
 main.add_command(search)
 main.add_command(aimet)
+main.add_command(table)
 main.add_command(clock)
 main.add_command(schedule)
 main.add_command(outliers)
