@@ -204,7 +204,7 @@ class Bench:
 
 
 def others(bench: Bench, budgets: Sequence[str], methods: Sequence[str]) -> Iterator[tuple[str, Path]]:
-    """Yield the files of all others."""
+    """Yield the files of all others that are smaller than the float file."""
     static, dynamic = ([peer for peer in PEERS if peer.kind.startswith(kind)] for kind in ("static", "dynamic"))
     makers: list[tuple[str, Callable[[], Path | None]]] = [
         *((option, partial(bench.uniform, option)) for option in OPTIONS),
@@ -216,7 +216,7 @@ def others(bench: Bench, budgets: Sequence[str], methods: Sequence[str]) -> Iter
         if bench.python:
             makers.append((f"AIMET {budget}", partial(bench.aimet, budget)))
     for name, make in makers:
-        if (file := make()) is not None:
+        if (file := make()) is not None and file.stat().st_size < bench.float_bytes:
             yield name, file
 
 

@@ -21,7 +21,7 @@ from onnxmpq.artifacts import Option
 from onnxmpq.methods.likely import Work, pair_runs, raced_runs
 from onnxmpq.methods.linked import linked
 from onnxmpq.methods.models import EXACTLY, Candidate, Models, plan_of, plans_of, proved
-from onnxmpq.methods.sparing import FAVOUR, contested, spared_table, spares
+from onnxmpq.methods.sparing import FAVOUR, FAVOUR_NEAR, contested, spared_table, spares
 from onnxmpq.methods.study import Choices, Draft, Drawn, Menu, Study
 from onnxmpq.sensitivity.table import Table
 from onnxmpq.solve import Budget, Solution, solve_front
@@ -113,7 +113,8 @@ class Gram:
             known = len(first.table.variants)
             notes += (
                 f"Around float {known} of {known + len(study.spared)} variants were measured. By what others err by "
-                f"where they stand no plan would take them, even if they lost {FAVOUR:g} times less than is foreseen.",
+                f"where they stand no plan would take them, even if they lost {FAVOUR_NEAR:g} to {FAVOUR:g} times less "
+                "than is foreseen.",
             )
         if blends := engine.samples - engine.plain:
             notes += (f"Losses are means over {engine.plain} samples and {blends} blends of two samples.",)

@@ -21,6 +21,7 @@ from onnxmpq.solve import ROUGH
 
 MANY = 32  # variants from which on some are spared
 FAVOUR = 3.0  # by which less is lost than foreseen: half of all are within that, and nine of ten within ten
+FAVOUR_NEAR, NEAR = 2.0, 2  # the same of options no more than so many bits away: nine of ten are within that
 TURNS = 2  # after which all options of a unit are measured that still asks for one
 FAR = 10.0  # how far the prices of two options are apart that are not exchanged
 MIDDLE = 4  # bits of weights: the option that is measured of every unit is the one nearest to them
@@ -41,7 +42,7 @@ def spared_table(study: Study, near: Near) -> tuple[Table, Near]:
         turns += 1
         kept = _kept(study, near, asked)
         table = study.table(near=kept, staged=True)
-        wanted = _taken(study, near, _foreseen(table, offered, errors, FAVOUR)) - asked
+        wanted = _taken(study, near, _foreseen(table, offered, errors, favoured=True)) - asked
         if not wanted:
             break
         if turns > TURNS:
@@ -49,7 +50,7 @@ def spared_table(study: Study, near: Near) -> tuple[Table, Near]:
             wanted = {variant for variant in every if variant.unit in units}
         asked |= wanted
     study.asked |= asked
-    study.known = _foreseen(table, offered, errors, 1.0)
+    study.known = _foreseen(table, offered, errors, favoured=False)
     study.spared = tuple(variant for variants in offered for variant in variants if variant not in asked)
     return table, kept
 
@@ -106,14 +107,18 @@ def contested(study: Study, choices: Choices, near: Near) -> Near:
     )
 
 
-def _foreseen(table: Table, offered: list[list[Variant]], errors: Mapping[Variant, float], favour: float) -> Table:
-    """Return a table with what is offered and not in it, each from the nearest option of its unit that is."""
+def _foreseen(table: Table, offered: list[list[Variant]], errors: Mapping[Variant, float], *, favoured: bool) -> Table:
+    """Return a table with what is offered and not in it, each from the nearest option of its unit that is.
+
+    ``favoured``: as if every one of them lost less than that, by what such figures are off.
+    """
     row = {variant: number for number, variant in enumerate(table.variants)}
     variants, sources, scales = list(table.variants), list(range(len(row))), [1.0] * len(row)
     for of_unit in offered:
         known = [variant for variant in of_unit if variant in row]
         for variant in (variant for variant in of_unit if variant not in row):
             source = min(known, key=lambda other: _apart(variant, other))
+            favour = (FAVOUR_NEAR if _apart(variant, source) <= (False, NEAR) else FAVOUR) if favoured else 1.0
             ratio = errors[variant] / errors[source] / favour if errors[source] > 0 else 0.0
             variants.append(variant)
             sources.append(row[source])

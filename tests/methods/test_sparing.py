@@ -59,7 +59,7 @@ def test_an_option_that_is_worth_it_is_measured_however_much_was_foreseen() -> N
     engine.units = (*engine.units, large)
     errors = {Variant("large", option): 4.0**-option.weight_bits for option in (W8, W4, W2)}
     alone = {variant: 1e-3 * error for variant, error in errors.items()}
-    alone[Variant("large", W2)] = 1.1 * alone[Variant("large", W4)] * 4.0**2 / sparing.FAVOUR
+    alone[Variant("large", W2)] = 1.1 * alone[Variant("large", W4)] * 4.0**2 / sparing.FAVOUR_NEAR
     engine.local, engine.alone = {**engine.local, **errors}, {**engine.alone, **alone}
     study, whole = opened(engine), opened(engine)
     best = plans_of(whole, Models.of(whole, whole.table(), whole.menu.options), EXACTLY)[0]
