@@ -50,9 +50,10 @@ _SCALES = {
     "GatherBlockQuantized": (2, 3),
 }
 """Where operators take scales and zero points."""
-_THROUGH = ("DequantizeLinear", "Cast", "Mul", "Transpose", "Reshape", "Identity", "Unsqueeze", "Squeeze", "Gather")
+_MOVED = ("Cast", "Transpose", "Reshape", "Identity", "Unsqueeze", "Squeeze", "Gather", "Slice")
+_THROUGH = ("DequantizeLinear", "Mul", "Sub", "BitShift", "BitwiseAnd", "BitwiseOr", *_MOVED)
 """What may stand between stored codes and the layer that reads them."""
-_STEPS = 6
+_STEPS = 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,31 +130,30 @@ def _roles(proto: onnx.ModelProto, fed: dict[str, onnx.NodeProto], known: dict[s
     for node in (node for graph in graphs(proto.graph) for node in graph.node):
         for place in _LAYERS.get(node.op_type, ()):
             if place < len(node.input):
-                found = _behind(node.input[place], fed, known, scales)
-                if found:
-                    weights.add(found[0])
-                    scales.update(found[1:])
+                stored, beside = _behind(node.input[place], fed, known, scales)
+                weights.update(stored)
+                scales.update(beside if stored else ())
     return scales - weights, weights
 
 
-def _behind(name: str, fed: dict[str, onnx.NodeProto], known: dict[str, int], scales: set[str]) -> list[str]:
-    """Return the stored tensor that ends up at ``name``, and the scales that turned it back; nothing if none does."""
-    beside: list[str] = []
-    for _ in range(_STEPS):
-        if name in known:
-            return [name, *beside] if name not in scales else []
-        node = fed.get(name)
-        if node is None or node.op_type not in _THROUGH or not node.input:
-            return []
-        if node.op_type == "Mul":
-            stored = [other for other in node.input if other in known]
-            if len(stored) != 1:
-                return []
-            beside += stored
-            name = next(other for other in node.input if other not in known)
-        else:
-            name = node.input[0]
-    return []
+def _behind(
+    name: str, fed: dict[str, onnx.NodeProto], known: dict[str, int], scales: set[str], steps: int = _STEPS
+) -> tuple[list[str], list[str]]:
+    """Return the stored tensors that end up at ``name``, several where they are put together, and their scales."""
+    if name in known:
+        return ([name] if name not in scales else []), []
+    node = fed.get(name)
+    if node is None or node.op_type not in _THROUGH or not node.input or not steps:
+        return [], []
+    beside = [other for other in node.input if other in known] if node.op_type == "Mul" else []
+    if node.op_type == "Mul" and len(beside) != 1:
+        return [], []
+    first = next((other for other in node.input if other not in beside), "")
+    parts = node.input if node.op_type == "BitwiseOr" else [first]
+    found = [_behind(part, fed, known, scales, steps - 1) for part in parts]
+    if not all(stored for stored, _ in found):
+        return [], []
+    return [name for stored, _ in found for name in stored], [*beside, *(name for _, more in found for name in more)]
 
 
 def _stored(node: onnx.NodeProto, places: tuple[int, ...], known: dict[str, int]) -> Iterator[str]:

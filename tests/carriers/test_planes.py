@@ -12,6 +12,7 @@ from onnxmpq.artifacts import Option
 from onnxmpq.carriers.planes import lanes_of, pack, planes
 from onnxmpq.model.folded import folded
 from onnxmpq.model.layers import all_graphs
+from onnxmpq.model.portions import portions_of_file
 from onnxmpq.options import Numbers, VerifyOptions
 from onnxmpq.runtimes import get_runtime
 from onnxmpq.verification.processors import find_layers
@@ -121,3 +122,12 @@ def test_kernels_are_those_of_8_bits_and_their_codes_are_seen(bits: int, tmp_pat
     for layer in layers:
         assert layer.codes is not None
         assert 1 << (bits - 2) < np.abs(layer.codes.astype(int)).max() <= 1 << (bits - 1)
+
+
+@pytest.mark.parametrize("option", ["w6a8", "w3", "w5"])
+def test_planes_are_weights_among_the_portions_of_a_file(option: str, tmp_path: Path) -> None:
+    written(layer_chain("Conv"), option, tmp_path / "q.onnx")
+    found = portions_of_file(tmp_path / "q.onnx")
+    bits = Option.parse(option).weight_bits
+    assert found.weights == 2 * bits * 2304 // 8
+    assert found.total == (tmp_path / "q.onnx").stat().st_size
