@@ -221,8 +221,8 @@ def count(
     samples: Feeds,
     wanted: Mapping[str, tuple[Reading, ...]],
     progress: Callable[[int], None] | None = None,
-) -> Iterator[tuple[str, Floats]]:
-    """Run every sample once and yield the Hessian of each weight; ``run`` gives the tensors that are read.
+) -> Iterator[tuple[str, "Counted"]]:
+    """Run every sample once and yield what is counted for each weight; ``run`` gives the tensors that are read.
 
     Samples come one by one, whatever batches they were given in. Products are formed in float32, part by part, and
     summed in float64, those of each weight in the order of the samples: weights share the cores, and samples are
@@ -249,8 +249,7 @@ def count(
         for future in counting:
             future.result()
     for name in wanted:
-        hessian = sums.pop(name).mean()
-        yield name, hessian if np.isfinite(hessian).all() else np.zeros_like(hessian)
+        yield name, sums.pop(name).counted()
 
 
 class _Sum:
@@ -258,6 +257,7 @@ class _Sum:
 
     def __init__(self, view: View) -> None:
         self.total = np.zeros((view.groups, view.columns, view.columns))
+        self.sums = np.zeros((view.groups, view.columns))
         self.enough = min(4 * view.columns, max(_CHUNK // (view.groups * view.columns), 1))
         self.waiting: list[Array] = []
         self.there = self.count = 0
@@ -269,17 +269,21 @@ class _Sum:
         if self.there >= self.enough:
             self._multiply()
 
-    def mean(self) -> Floats:
-        """Return the mean over all that was added."""
+    def counted(self) -> "Counted":
+        """Return what is known over all that was added."""
         self._multiply()
-        found: Floats = self.total / max(self.count, 1)
-        return found
+        count = max(self.count, 1)
+        second, mean = self.total / count, self.sums / count
+        if not np.isfinite(second).all():
+            second, mean = np.zeros_like(second), np.zeros_like(mean)
+        return Counted(second, mean, self.count)
 
     def _multiply(self) -> None:
         if self.waiting:
             x = self.waiting[0] if len(self.waiting) == 1 else np.concatenate(self.waiting, axis=2)
             with np.errstate(over="ignore", invalid="ignore"):
                 self.total += squares(x)
+                self.sums += x.sum(2, dtype=np.float64)
             self.count += self.there
         self.waiting, self.there = [], 0
 
@@ -292,6 +296,40 @@ def _views(wanted: Mapping[str, tuple[Reading, ...]]) -> Iterator[tuple[str, Vie
 def squares(x: Array) -> Array:
     """Return x xᵀ for each group; a single group takes the path that forms one half only."""
     return (x[0] @ x[0].T)[None] if len(x) == 1 else x @ x.swapaxes(1, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What the columns of a weight meet, over ``count`` places: mean of x xᵀ [groups, columns, columns], mean of x."""
+
+    second: Floats
+    mean: Floats
+    count: int
+
+    @property
+    def hessian(self) -> Floats:
+        """The Hessian that a weight is rounded with."""
+        return sure(self.second, self.mean, self.count)
+
+
+def sure(second: Floats, mean: Floats, count: int) -> Floats:
+    """Return second moments as far as ``count`` places tell them: more evenly spread than they were counted.
+
+    Chen, Wiesel, Eldar and Hero, "Shrinkage Algorithms for MMSE Covariance Estimation", 2010: of what is known of few
+    places, so much is pulled towards columns that are alike and tell nothing of each other. Means are known well, and
+    are left out of it. Codes that are rounded with this fit less to chance, and so do losses on the same samples.
+    """
+    size = second.shape[1]
+    around = second - mean[:, :, None] * mean[:, None, :]
+    trace = np.trace(around, axis1=1, axis2=2)
+    square = np.einsum("gij,gij->g", around, around)
+    spread = square - trace**2 / size
+    share = (square * (1 - 2 / size) + trace**2) / np.maximum((count + 1 - 2 / size) * spread, 1e-300)
+    share = np.clip(share, 0.0, 1.0)
+    around *= -share[:, None, None]
+    around[:, range(size), range(size)] += (share * trace / size)[:, None]
+    around += second
+    return around
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from onnxmpq.numerics.hessians import View, squares
+from onnxmpq.numerics.hessians import View, squares, sure
 
 Array: TypeAlias = npt.NDArray[Any]
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -54,20 +54,8 @@ class Moments:
 
     @property
     def sure(self) -> Floats:
-        """The second moments as far as so many places tell them: more evenly spread than they were counted.
-
-        Chen, Wiesel, Eldar and Hero, "Shrinkage Algorithms for MMSE Covariance Estimation", 2010: of what is known of
-        few places, so much is pulled towards columns that are alike and tell nothing of each other.
-        """
-        size = self.second.shape[1]
-        trace = np.trace(self.second, axis1=1, axis2=2)
-        square = np.einsum("gij,gij->g", self.second, self.second)
-        spread = square - trace**2 / size
-        share = (square * (1 - 2 / size) + trace**2) / np.maximum((self.count + 1 - 2 / size) * spread, 1e-300)
-        share = np.clip(share, 0.0, 1.0)
-        found: Floats = self.second * (1 - share)[:, None, None]
-        found[:, range(size), range(size)] += (share * trace / size)[:, None]
-        return found
+        """The second moments as far as so many places tell them."""
+        return sure(self.second, self.mean, self.count)
 
     def wanted(self, weight: Floats) -> Floats:
         """Return the moments of what a layer with such a weight should give, against what it meets."""

@@ -216,8 +216,8 @@ class Workspace:
             def progress(n: int, done: int = done) -> None:
                 self.progress("count Hessians", done + n, len(parts) * total)
 
-            for name, hessian in count(run, self.samples, part, progress):
-                self.calibrated.keep_hessian(name, hessian)
+            for name, counted in count(run, self.samples, part, progress):
+                self.calibrated.keep_hessian(name, counted.hessian)
 
     def runner(self, wanted: set[str], model: ir.Model | None = None) -> Run:
         """Return what gives ``wanted`` tensors of the float model, or of another form of it, for one feed."""

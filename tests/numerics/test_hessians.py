@@ -16,7 +16,7 @@ from onnxmpq.lower.calibrated import Calibrated
 from onnxmpq.methods.uniform import uniform
 from onnxmpq.model.layers import find_layers
 from onnxmpq.numerics import hessians
-from onnxmpq.numerics.hessians import Hessians, count, find_readings
+from onnxmpq.numerics.hessians import Counted, Hessians, count, find_readings
 from onnxmpq.numerics.weights import dequantise, quantise_weight
 from onnxmpq.options import ROUNDINGS, Numbers, VerifyOptions
 from onnxmpq.runtimes import get_runtime
@@ -88,7 +88,8 @@ def test_the_hessian_is_the_mean_square_of_what_any_weight_gives(case: str) -> N
     feeds = [{name: x + 2 for name, x in feed.items()} for feed in feeds_for(model, 5)]
     readings, reasons = find_readings(model, find_layers(model))
     assert reasons == {}
-    [(name, hessian)] = count(lambda feed: feed, feeds, readings)
+    [(name, counted)] = count(lambda feed: feed, feeds, readings)
+    hessian = counted.second
     view = readings[name][0].view
     rows = view.matrix(other.astype(np.float32)).astype(np.float64)
     got = ((rows @ hessian) * rows).sum(-1)
@@ -107,9 +108,11 @@ def test_a_shared_weight_counts_what_all_its_readers_see() -> None:
     model = normal(from_text(text, {"w": rng().normal(size=(6, 5)).astype(np.float32)}))
     readings, _ = find_readings(model, find_layers(model))
     feeds = feeds_for(model, 3)
-    [(_, hessian)] = count(lambda feed: feed, feeds, readings)
+    [(_, counted)] = count(lambda feed: feed, feeds, readings)
     rows = np.concatenate([np.concatenate([feed["x"], feed["z"]]) for feed in feeds]).astype(np.float64)
-    np.testing.assert_allclose(hessian[0], rows.T @ rows / 21, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(counted.second[0], rows.T @ rows / 21, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(counted.mean[0], rows.mean(0), rtol=1e-5, atol=1e-6)
+    assert counted.count == 21
 
 
 def test_large_inputs_are_laid_out_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,8 +262,8 @@ def test_codes_change_and_scales_stay_in_every_layout(layout: str, bits: int, tm
     feeds = [{"x": feed["x"] @ mix} for feed in feeds_for(model, 3)]
     readings, _ = find_readings(model, find_layers(model))
     kept = Hessians(tmp_path)
-    [(name, hessian)] = count(lambda feed: feed, feeds, readings)
-    kept.keep(name, hessian)
+    [(name, counted)] = count(lambda feed: feed, feeds, readings)
+    kept.keep(name, counted.hessian)
     plain = quantise_weight(weight, bits=bits, **LAYOUTS[layout])
     view = readings[name][0].view
     found = kept.rounded(name, weight, plain, view)
@@ -330,5 +333,23 @@ def test_of_many_positions_a_grid_that_moves_is_nearly_as_good_as_all(monkeypatc
     monkeypatch.setattr(hessians, "ENOUGH", 57 * len(feeds))
     monkeypatch.setattr(hessians, "_EACH", 1)
     [(_, some)] = count(lambda feed: feed, feeds, readings)
-    assert not np.array_equal(some, every)
-    assert np.linalg.norm(some - every) < 0.05 * np.linalg.norm(every)
+    assert not np.array_equal(some.second, every.second)
+    assert np.linalg.norm(some.second - every.second) < 0.05 * np.linalg.norm(every.second)
+
+
+@pytest.mark.parametrize("places", [24, 60, 20_000])
+def test_of_few_places_a_hessian_is_nearer_to_that_of_all_whatever_their_means(places: int) -> None:
+    g = rng(3)
+    spread = g.normal(size=(32, 32)) * np.exp(-np.arange(32) / 8)
+    centre = 3 + g.normal(size=32)
+    true = spread @ spread.T + np.outer(centre, centre)
+    x = centre + g.normal(size=(places, 32)) @ spread.T
+    counted = Counted((x.T @ x / places)[None], x.mean(0)[None], places)
+    middle = np.outer(x.mean(0), x.mean(0))
+    off, still = (np.linalg.norm(each[0] - true) for each in (counted.second, counted.hessian))
+    before, after = (np.linalg.norm(each[0] - middle - spread @ spread.T) for each in (counted.second, counted.hessian))
+    assert after < (0.9 if places < 100 else 1.01) * before
+    assert still < 1.05 * off
+    np.testing.assert_allclose(np.trace(counted.hessian[0]), np.trace(counted.second[0]))
+    if places > 100:
+        np.testing.assert_allclose(counted.hessian, counted.second, rtol=0.01, atol=0.05)
