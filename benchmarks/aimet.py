@@ -42,6 +42,7 @@ from onnxmpq.workspace.prepare import prepare
 
 SCRIPT = Path(__file__).with_name("aimet_amp.py")
 _SIZING = 8  # samples for a file that is only weighed
+_OTHERS: tuple[Rounding, ...] = ("nearest", "sequential")  # ways to round a point beside GPTQ
 
 Bits = Mapping[str, int]
 Point = tuple[int, Bits]
@@ -152,6 +153,17 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """AIMET's point within a budget of so many bytes: its number, its bits, its plan, and that written by GPTQ."""
+
+    allowed: int
+    number: int
+    bits: Bits
+    plan: Plan
+    file: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Case:
     """One model with its samples, in a folder where both sides find them, and what AIMET found."""
 
@@ -197,6 +209,22 @@ class Case:
         """Return the bytes of a plan's file."""
         return self.written(plan, "nearest", _SIZING).stat().st_size
 
+    def within(self, budget: str) -> "Found":
+        """Return the largest point whose file by GPTQ is within a budget; few of them are weighed."""
+        limit = Limit.parse(budget)
+        allowed = int(limit.amount * (self.data.path.stat().st_size if limit.share else 1))
+        every = self.order.points()
+        left = sorted(enumerate(every), key=lambda point: -stored(plan_of(point[1], self.space), self.space))
+        while True:  # rounding may change a few bytes, which is seen when it is done
+            chosen = largest_within(left, allowed, lambda point: self.size(plan_of(point[1], self.space)))
+            if chosen is None:
+                raise click.ClickException(f"AIMET has no point of {self.data.name} within {budget}.")
+            plan = plan_of(chosen[1], self.space)
+            file = self.written(plan, "gptq")
+            if file.stat().st_size <= allowed:
+                return Found(allowed, *chosen, plan, file)
+            left = left[left.index(chosen) + 1 :]
+
     def own(self, bits: Bits) -> tuple[Path | None, str]:
         """Return AIMET's own file, or why there is none that onnxruntime runs."""
         (self.folder / "bits.json").write_text(json.dumps(dict(bits)), "utf-8")
@@ -227,29 +255,16 @@ def run_aimet(python: str, command: str, folder: Path, *more: str) -> None:
 
 def compared(case: Case, budget: str, more: Sequence[str]) -> Row:
     """Find AIMET's largest file within the budget, search with its bytes, and judge all files."""
-    limit = Limit.parse(budget)
-    allowed = int(limit.amount * (case.data.path.stat().st_size if limit.share else 1))
-    every = case.order.points()
-    by_size = sorted(enumerate(every), key=lambda point: -stored(plan_of(point[1], case.space), case.space))
-    left = by_size
-    while True:  # rounding may change a few bytes, which is seen when it is done
-        chosen = largest_within(left, allowed, lambda point: case.size(plan_of(point[1], case.space)))
-        if chosen is None:
-            raise click.ClickException(f"AIMET has no point of {case.data.name} within {budget}.")
-        index, bits = chosen
-        plan = plan_of(bits, case.space)
-        files = [case.written(plan, rounding) for rounding in ("gptq", "nearest", "sequential")]
-        size, *others = (file.stat().st_size for file in files)
-        if size <= allowed:
-            break
-        left = left[left.index(chosen) + 1 :]
-    own, why = case.own(bits)
+    point = case.within(budget)
+    files = [point.file, *(case.written(point.plan, rounding) for rounding in _OTHERS)]
+    size, *others = (file.stat().st_size for file in files)
+    own, why = case.own(point.bits)
     losses = case.losses([*files, *([own] if own else [])])
     held_out = sum(len(next(iter(split.feeds.values()))) for split in case.data.splits)
     found, ours = searched(ROOT, "ours", case.data, f"size={size}", more, held_out)
     nearest, fitted = (Judged.of(other, loss, ours) for other, loss in zip(others, losses[1:3], strict=True))
     return Row(
-        *(case.data.name, budget, allowed, index, len(every) - 1, bits),
+        *(case.data.name, budget, point.allowed, point.number, len(case.order.points()) - 1, point.bits),
         Judged.of(found.file_bytes, ours, ours),
         found.cpu,
         Judged.of(size, losses[0], ours),

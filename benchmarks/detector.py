@@ -27,7 +27,6 @@ from onnxmpq.targets.named import target as target_of
 MODEL = Path(shapes.__file__).parent / "shapes_detector.onnx"
 CALIBRATED, CALIBRATION_SEED = 128, 2
 EVALUATION_SEED = 3
-OPTIONS = ("w8a8", "w6a8", "w4a8", "w3a8", "w2a8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +62,7 @@ def rows(
                     target=target,
                     budget=[text] if "=" in text else (),
                     plan=None if "=" in text else text,
-                    search=SearchOptions(options=OPTIONS, effort=effort),
+                    search=SearchOptions(effort=effort),
                     measure=MeasureOptions(loss=loss),
                     verify=VerifyOptions(allow_slower=True, speed_budget_s=0.0),
                 )

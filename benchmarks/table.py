@@ -26,13 +26,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.aimet import Case, plan_of, stored
+from benchmarks.aimet import Case
 from benchmarks.held_out import EMBEDDED, Outcome, run_on
 from benchmarks.pairs import file_option, models_of
 from benchmarks.peers import PEERS, Peer, quantise
 from benchmarks.zoo import ZooModel
 from onnxmpq.api import quantize
-from onnxmpq.budgets.limits import Limit
 from onnxmpq.errors import InfeasibleError, OnnxmpqError
 from onnxmpq.machine import processor
 from onnxmpq.metrics.losses import mean_and_error
@@ -139,17 +138,7 @@ class Bench:
         """Return the largest file within a budget among AIMET's points, by GPTQ."""
 
         def write(path: Path) -> None:
-            case = self._case
-            limit = Limit.parse(budget)
-            allowed = int(limit.amount * (self.float_bytes if limit.share else 1))
-            plans = sorted(
-                (plan_of(bits, case.space) for bits in case.order.points()), key=lambda p: -stored(p, case.space)
-            )
-            for plan in plans:
-                if stored(plan, case.space) <= allowed and case.size(plan) <= allowed:
-                    case.written(plan, "gptq").replace(path)
-                    return
-            raise click.ClickException(f"AIMET has no point within {budget}.")
+            self._case.within(budget).file.replace(path)
 
         return self.made(f"aimet.{budget.replace('=', '')}", write)
 

@@ -103,7 +103,7 @@ class Carrier(ABC):
 
     def codes_bytes(self, value: ir.Value, option: Option) -> dict[str, int]:
         """Return the bytes of every tensor that holds codes of a weight, under keys that shared tensors share."""
-        shape = shape_of(value)
+        shape = stored_shape(value)
         return {f"{value.name}/{self.stored}": math.ceil(math.prod(shape) * weight_type(option).bits / 8)}
 
     def write_codes(self, pen: Pen, value: ir.Value, codes: np.ndarray, option: Option) -> ir.Value:
@@ -123,8 +123,8 @@ class Carrier(ABC):
         return 0
 
 
-def shape_of(weight: ir.Value) -> tuple[int, ...]:
-    """Return the shape of a weight."""
+def stored_shape(weight: ir.Value) -> tuple[int, ...]:
+    """Return the shape of an initialiser."""
     return tuple(weight.const_value.shape.numpy()) if weight.const_value is not None else ()
 
 

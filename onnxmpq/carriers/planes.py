@@ -23,7 +23,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxmpq.artifacts import Option
-from onnxmpq.carriers.base import Carrier, Pen, shape_of
+from onnxmpq.carriers.base import Carrier, Pen, stored_shape
 from onnxmpq.carriers.castmul import CastMul
 from onnxmpq.carriers.dq import Dq
 from onnxmpq.carriers.gather import Gather
@@ -45,7 +45,7 @@ class _Packed(Carrier):
 
     def codes_bytes(self, value: ir.Value, option: Option) -> dict[str, int]:
         """Return the bytes of the planes, and of the constants that all planes of a graph share."""
-        shape = shape_of(value)
+        shape = stored_shape(value)
         count, bits, graph = math.prod(shape), option.weight_bits, id(value.graph)
         constants = {key: array.nbytes for key, array in _constants(shape, bits).items()}
         held = {f"{value.name}/{self.stored}": bits * _rest(count)}

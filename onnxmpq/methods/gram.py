@@ -257,15 +257,19 @@ def _predicted(study: Study, made: Sequence[Models], plans: Sequence[Choices]) -
     What these say of the other plans that were measured corrects it.
     """
     measured = [(plan, loss.value) for plan, loss in study.tried()]
+    said = [
+        [(other, models.value(study, other), loss) for other, loss in measured if models.knows(study, other)]
+        for models in made
+    ]
     found: list[float | None] = []
     for plan in plans:
-        knowing = [models for models in made if models.knows(study, plan) and models.table.centre != plan]
+        pairs = zip(made, said, strict=True)
+        knowing = [pair for pair in pairs if pair[0].knows(study, plan) and pair[0].table.centre != plan]
         if not knowing:
             found.append(None)
             continue
-        last = knowing[-1]
-        others = [(other, loss) for other, loss in measured if other != plan and last.knows(study, other)]
-        found.append(linked(last.value(study, plan), [(last.value(study, other), loss) for other, loss in others]))
+        last, others = knowing[-1]
+        found.append(linked(last.value(study, plan), [(value, loss) for other, value, loss in others if other != plan]))
     return tuple(found)
 
 

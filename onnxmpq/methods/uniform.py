@@ -48,11 +48,16 @@ def uniform(space: Space, option: Option) -> Plan:
             + (reasons or "it has no layer with a constant weight")
             + ". `onnxmpq inspect` lists every layer."
         )
-    choices = {unit.name: nearest(unit, option) for unit in space.units}
+    choices = nearest_choices(space, option)
     if all(choice.is_float for choice in choices.values()):
         names = ", ".join(str(known) for known in dict.fromkeys(o for unit in space.units for o in unit.options))
         raise InputError(f"No unit of this model takes '{option}' on target '{space.target}'. Options there: {names}.")
     return Plan(target=space.target, method="uniform", choices=choices)
+
+
+def nearest_choices(space: Space, option: Option) -> dict[str, Option]:
+    """Return ``option`` for every unit, or the nearest that it has; float where it has none."""
+    return {unit.name: nearest(unit, option) for unit in space.units}
 
 
 def uniform_choices(units: Sequence[Unit], menu: Sequence[Sequence[Option]], option: Option) -> dict[str, Option]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxmpq.errors import InternalError, OnnxmpqError
@@ -99,6 +100,14 @@ def bypass(node: ir.Node, index: int = 0) -> bool:
     y.replace_all_uses_with(x, replace_graph_outputs=True)
     graph.remove(node, safe=True)
     return True
+
+
+def add_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    """Add a constant to a graph, under a name that is free."""
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
+    graph.register_initializer(value)
+    return value
 
 
 def replace_by_initializer(value: ir.Value, tensor: ir.TensorProtocol) -> ir.Value:

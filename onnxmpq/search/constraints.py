@@ -18,7 +18,7 @@ from onnxmpq import errors
 from onnxmpq.artifacts import FLOAT, Option, Plan, Space, Unit
 from onnxmpq.errors import InputError
 from onnxmpq.methods.study import Menu
-from onnxmpq.methods.uniform import nearest, no_coarser, uniform
+from onnxmpq.methods.uniform import nearest, nearest_choices, no_coarser, uniform
 from onnxmpq.options import Constraints
 
 INPUTS = "inputs"
@@ -104,8 +104,7 @@ def decided(space: Space, offered: Mapping[str, tuple[Option, ...]], constraints
 
 def tried(space: Space) -> dict[str, Option]:
     """Return the choices at which it is measured whether smoothing helps a search: as near to w8a8 as units have it."""
-    wanted = Option(8, 8)
-    return {unit.name: nearest(unit, wanted) for unit in space.units}
+    return nearest_choices(space, Option(8, 8))
 
 
 def _named(space: Space, text: str) -> set[str]:

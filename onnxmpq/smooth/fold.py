@@ -4,6 +4,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmpq.model.layers import constant, sole_use
+from onnxmpq.model.passkit import add_initializer
 from onnxmpq.smooth.factors import Array, Factors
 from onnxmpq.smooth.spots import Operand, Spot
 
@@ -56,7 +57,7 @@ def _write(operand: Operand, array: Array) -> None:
         return
     graph = operand.node.graph
     assert isinstance(graph, ir.Graph)
-    own = _initializer(graph, f"{value.name}_smoothed", single)
+    own = add_initializer(graph, _fresh(graph, f"{value.name}_smoothed"), single)
     operand.node.replace_input_with(operand.index, own)
 
 
@@ -68,7 +69,8 @@ def _restore(spot: Spot, by: Factors) -> None:
     assert last is not None
     for op, numbers_of, wanted in (("Mul", by.scale, True), ("Add", by.shift, bool(by.shift.any()))):
         if wanted:
-            vector = _initializer(graph, f"{name}_{op.lower()}_back", numbers_of.astype(np.float32))
+            called = _fresh(graph, f"{name}_{op.lower()}_back")
+            vector = add_initializer(graph, called, numbers_of.astype(np.float32))
             new = ir.node(op, [source, vector], name=_fresh(graph, f"{name}_{op}_back"))
             output = new.outputs[0]
             output.name, output.type, output.shape = new.name, spot.tensor.type, spot.tensor.shape
@@ -76,14 +78,6 @@ def _restore(spot: Spot, by: Factors) -> None:
             source, last = output, new
     for node, index in spot.others:
         node.replace_input_with(index, source)
-
-
-def _initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    name = _fresh(graph, name)
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
-    graph.register_initializer(value)
-    return value
 
 
 def _fresh(graph: ir.Graph, name: str) -> str:

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 import onnx_ir as ir
 
 from onnxmpq.artifacts import Layer, Option
-from onnxmpq.carriers.base import carrier
+from onnxmpq.carriers.base import carrier, stored_shape
 from onnxmpq.dialects.base import Dialect, dialect
-from onnxmpq.model.layers import all_graphs, all_nodes, shape_of
+from onnxmpq.model.layers import all_graphs, all_nodes
 from onnxmpq.numerics.formats import TYPES, weight_type
 from onnxmpq.targets import Target
 from onnxmpq.targets.placement import Form, Placement, form_of
@@ -74,11 +74,6 @@ def initializers(model: ir.Model) -> Iterator[ir.Value]:
     """Yield the initialisers of all graphs."""
     for graph in all_graphs(model):
         yield from graph.initializers.values()
-
-
-def stored_shape(value: ir.Value) -> tuple[int, ...]:
-    """Return the shape of an initialiser."""
-    return shape_of(value.const_value) if value.const_value is not None else ()
 
 
 def value_bytes(value: ir.Value) -> int:

@@ -14,10 +14,11 @@ import onnx
 import onnx_ir as ir
 
 from onnxmpq.artifacts import FLOAT, Cost, Layer, Leftover, Option, Space, Unit
+from onnxmpq.carriers.base import stored_shape
 from onnxmpq.model.layers import all_nodes, constant, find_layers, is_standard
 from onnxmpq.targets import LayerRule, Target
 from onnxmpq.targets.schema import FLOATS, PLAIN
-from onnxmpq.targets.sizes import initializers, inner_axis, stored_shape, unit_bytes, value_bytes
+from onnxmpq.targets.sizes import initializers, inner_axis, unit_bytes, value_bytes
 
 _WORTH_NAMING_BYTES = 4096
 _WORDS = {

@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmpq.model.layers import all_graphs, constant, is_standard, shape_of, sole_use
-from onnxmpq.model.passkit import Pass
+from onnxmpq.model.passkit import Pass, add_initializer
 
 _UNARY = frozenset(
     {"Relu", "Gelu", "Erf", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "LeakyRelu", "Elu", "Softplus"}
@@ -137,12 +137,12 @@ def _products(value: ir.Value, axis: int, graph: ir.Graph) -> int:
 
 def _hoist(gather: ir.Node, value: ir.Value, axis: int, indices: np.ndarray, graph: ir.Graph) -> None:
     """Pick rows as early as possible, keeping the axis, and drop it where the Gather did."""
-    rows = _initializer(graph, f"{gather.name or 'Gather'}_rows", indices.astype(np.int64))
+    rows = add_initializer(graph, _fresh(graph, f"{gather.name or 'Gather'}_rows"), indices.astype(np.int64))
     scalar = constant(gather.inputs[1])
     picked = _picked(value, axis, rows, graph)
     result = gather.outputs[0]
     if scalar is not None and not shape_of(scalar):
-        axes = _initializer(graph, f"{gather.name or 'Gather'}_axes", np.array([axis], np.int64))
+        axes = add_initializer(graph, _fresh(graph, f"{gather.name or 'Gather'}_axes"), np.array([axis], np.int64))
         last = ir.node("Squeeze", [picked, axes], name=gather.name)
     else:
         last = ir.node("Identity", [picked], name=gather.name)
@@ -162,7 +162,7 @@ def _picked(value: ir.Value, axis: int, rows: ir.Value, graph: ir.Graph) -> ir.V
         target = constant(node.inputs[1]) if node.op_type == "Reshape" else None
         if target is not None:  # 0 copies the number of rows from the input
             sizes = np.where(np.arange(target.size) == axis, 0, target.numpy()).astype(np.int64)
-            node.replace_input_with(1, _initializer(graph, f"{node.name}_shape", sizes))
+            node.replace_input_with(1, add_initializer(graph, _fresh(graph, f"{node.name}_shape"), sizes))
         value.shape = _with_rows(value, axis, count)
         return value
     gather = ir.node("Gather", [value, rows], {"axis": axis}, name=_fresh_node(graph, f"{value.name}_Gather"))
@@ -195,15 +195,6 @@ def _merge_equal(graph: ir.Graph) -> None:
         if twin is not node:
             node.outputs[0].replace_all_uses_with(twin.outputs[0])
             graph.remove(node, safe=True)
-
-
-def _initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    """Add a constant to the graph."""
-    tensor = ir.Tensor(array)
-    shape, kind = ir.Shape(array.shape), ir.TensorType(tensor.dtype)
-    value = ir.Value(name=_fresh(graph, name), shape=shape, type=kind, const_value=tensor)
-    graph.register_initializer(value)
-    return value
 
 
 def _fresh(graph: ir.Graph, name: str) -> str:

@@ -12,6 +12,7 @@ from onnxmpq.workspace.export import Exporter
 from onnxmpq.workspace.prepare import prepare
 from onnxmpq.workspace.workspace import Workspace
 from tests.kept import Kept
+from tests.needed import need_runtime
 from tests.small import MODELS
 
 
@@ -21,7 +22,7 @@ def test_a_mixed_plan_does_what_was_predicted(target: str, model: str, tmp_path:
     prepared = prepare(MODELS / f"{model}.onnx", target)
     with np.load(MODELS / "digits_calibration.npz") as data:
         images = data["image"][:24]
-    pytest.importorskip(prepared.target.runtime.removesuffix("-exact"))
+    need_runtime(target)
     workspace = Workspace(prepared, {"image": images}, Numbers(), tmp_path)
     exporter = Exporter(workspace, runtime=Kept(get_runtime(prepared.target.runtime)))
     generator = np.random.default_rng(0)

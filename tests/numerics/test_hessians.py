@@ -25,6 +25,7 @@ from onnxmpq.workspace.prepare import prepare
 from onnxmpq.workspace.workspace import Workspace
 from tests.graphs import Array, feeds_for, from_text, layer_chain, normal, rng
 from tests.kept import Kept
+from tests.needed import need_runtime
 
 MODELS = Path(__file__).parents[2] / "models"
 
@@ -280,7 +281,7 @@ def test_codes_change_and_scales_stay_in_every_layout(layout: str, bits: int, tm
 @pytest.mark.parametrize("target", ["ort-cpu", "openvino", "generic"])
 @pytest.mark.parametrize("name", ["digits_cnn", "digits_vit"])
 def test_exports_hold_and_take_the_bytes_predicted(name: str, target: str, tmp_path: Path) -> None:
-    pytest.importorskip({"openvino": "openvino"}.get(target, "onnxruntime"))
+    need_runtime(target)
     with np.load(MODELS / "digits_calibration.npz") as data:
         images = data["image"][:24]
     workspace = workspace_of(MODELS / f"{name}.onnx", {"image": images}, tmp_path, target)

@@ -14,7 +14,7 @@ from onnxmpq.budgets.limits import parse_limits
 from onnxmpq.errors import InfeasibleError, InputError
 from onnxmpq.methods.gram import _worthwhile
 from onnxmpq.methods.models import EXACTLY, Models, plans_of
-from onnxmpq.options import Constraints, MeasureOptions, Numbers, SearchOptions, VerifyOptions
+from onnxmpq.options import MENU, Constraints, MeasureOptions, Numbers, SearchOptions, VerifyOptions
 from onnxmpq.search.from_table import Planned, plan_from
 from onnxmpq.search.loop import Search
 from onnxmpq.sensitivity.table import Table
@@ -25,6 +25,8 @@ from tests.small import MODELS, small_model
 
 W8A8, W4A8, W2A8 = Option(8, 8), Option(4, 8), Option(2, 8)
 BUDGETS = (("size=25%",), ("bits=5",), ("bops=5%", "size=30%"), ("memory=40%", "bits=4.5", "size=28%"))
+WHOLE = ("w8a8", "w4a8", "w2a8")
+"""Options whose codes have a type of their own."""
 
 
 @pytest.fixture(scope="module")
@@ -104,19 +106,20 @@ def test_a_search_measures_that_plan(table: Table, folder: Path, tmp_path: Path)
     assert replace(planned.plan, choices=result.plan.choices) == result.plan
 
 
+@pytest.mark.parametrize(("options", "most"), [(WHOLE, 100), (MENU, 200)], ids=["whole", "planes share constants"])
 @pytest.mark.parametrize("budget", BUDGETS, ids=" ".join)
 def test_its_file_is_as_large_as_foreseen_up_to_names_and_what_planes_share(
-    budget: tuple[str, ...], table: Table, search: Search, tmp_path: Path
+    budget: tuple[str, ...], options: tuple[str, ...], most: int, table: Table, search: Search, tmp_path: Path
 ) -> None:
-    planned = plan_from(table, budget=budget)
-    assert abs(search.whole(planned.plan.choices).size - planned.file_bytes) <= 200
+    planned = plan_from(table, budget=budget, options=options)
+    assert abs(search.whole(planned.plan.choices).size - planned.file_bytes) <= most
     assert planned.file_bytes > stored(planned)
     if budget == BUDGETS[0]:
         verify = VerifyOptions(allow_slower=True, speed_budget_s=0.0)
         result = quantize(small_model(), images(), output=tmp_path / "q.onnx", plan=planned.plan, verify=verify)
         assert result.file_bytes == search.whole(planned.plan.choices).size
         assert result.plan == planned.plan
-        assert result.file_bytes <= 0.25 * planned.float_file_bytes + 200
+        assert result.file_bytes <= 0.25 * planned.float_file_bytes + most
 
 
 def test_a_file_gives_the_same_plan(table: Table, tmp_path: Path) -> None:

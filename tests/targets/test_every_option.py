@@ -19,6 +19,7 @@ from onnxmpq.workspace.prepare import prepare
 from onnxmpq.workspace.workspace import Workspace
 from tests.graphs import feeds_for, layer_chain
 from tests.kept import Kept
+from tests.needed import need_runtime
 
 
 def cases() -> list[tuple[str, LayerRule, Option]]:
@@ -57,7 +58,7 @@ def test_an_offered_option_loads_and_runs_as_simulated(
     case: tuple[str, LayerRule, Option], exporters: Callable[[str, str, str, int], Exporter]
 ) -> None:
     name, rule, option = case
-    pytest.importorskip(find_target(name).runtime.removesuffix("-exact"))
+    need_runtime(name)
     exporter = exporters(name, *model_of(rule))
     plan = uniform(exporter.prepared.space, option)
     verdict = exporter.build(plan, "q.onnx").verdict
@@ -73,7 +74,7 @@ def test_an_offered_option_loads_and_runs_as_simulated(
 def test_a_rule_holds_on_the_whole_way(case: tuple[str, LayerRule, Option], tmp_path: Path) -> None:
     """What is published of the last option of every rule is what was asked for."""
     name, rule, option = case
-    pytest.importorskip(find_target(name).runtime.removesuffix("-exact"))
+    need_runtime(name)
     model = layer_chain(*model_of(rule))
     result = quantize(
         ir.to_proto(model),

@@ -26,6 +26,7 @@ from onnxmpq.verification.processors import EXACT, examine, find_layers, measure
 from onnxmpq.verification.verify import processors_check
 from tests.asked import asked
 from tests.graphs import from_text, rng
+from tests.needed import need_runtime
 
 Array = np.ndarray
 WIDE, NARROW = 9, 5  # a first layer of three inputs, whose pairs straddle positions
@@ -104,7 +105,7 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("name", ["ort-cpu", "generic", "openvino"])
 def test_what_we_write_is_exact_everywhere(name: str, tmp_path: Path) -> None:
-    pytest.importorskip(target(name).runtime.removesuffix("-exact"))
+    need_runtime(name)
     result = exported(tmp_path, name)
     check = result.verdict["processors"]
     assert (check.ok, check.value) == (True, EXACT)
