@@ -199,7 +199,7 @@ def quantize(
     )
     if graph.keep_metadata:
         first = replace(first, keep_metadata=True)
-    get_runtime(prepared.target.runtime)  # which must be here
+    get_runtime(prepared.target.runtime, prepared.target.stand_in)  # one of which must be here
     notes: list[str] = []
     with workshop(path) as folder, ExitStack() as kept_until_written:
         place = Workspace(prepared, calibration, settled, folder, progress, first.choices or tried(prepared.space))

@@ -99,6 +99,7 @@ CARRIERS = Registry(
         "gather": "onnxmpq.carriers.gather:Gather",
     },
 )
+FILE_RULES = Registry("set of file rules", "onnxmpq.filerules", {})
 DIALECTS = Registry("dialect", "onnxmpq.dialects", {"qdq": "onnxmpq.dialects.qdq:Qdq"})
 PASSES = Registry("pass", "onnxmpq.passes", {})
 """Those of other packages; ours are listed by ``onnxmpq_passes``."""

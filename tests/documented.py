@@ -35,7 +35,7 @@ from tests.asked import untimed
 from tests.small import MODELS, small_model
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 PHOTOS = "photos"
 EXAMPLE = "models/digits_cnn.onnx"
 """The embedded example of which a part is copied, on which searches take less; ``make demo`` is tried on the whole."""

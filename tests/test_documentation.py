@@ -61,7 +61,13 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_every_page_is_linked_from_the_readme() -> None:
     linked = set(re.findall(r"\]\(docs/([\w-]+\.md)\)", README.read_text("utf-8")))
-    assert linked == {page.name for page in PAGES if page != README}
+    assert linked == {page.name for page in PAGES if page.parent == DOCS}
+
+
+def test_every_target_has_a_page_that_is_linked_from_the_table_of_targets() -> None:
+    table = (DOCS / "budgets-and-targets.md").read_text("utf-8")
+    linked = set(re.findall(r"\]\(targets/([\w-]+)\.md\)", table))
+    assert linked == {page.stem for page in PAGES if page.parent == DOCS / "targets"} == set(builtin_names())
 
 
 # ---- names -----------------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ MAY_IMPORT = {  # from the bottom up: every room, and every module that stands a
     "numerics": "artifacts errors machine model options",
     "carriers": "artifacts numerics registry",
     "dialects": "carriers numerics registry",
+    "filerules": "registry",
     "targets": "artifacts carriers dialects disk errors model numerics registry",
     "calibrate": "errors machine numerics",
     "lower": "artifacts calibrate carriers dialects errors model numerics options targets",
@@ -34,7 +35,7 @@ MAY_IMPORT = {  # from the bottom up: every room, and every module that stands a
     "refit": "artifacts calibrate cuts lower machine metrics model numerics runtimes",
     "smooth": "calibrate metrics model options refit",
     "budgets": "artifacts disk errors registry",
-    "verification": "artifacts budgets data disk errors metrics model numerics runtimes targets",
+    "verification": "artifacts budgets data disk errors filerules metrics model numerics runtimes targets",
     "workspace": (
         "artifacts calibrate cuts data disk errors lower machine metrics model numerics options refit runtimes "
         "smooth targets verification"
@@ -59,7 +60,7 @@ MAY_IMPORT = {  # from the bottom up: every room, and every module that stands a
     "doctor": "api disk errors machine options runtimes version",
     "": "api artifacts data errors guard methods options report search targets version",
     "cli": (
-        " api artifacts data disk doctor errors exchange guard model options registry report runtimes search "
+        " api artifacts data disk doctor errors exchange filerules guard model options registry report runtimes search "
         "sensitivity solve targets verification version workspace"
     ),
     "__main__": "cli",

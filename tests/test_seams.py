@@ -19,13 +19,14 @@ from onnxmpq.budgets.base import Budget, WholeFile
 from onnxmpq.budgets.limits import parse_limits
 from onnxmpq.carriers.base import Carried, Carrier, Pen, carrier
 from onnxmpq.dialects.base import Activation, Dialect, IntegerBias, IslandInput, Written, dialect
-from onnxmpq.errors import InfeasibleError, InputError, InternalError
+from onnxmpq.errors import InfeasibleError, InputError, InternalError, RuntimeMissingError, VerifyError
+from onnxmpq.filerules.base import Broken, FileRules, Rule
 from onnxmpq.methods.study import Draft, Study
 from onnxmpq.model.load import load
 from onnxmpq.numerics.formats import CodeType
 from onnxmpq.options import Constraints, MeasureOptions, Numbers, SearchOptions, VerifyOptions
-from onnxmpq.registry import BUDGETS, CARRIERS, DIALECTS, METHODS, RUNTIMES, TARGETS
-from onnxmpq.runtimes.base import Ability, KernelReport, Mode, Session
+from onnxmpq.registry import BUDGETS, CARRIERS, DIALECTS, FILE_RULES, METHODS, RUNTIMES, TARGETS
+from onnxmpq.runtimes.base import Ability, KernelReport, Mode, Session, missing
 from onnxmpq.runtimes.ort import OnnxRuntime
 from onnxmpq.search.loop import Search
 from onnxmpq.search.within import within
@@ -214,7 +215,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[EntryPoint]]:
     entries: list[EntryPoint] = []
     monkeypatch.setattr(registry, "entry_points", lambda group: [entry for entry in entries if entry.group == group])
     yield entries
-    for known in (BUDGETS, CARRIERS, DIALECTS, METHODS, RUNTIMES, TARGETS):
+    for known in (BUDGETS, CARRIERS, DIALECTS, FILE_RULES, METHODS, RUNTIMES, TARGETS):
         known.forget()
 
 
@@ -260,6 +261,83 @@ def test_null_runs_nothing_and_says_so(tmp_path: Path) -> None:
 def test_a_target_names_a_runtime_that_there_is() -> None:
     with pytest.raises(InputError, match=r"'runtime' is 'nul'; allowed: 'null', .*Did you mean 'null'"):
         parse_target(GENERIC.replace('runtime = "onnxruntime-exact"', 'runtime = "nul"'), "mine")
+
+
+# ---- proof -----------------------------------------------------------------------------------------------------------
+
+
+class NoPools(FileRules):
+    """An engine that wants no pools."""
+
+    name: ClassVar[str] = "no-pools"
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule("no-pool", "There is no pool.", "its manual"),
+        Rule("named", "Every node has a name.", "its manual"),
+    )
+
+    def check(self, model: ir.Model) -> Iterator[Broken]:
+        """Yield every pool."""
+        for node in model.graph:
+            if node.op_type.endswith("Pool"):
+                yield Broken(self.rules[0], node.name or "", f"a {node.op_type}")
+
+
+def with_rules(folder: Path, **keys: str) -> str:
+    """Write a target that has these keys."""
+    path = folder / "ruled.toml"
+    told = "".join(f'{key} = "{value}"\n' for key, value in keys.items())
+    path.write_text(f'schema = 2\nextends = "generic"\nname = "ruled"\n{told}', "utf-8")
+    return str(path)
+
+
+def test_rules_from_outside_are_checked_on_the_file(installed: list[EntryPoint], tmp_path: Path) -> None:
+    install(installed, FILE_RULES, "no-pools", f"{__name__}:NoPools")
+    ruled = with_rules(tmp_path, rules="no-pools", runtime="null", proof="rules")
+    with pytest.raises(
+        VerifyError, match=r"rules is 1 of 2 \(expected all 2 rules of no-pools; no-pool at '\S+': a \w+"
+    ):
+        onnxmpq.quantize(MODEL, samples(), output=tmp_path / "q.onnx", target=ruled)
+    assert not (tmp_path / "q.onnx").exists()
+
+
+def test_a_file_that_keeps_the_rules_says_how_far_they_prove_it(
+    installed: list[EntryPoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(installed, FILE_RULES, "no-pools", f"{__name__}:NoPools")
+    monkeypatch.setattr(NoPools, "check", lambda self, model: iter(()))
+    ruled = with_rules(tmp_path, rules="no-pools", runtime="null", proof="rules")
+    verdict = onnxmpq.quantize(MODEL, samples(), output=tmp_path / "q.onnx", target=ruled).verdict
+    assert (verdict["rules"].ok, verdict["rules"].value) == (True, "2 of 2")
+    assert verdict["proof"].value == "rules"
+    assert "not run in its runtime" in verdict["proof"].detail
+
+
+def test_what_stands_in_for_a_runtime_proves_less(
+    installed: list[EntryPoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(installed, RUNTIMES, "absent", f"{__name__}:Absent")
+    with pytest.raises(RuntimeMissingError, match="absent is not installed"):
+        onnxmpq.quantize(MODEL, samples(), output=tmp_path / "q.onnx", target=with_rules(tmp_path, runtime="absent"))
+    standing = with_rules(tmp_path, runtime="absent", stand_in="null")
+    verdict = onnxmpq.quantize(MODEL, samples(), output=tmp_path / "q.onnx", target=standing).verdict
+    assert (verdict["proof"].value, verdict["loads"].ok) == ("simulated", None)
+    assert "absent" in verdict["proof"].detail
+
+
+class Absent:
+    """A runtime that is not installed."""
+
+    def __init__(self) -> None:
+        """Say so."""
+        raise missing("absent", "pip install absent")
+
+
+def test_a_target_stands_on_known_names() -> None:
+    text = GENERIC.replace("schema = 1", "schema = 2").replace("integer_kernels", 'stand_in = "nul"\ninteger_kernels')
+    with pytest.raises(InputError, match=r"'stand_in' is 'nul'; allowed: 'null'"):
+        parse_target(text, "mine")
+    with pytest.raises(InputError, match=r"'proof' is 'seen'; allowed: 'run', 'emulated'"):
+        parse_target(text.replace('stand_in = "nul"', 'proof = "seen"'), "mine")
 
 
 def test_a_target_from_outside_with_a_variant_is_found(

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from onnxmpq.cli import show, words
 from onnxmpq.cli.shared import json_option
+from onnxmpq.filerules.base import file_rules
 from onnxmpq.targets import CarrierName, LayerRule, Target, names
 from onnxmpq.targets import target as find_target
 
@@ -32,11 +33,11 @@ def listing(as_json: bool) -> None:
     """Print all targets that are installed."""
     found = [find_target(name) for name in names()]
     if as_json:
-        show.as_json([{"name": t.name, "title": t.title, "runtime": t.runtime} for t in found])
+        show.as_json([{"name": t.name, "title": t.title, "runtime": t.runtime, "proof": t.proof} for t in found])
         return
-    table = Table("target", "what it is", "runtime")
+    table = Table("target", "what it is", "runtime", "proof")
     for target in found:
-        table.add_row(target.name, target.title, target.runtime)
+        table.add_row(target.name, target.title, target.runtime, target.proof)
     show.out.print(table)
     show.out.print("`onnxmpq targets NAME` explains one; a .toml file of your own is used by its path.")
 
@@ -44,7 +45,8 @@ def listing(as_json: bool) -> None:
 def explain(target: Target) -> None:
     """Print what a target runs and where Q/DQ stand."""
     limits = target.limits
-    show.out.print(f"[bold]{target.name}[/]: {escape(target.title)}, run by {target.runtime}")
+    show.out.print(f"[bold]{target.name}[/]: {escape(target.title)}")
+    show.out.print(f"Proof: {_proof(target)}.")
     opsets = f"opset {limits.lowest_opset} to {limits.highest_opset}"
     show.out.print(f"Files: {opsets}, IR up to {limits.highest_ir}, written as {target.dialect}.")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
@@ -71,6 +73,22 @@ def explain(target: Target) -> None:
         )
     for note in target.notes:
         show.out.print(escape(note))
+
+
+def _proof(target: Target) -> str:
+    """Say how far it is proved that files are right."""
+    match target.proof:
+        case "run":
+            told = f"files are run in {target.runtime}"
+        case "emulated":
+            told = f"files are run in {target.runtime} on an emulator of the machine"
+        case "rules":
+            told = f"{len(file_rules(target.rules).rules)} rules are checked on files, and their numbers simulated"
+        case _:
+            told = "files are simulated; nothing of their runtime is shown"
+    if target.proof in ("run", "emulated") and target.rules:
+        told += f", and {len(file_rules(target.rules).rules)} rules checked on them"
+    return told + (f"; without {target.runtime} here they are simulated" if target.stand_in else "")
 
 
 def _layers(rule: LayerRule) -> str:

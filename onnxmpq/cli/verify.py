@@ -71,7 +71,7 @@ def verify_command(
     with show.progress(quiet) as report:
         reference = get_runtime("onnxruntime")
         found_target = find_target(target)
-        runtime = get_runtime(found_target.runtime)
+        runtime = get_runtime(found_target.runtime, found_target.stand_in)
         inputs = reference.session(float_model, mode="deployed").inputs
         samples = open_samples(calibration, inputs)
         judged = open_samples(evaluation, inputs) if evaluation is not None else samples

@@ -1,5 +1,6 @@
 """The runtimes that execute what onnxmpq writes: sessions, kernels really used, and fair timing."""
 
+from onnxmpq.errors import RuntimeMissingError
 from onnxmpq.registry import RUNTIMES
 from onnxmpq.runtimes.base import (
     Ability,
@@ -27,7 +28,15 @@ __all__ = [
 ]
 
 
-def get_runtime(name: str) -> Runtime:
-    """Give the runtime of that name; where it is absent, RuntimeMissingError says which command installs it."""
-    found: Runtime = RUNTIMES.load(name)()
+def get_runtime(name: str, stand_in: str = "") -> Runtime:
+    """Give the runtime of that name, or where it is absent the one that stands in.
+
+    Without one, RuntimeMissingError says which command installs it.
+    """
+    try:
+        found: Runtime = RUNTIMES.load(name)()
+    except RuntimeMissingError:
+        if not stand_in:
+            raise
+        return get_runtime(stand_in)
     return found

@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from onnxmpq.artifacts import Option, parse_options
 from onnxmpq.disk.reading import FAULTS, brief, parse_toml, refuse, shown, strangers
 from onnxmpq.errors import InputError, InternalError, nearest
-from onnxmpq.registry import CARRIERS, DIALECTS, RUNTIMES, Registry
-from onnxmpq.targets.schema import LAYER_OPS, PLAIN, CarrierName, DialectName, LayerRule, Target
+from onnxmpq.registry import CARRIERS, DIALECTS, FILE_RULES, RUNTIMES, Registry
+from onnxmpq.targets.schema import LAYER_OPS, PLAIN, CarrierName, DialectName, FileRulesName, LayerRule, Target
 
 SCHEMAS = (1, 2)
 _HIGHEST = 999  # of opsets and IR versions
@@ -19,10 +19,10 @@ _MOST_CHANNELS = 2**31
 _LARGEST = 1e30  # of numbers among attributes
 _JOINED = ("layers", "followers", "notes")  # what is looked at before that of the target that is extended
 _NEW: Mapping[type, tuple[str, ...]] = {  # keys of schema 2
-    Target: ("dialect", "extends", "variants"),
+    Target: ("dialect", "extends", "proof", "rules", "stand_in", "variants"),
     LayerRule: ("attributes", "floats", "least_channels", "weight_on"),
 }
-_NAMED: Mapping[Any, Registry] = {CarrierName: CARRIERS, DialectName: DIALECTS}
+_NAMED: Mapping[Any, Registry] = {CarrierName: CARRIERS, DialectName: DIALECTS, FileRulesName: FILE_RULES}
 
 
 def parse_target(text: str, where: str, parent: Callable[[str], Target] | None = None) -> Target:
@@ -178,12 +178,8 @@ class _Reader:
 
     def check(self, result: Target) -> None:
         """Refuse what is well written and cannot work."""
-        if result.runtime not in RUNTIMES.names():
-            known = ", ".join(map(repr, RUNTIMES.names()))
-            told = (
-                f"'runtime' is '{brief(result.runtime)}'; allowed: {known}.{nearest(result.runtime, RUNTIMES.names())}"
-            )
-            self.fault("runtime", "", told)
+        for key in ("runtime", *(("stand_in",) if result.stand_in else ())):
+            self.check_runtime(key, getattr(result, key))
         low, high, highest_ir = result.limits.lowest_opset, result.limits.highest_opset, result.limits.highest_ir
         if not 10 <= low <= high <= _HIGHEST:
             told = f"opsets {shown(low)} to {shown(high)} are not a range that starts at 10 or later."
@@ -200,6 +196,13 @@ class _Reader:
         for index, follower in enumerate(followers):
             self.known("op", (follower.op,), _operators(), f"followers[{index}]")
             self.known("fuses", follower.fuses, _operators(), f"followers[{index}]")
+
+    def check_runtime(self, key: str, name: str) -> None:
+        """Refuse a runtime that nobody knows."""
+        names = RUNTIMES.names()
+        if name not in names:
+            told = f"'{key}' is '{brief(name)}'; allowed: {', '.join(map(repr, names))}.{nearest(name, names)}"
+            self.fault(key, "", told)
 
     def check_rule(self, rule: LayerRule, table: str, highest_opset: int) -> None:
         """Refuse what a rule of layers says and nobody can do."""

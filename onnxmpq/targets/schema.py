@@ -13,6 +13,14 @@ CarrierName = NewType("CarrierName", str)
 """The name of a carrier: how codes are stored and turned back."""
 DialectName = NewType("DialectName", str)
 """The name of a dialect: how activations and biases are written."""
+FileRulesName = NewType("FileRulesName", str)
+"""The name of a set of file rules: what is checked on a file itself."""
+Proof = Literal["run", "emulated", "rules", "simulated"]
+"""How far it is proved that a file is right.
+
+It is ``run`` in its runtime, or on an emulator of the machine; its ``rules`` are checked on the file, and its numbers
+simulated; or it is ``simulated`` alone.
+"""
 Isa = Literal["any", "vnni"]
 ISAS: tuple[Isa, ...] = get_args(Isa)
 """For which processors a file is made: ``any`` is right on all of them, ``vnni`` on x86 with VNNI only."""
@@ -137,6 +145,9 @@ class TargetVariant:
     soc: str = ""
     provider: str = ""
     runtime: str = ""
+    stand_in: str = ""
+    proof: Literal["", "run", "emulated", "rules", "simulated"] = ""
+    rules: FileRulesName = FileRulesName("")
     dialect: DialectName = DialectName("")
     layers: tuple[LayerRule, ...] = ()
     followers: tuple[FollowerRule, ...] = ()
@@ -147,6 +158,8 @@ class TargetVariant:
 class Target:
     """What one runtime executes. See the fields of the rules for the meaning of each key.
 
+    ``stand_in``: what is used where ``runtime`` is not installed; nothing: a file is made only where it is.
+    ``proof``: how far a file is proved right where the runtime is; ``rules``: what is checked on the file itself.
     ``dialect``: how quantised activations and integer biases are written.
     ``islands``: a float layer between quantised ones needs protection. ``integer_kernels``: layers with activation bits
     are promised to run in integers, and an export in which none does is refused. ``isa``: for which processors.
@@ -158,6 +171,9 @@ class Target:
     limits: Limits
     layers: tuple[LayerRule, ...]
     followers: tuple[FollowerRule, ...] = ()
+    stand_in: str = ""
+    proof: Proof = "run"
+    rules: FileRulesName = FileRulesName("")
     dialect: DialectName = DialectName("qdq")
     islands: bool = False
     integer_kernels: bool = True
@@ -189,6 +205,9 @@ class Target:
             found,
             title=own.title or self.title,
             runtime=own.runtime or self.runtime,
+            stand_in=own.stand_in or self.stand_in,
+            proof=own.proof or self.proof,
+            rules=own.rules or self.rules,
             dialect=own.dialect or self.dialect,
             layers=(*own.layers, *found.layers),
             followers=(*own.followers, *self.followers),

@@ -1,6 +1,8 @@
 """The verify stage: what an export really does, seen in its runtime.
 
+proof       how far the rest goes: run in its runtime, on an emulator, or simulated
 loads       the runtime accepts the file
+rules       what the target's runtime asks of a file, checked on the file itself, where a target has such rules
 size        the tensors in the file take the bytes that were predicted
 processors  where its sums are exact: proved on the stored codes, for all inputs and all processors
 simulation  the runtime's default session against Q/DQ computed literally; rounding is a step, and in deep nets one
@@ -21,6 +23,7 @@ import onnx
 from onnxmpq.artifacts import Check, Verdict
 from onnxmpq.disk.leftovers import temporary_folder
 from onnxmpq.errors import InputError, VerifyError
+from onnxmpq.filerules.base import file_rules
 from onnxmpq.model.mapped import load_mapped, read_mapped, write_with
 from onnxmpq.model.protos import bytes_on_disk, graphs
 from onnxmpq.runtimes import KernelReport, Mode, Runtime, Session, paired
@@ -32,6 +35,7 @@ SIMULATION_DB = 40.0
 SELF_MARGIN_DB = 6.0
 SLOWER_THAN_FLOAT = 0.97
 NOT_RUN = "not run here: what shows its numbers is the literal simulation"
+_NAMED = 5  # broken rules that a verdict names
 Feed = Mapping[str, np.ndarray]
 Outputs = list[list[np.ndarray]]
 """All tensors of the outputs of every feed."""
@@ -69,6 +73,8 @@ def verify(
     loads, used = look.loading()
     checks = [loads, size_check(path, predicted_bytes)]
     if target is not None:
+        checks = [proof_check(target, runtime), *checks]
+        checks += [rules_check(target, path)] if target.rules else []
         step("processors")
         checks.append(processors_check(target, reference, path, feeds, promised=predicted_bytes is not None))
     step("simulation")
@@ -141,6 +147,26 @@ class _Look:
     def _session(self, mode: Mode) -> Session:
         """Load the file in its runtime."""
         return self.runtime.session(self.path, mode=mode, threads=self.threads)
+
+
+def proof_check(target: Target, runtime: Runtime) -> Check:
+    """Say how far what follows proves that the file is right: less where its runtime is not here."""
+    if "run" in runtime.abilities and target.proof in ("run", "emulated"):
+        where = "on an emulator of the machine" if target.proof == "emulated" else "in its runtime"
+        return Check("proof", None, target.proof, "", f"run {where}: {runtime.name} {runtime.version}")
+    checked = "its rules are checked on the file, and its numbers simulated" if target.rules else "it is simulated"
+    absent = "not run in its runtime" + (f", {target.runtime}," * (runtime.name != target.runtime) + " here")
+    return Check("proof", None, "rules" if target.rules else "simulated", "", f"{absent}: {checked}")
+
+
+def rules_check(target: Target, path: Path) -> Check:
+    """Hold a file against the rules that its target's runtime has for files."""
+    known = file_rules(target.rules)
+    broken = list(known.check(load_mapped(path)))
+    detail = "; ".join(map(str, broken[:_NAMED])) + (f"; and {len(broken) - _NAMED} more" * (len(broken) > _NAMED))
+    count = len(known.rules)
+    kept = count - len({one.rule.name for one in broken})
+    return Check("rules", not broken, f"{kept} of {count}", f"all {count} rules of {known.name}", detail)
 
 
 def size_check(path: Path, predicted_bytes: int | None) -> Check:

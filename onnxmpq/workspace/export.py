@@ -43,7 +43,8 @@ class Exporter:
     @cached_property
     def runtime(self) -> Runtime:
         """What runs the files; it need not be here for their sizes."""
-        return self._given or get_runtime(self.prepared.target.runtime)
+        target = self.prepared.target
+        return self._given or get_runtime(target.runtime, target.stand_in)
 
     @cached_property
     def _feeds(self) -> list[Mapping[str, np.ndarray]]:
