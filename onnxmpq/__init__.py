@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from onnxmpq.artifacts import Option, Plan, Space, Verdict
     from onnxmpq.data.images import Images
     from onnxmpq.errors import InfeasibleError, InputError, InternalError, OnnxmpqError, VerifyError
+    from onnxmpq.for_targets import ForTarget, quantize_for
     from onnxmpq.guard.diagnosis import Diagnosis, diagnose
     from onnxmpq.methods.named import method
     from onnxmpq.options import Constraints, GraphOptions, MeasureOptions, Numbers, SearchOptions, VerifyOptions
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from onnxmpq.search.dry_run import Forecast, foresee
     from onnxmpq.search.from_table import Planned, plan_from
     from onnxmpq.search.front import Front, pareto
+    from onnxmpq.search.retarget import Retargeted, retarget
     from onnxmpq.targets import Target, target
 
 # onnxruntime reports its use from its import on; who wants that sets the variable to 0.
@@ -41,6 +43,8 @@ _HOMES = {
     "search.dry_run": ("Forecast", "foresee"),
     "search.front": ("Front", "pareto"),
     "search.from_table": ("Planned", "plan_from"),
+    "search.retarget": ("Retargeted", "retarget"),
+    "for_targets": ("ForTarget", "quantize_for"),
     "guard.diagnosis": ("Diagnosis", "diagnose"),
     "data.images": ("Images",),
     "methods.named": ("method",),
@@ -52,6 +56,7 @@ _HOMES = {
 __all__ = [
     "Constraints",
     "Diagnosis",
+    "ForTarget",
     "Forecast",
     "Front",
     "GraphOptions",
@@ -67,6 +72,7 @@ __all__ = [
     "Plan",
     "Planned",
     "Result",
+    "Retargeted",
     "SearchOptions",
     "Space",
     "Target",
@@ -82,6 +88,8 @@ __all__ = [
     "pareto",
     "plan_from",
     "quantize",
+    "quantize_for",
+    "retarget",
     "target",
     "write_report",
 ]

@@ -49,7 +49,10 @@ from onnxmpq.workspace.workspace import Workspace, workspace
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came out: the file, the plan in it, what it does, and what was noticed on the way."""
+    """What came out: the file, the plan in it, what it does, and what was noticed on the way.
+
+    ``decided`` is the plan before kernels that are slower than float here gave way.
+    """
 
     path: Path
     plan_path: Path
@@ -64,6 +67,7 @@ class Result:
     float_portions: Portions | None = None
     portions: Portions | None = None
     judgement: Judgement | None = None
+    decided: Plan | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as plain JSON data."""
@@ -242,6 +246,7 @@ def quantize(
         portions_of(prepared.source),
         portions_of_file(path),
         judgement,
+        final,
     )
 
 

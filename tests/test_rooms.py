@@ -56,12 +56,13 @@ MAY_IMPORT = {  # from the bottom up: every room, and every module that stands a
         "artifacts budgets data disk errors guard machine methods metrics model options runtimes search "
         "sensitivity verification workspace"
     ),
+    "for_targets": "api artifacts data disk errors options search targets verification workspace",
     "report": "api artifacts disk errors search sensitivity version",
     "doctor": "api disk errors machine options runtimes version",
-    "": "api artifacts data errors guard methods options report search targets version",
+    "": "api artifacts data errors for_targets guard methods options report search targets version",
     "cli": (
-        " api artifacts data disk doctor errors exchange filerules guard model options registry report runtimes search "
-        "sensitivity solve targets verification version workspace"
+        " api artifacts data disk doctor errors exchange filerules for_targets guard model options registry report "
+        "runtimes search sensitivity solve targets verification version workspace"
     ),
     "__main__": "cli",
 }

@@ -21,6 +21,7 @@ COMMANDS = {
     "quantize": "Quantise MODEL, write it, and prove what the file does.",
     "pareto": "Show what MODEL loses at every size, from one measurement.",
     "apply": "Write MODEL as PLAN says, exactly, and prove what the file does.",
+    "retarget": "Make of PLAN one for another target, and show what that cannot keep.",
     "inspect": "Show the units of MODEL, their options and costs, and what stays float.",
     "measure": "Measure what every unit of MODEL costs at each option.",
     "solve": "Make a plan from TABLE alone: predicted and proved, not measured.",

@@ -24,6 +24,7 @@ from onnxmpq.cli.shared import (
     point_option,
     record_option,
     report_option,
+    several_targets,
 )
 from onnxmpq.errors import InputError
 from onnxmpq.options import Constraints, MeasureOptions, SearchOptions, VerifyOptions
@@ -90,6 +91,7 @@ def quantize_command(
     onnxmpq quantize model.onnx -c samples.npz -o model.int8.onnx
     onnxmpq quantize model.onnx -c samples.npz -o model.small.onnx -b size=30% -b bops=25%
     onnxmpq quantize model.onnx -c samples.npz -o model.w4.onnx --option w4a8 -e labelled.npz
+    onnxmpq quantize model.onnx -c samples.npz -o model.onnx -b size=30% -t ort-cpu,openvino
     """
     from onnxmpq.api import quantize
 
@@ -101,6 +103,19 @@ def quantize_command(
         raise InputError("A plan is applied as it is: leave out --option, or --plan.")
     if not budget:
         _refuse_search_options(context)
+    if len(targets := several_targets(rest["target"])) > 1:
+        if dry_run or report is not None or record is not None:
+            raise InputError("--dry-run, --report and --record are of one target: give one, or leave them out.")
+        with measuring(measure.store, quiet, verbose) as told:
+            _for_many(
+                model,
+                targets,
+                as_json,
+                plan=plan or (Option.parse(option) if option else None),
+                **{"budget": budget, "search": search, "measure": measure, "verify": verify},
+                **{"overwrite": overwrite, "progress": told, **rest},
+            )
+        return
     if dry_run:
         _forecast(model, budget, search, measure, quiet, as_json, rest)
         return
@@ -124,6 +139,20 @@ def quantize_command(
         show.result(result)
         tell(report, record)
         comes_next(next_command("verify", str(result.path), "--float", str(model)), "on the machine that will run it")
+
+
+def _for_many(model: Path, targets: Sequence[str], as_json: bool, **order: Any) -> None:
+    """Make a file for each of several targets, and print what came of it."""
+    from onnxmpq.cli import many
+    from onnxmpq.for_targets import quantize_for
+
+    order.pop("target")
+    found = quantize_for(model, targets=targets, **order)
+    if as_json:
+        show.as_json([one.to_json() for one in found])
+    else:
+        many.shown(found)
+    many.refuse(found)
 
 
 def _view(result: "Result", model: Path) -> "View":

@@ -16,12 +16,22 @@ from onnxmpq.options import GraphOptions, Numbers
 model_argument = click.argument("model", type=click.Path(path_type=Path))
 
 
+def several_targets(text: str) -> list[str]:
+    """Take the names of targets apart.
+
+    >>> several_targets("ort-cpu, openvino")
+    ['ort-cpu', 'openvino']
+    """
+    return [part for name in text.split(",") if (part := name.strip())] if not Path(text).is_file() else [text]
+
+
 def target_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that name a target, and give them to the command as ``target``."""
 
     @functools.wraps(command)
     def with_target(*arguments: Any, target: str, isa: str, **rest: Any) -> Any:
-        return command(*arguments, target=target if isa == words.ISAS[0] else f"{target}@{isa}", **rest)
+        asked = target if isa == words.ISAS[0] else ",".join(f"{one}@{isa}" for one in several_targets(target))
+        return command(*arguments, target=asked, **rest)
 
     return decorated(
         with_target,
@@ -32,7 +42,7 @@ def target_option(command: Callable[..., Any]) -> Callable[..., Any]:
                 default="ort-cpu",
                 show_default=True,
                 shell_complete=words.complete_target,
-                help="A built-in target, or the path of a .toml file.",
+                help="A built-in target, or the path of a .toml file; `quantize` takes several, separated by commas.",
             ),
             click.option(
                 "--isa",

@@ -9,7 +9,6 @@ from rich.table import Table
 
 from onnxmpq.cli import show, words
 from onnxmpq.cli.shared import json_option
-from onnxmpq.filerules.base import file_rules
 from onnxmpq.targets import CarrierName, LayerRule, Target, names
 from onnxmpq.targets import target as find_target
 
@@ -77,6 +76,8 @@ def explain(target: Target) -> None:
 
 def _proof(target: Target) -> str:
     """Say how far it is proved that files are right."""
+    from onnxmpq.filerules.base import file_rules
+
     match target.proof:
         case "run":
             told = f"files are run in {target.runtime}"
