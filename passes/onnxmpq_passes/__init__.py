@@ -6,6 +6,7 @@ from onnxmpq_passes.drop_initializer_inputs import DropInitializerInputs
 from onnxmpq_passes.equalise_layers import EqualiseLayers
 from onnxmpq_passes.fold_batch_norm import FoldBatchNorm
 from onnxmpq_passes.fold_constants import FoldConstants
+from onnxmpq_passes.fold_pad import FoldPad
 from onnxmpq_passes.hoist_gather import HoistGather
 from onnxmpq_passes.infer_shapes import InferShapes
 from onnxmpq_passes.inline_functions import InlineFunctions
@@ -21,6 +22,7 @@ PASSES: tuple[type[Pass], ...] = (
     EqualiseLayers,
     FoldBatchNorm,
     FoldConstants,
+    FoldPad,
     HoistGather,
     InferShapes,
     InlineFunctions,
@@ -38,6 +40,7 @@ __all__ = [
     "EqualiseLayers",
     "FoldBatchNorm",
     "FoldConstants",
+    "FoldPad",
     "HoistGather",
     "InferShapes",
     "InlineFunctions",
