@@ -10,6 +10,7 @@ from benchmarks.detector import detector
 from benchmarks.device import device
 from benchmarks.drop import drop
 from benchmarks.guard import guard
+from benchmarks.latency import latency
 from benchmarks.measure import measure
 from benchmarks.memory import memory
 from benchmarks.methods import methods
@@ -47,6 +48,7 @@ main.add_command(pairs)
 main.add_command(worst)
 main.add_command(processors)
 main.add_command(guard)
+main.add_command(latency)
 main.add_command(memory)
 main.add_command(solve)
 

@@ -11,10 +11,14 @@ from onnxmpq.artifacts import Accuracy, Export, Option, Plan, Space, Verdict
 from onnxmpq.budgets.limits import Limit, parse_limits
 from onnxmpq.data.samples import Data, Samples, checked_labels
 from onnxmpq.disk.files import plan_of, refuse_shared
+from onnxmpq.disk.reading import read_json
 from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.guard.damage import Thresholds
 from onnxmpq.guard.judge import Judgement, guarded, judge_export
 from onnxmpq.guard.kernels import build_no_slower, no_slower
+from onnxmpq.latency.fastest import Placed
+from onnxmpq.latency.model import Latency
+from onnxmpq.latency.notebook import Notebook, beside
 from onnxmpq.machine import LARGE_BYTES, give_back
 from onnxmpq.methods.named import chosen
 from onnxmpq.metrics.compared import accuracy
@@ -36,6 +40,7 @@ from onnxmpq.search.constraints import tried, uniform_by_hand
 from onnxmpq.search.decide import Decision
 from onnxmpq.search.decide import to_json as decision_json
 from onnxmpq.search.loop import Search
+from onnxmpq.search.placing import foreseen, on_kernels, placed, told
 from onnxmpq.search.sizing import with_facts
 from onnxmpq.sensitivity.rescue import Rescue
 from onnxmpq.sensitivity.table import Table
@@ -210,12 +215,17 @@ def quantize(
         prepared, first = place.prepared, replace(first, ranges=place.calibrated.numbers.told())
         exporter = Exporter(place, threads=verify.threads, speed_budget_s=verify.speed_budget_s)
         graded = _graded(place, evaluation)
+        kernels: Mapping[str, Option] | None = None
+        if found_kernels := _placed(exporter, first, order.offered(search), constraints, verify, measure):
+            kernels = found_kernels.kernels
+            first = first if order.searches else on_kernels(first, prepared.space, kernels)
+            notes.append(told(found_kernels))
         final, decision = first, None
         if order.searches:
             kept = kept_until_written.enter_context(Rescue(path, _file(measure.store), folder))
             with (
                 opened(replace(measure, store=kept.store)) as measuring,
-                Search(exporter, first, search, measuring, constraints, graded) as found,
+                Search(exporter, first, search, measuring, constraints, graded, kernels) as found,
             ):
                 final, decision = plan_within(found, order.limits, notes)
             kept.keep(final)
@@ -272,6 +282,10 @@ class Order:
         """Read what was asked for; refuse what excludes each other."""
         limits, thresholds = parse_limits(budget), Thresholds.parse(verify.guard)
         given = _plan_or_option(plan)
+        if isinstance(given, Plan) and verify.fastest:
+            raise InputError(
+                "A plan is applied as it is, on the kernels that it names: leave out --fastest, or the plan."
+            )
         if isinstance(given, Plan) and limits:
             raise InputError("A plan is applied as it is, whatever it takes: leave out the budget, or the plan.")
         if isinstance(given, Plan) and constraints != Constraints():
@@ -291,6 +305,10 @@ class Order:
         if self.plan is not None:
             return Numbers.of(self.plan.ranges)
         return Numbers.searched() if self.searches else Numbers.uniform(self.option, model_bytes)
+
+    def offered(self, search: SearchOptions) -> tuple[Option, ...]:
+        """Return the options that units may take."""
+        return parsed(search.options) if self.searches else (self.option,)
 
     def first_plan(self, prepared: Prepared, constraints: Constraints) -> Plan:
         """Return the plan to be applied, or for a search an empty one."""
@@ -323,6 +341,24 @@ def _graded(place: Workspace, evaluation: Data | None) -> Samples | None:
     return graded
 
 
+def _placed(
+    exporter: Exporter,
+    empty: Plan,
+    options: Sequence[Option],
+    by_hand: Constraints,
+    verify: VerifyOptions,
+    measure: MeasureOptions,
+) -> Placed | None:
+    """Place kernels, by measurement or by a table, where that is wanted."""
+    prepared = exporter.prepared
+    if verify.latency_table:
+        latency = Latency.from_json(read_json(Path(verify.latency_table), "table of latencies"), verify.latency_table)
+        return foreseen(latency, prepared.space, options, by_hand)
+    if not verify.fastest:
+        return None
+    return placed(exporter, empty, options, by_hand, Notebook(beside(measure.store), prepared.source.sha256))
+
+
 def _exported(
     exporter: Exporter,
     chosen: Plan,
@@ -333,7 +369,7 @@ def _exported(
     notes: list[str],
 ) -> tuple[Export, Judgement | None]:
     """Build the file of a plan, judge it, and take what is better where nobody decided; refuse what does not hold."""
-    timed = order.plan is None and not verify.allow_slower
+    timed = order.plan is None and not verify.allow_slower and not (verify.fastest or verify.latency_table)
     if timed:
         export = build_no_slower(exporter, chosen, name, order.limits, constraints, notes)
     else:

@@ -376,6 +376,20 @@ class VerifyOptions:
     allow_slower: bool = field(
         default=False, metadata=flag("--allow-slower", "Keep integer kernels even where they run slower than float.")
     )
+    fastest: bool = field(
+        default=False,
+        metadata=flag(
+            "--fastest", "Place kernels by measurement: of every unit the options alone that make the whole fastest."
+        ),
+    )
+    latency_table: str = field(
+        default="",
+        metadata=flag(
+            "--latency-table",
+            "What `onnxmpq latency` measured, here or elsewhere: kernels are placed by it, and nothing is timed.",
+            metavar="FILE",
+        ),
+    )
     threads: int = field(default=1, metadata=flag("--threads", "Threads of the runtime.", least=1, shows_default=True))
     speed_budget_s: float = 2.0
 

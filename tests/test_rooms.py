@@ -40,20 +40,24 @@ MAY_IMPORT = {  # from the bottom up: every room, and every module that stands a
         "artifacts calibrate cuts data disk errors lower machine metrics model numerics options refit runtimes "
         "smooth targets verification"
     ),
+    "latency": "artifacts disk errors machine model numerics runtimes workspace",
     "sensitivity": (
         "artifacts cuts data disk errors lower machine metrics model numerics options runtimes targets version "
         "workspace"
     ),
     "solve": "errors machine",
     "methods": "artifacts budgets errors machine metrics model options registry sensitivity solve",
-    "search": "artifacts budgets data disk errors methods metrics options sensitivity solve workspace",
+    "search": (
+        "artifacts budgets data disk errors latency methods metrics numerics options sensitivity solve targets "
+        "workspace"
+    ),
     "guard": (
         "artifacts budgets data disk errors machine methods metrics model numerics options runtimes search "
         "targets verification workspace"
     ),
     "exchange": "artifacts carriers data disk errors lower methods model numerics options targets workspace",
     "api": (
-        "artifacts budgets data disk errors guard machine methods metrics model options runtimes search "
+        "artifacts budgets data disk errors guard latency machine methods metrics model options runtimes search "
         "sensitivity verification workspace"
     ),
     "for_targets": "api artifacts data disk errors options search targets verification workspace",

@@ -24,6 +24,7 @@ COMMANDS = {
     "retarget": "Make of PLAN one for another target, and show what that cannot keep.",
     "inspect": "Show the units of MODEL, their options and costs, and what stays float.",
     "measure": "Measure what every unit of MODEL costs at each option.",
+    "latency": "Measure how long every unit of MODEL takes on each kernel.",
     "solve": "Make a plan from TABLE alone: predicted and proved, not measured.",
     "verify": "Show what a file does in its runtime, beside its float model.",
     "report": "Make the page of a report from RECORD, without running anything.",

@@ -103,3 +103,12 @@ def opset_of(option: Option) -> int:
 def activation_opset(option: Option) -> int:
     """Return the lowest opset that has the type of activations of ``option``."""
     return activation_type(option, signed=False).opset if option.activation_bits else 0
+
+
+def kernel(option: Option) -> Option:
+    """Return what an option is for the kernel that runs it: weights of few bits are widened when a file is loaded.
+
+    >>> [str(kernel(Option.parse(text))) for text in ("w4a8", "w4", "float", "w4b32")]
+    ['a8', 'float', 'float', 'w4b32']
+    """
+    return Option(option.weight_bits if option.block else 0, option.activation_bits, option.block)

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import onnx
@@ -36,9 +36,10 @@ measuring uses, since a runtime's defaults may fuse, drop or add quantisation.
 ``plain``: float models with many inner values asked for as outputs; what calibrating uses.
 """
 
-Ability = Literal["run", "kernels", "time"]
-"""What a runtime can show of a file: what its kernels give, which they are, and how long they take."""
+Ability = Literal["run", "kernels", "time", "profile"]
+"""What a runtime can show of a file: what its kernels give, which they are, how long all take, and how long each."""
 ABILITIES: frozenset[Ability] = frozenset(("run", "kernels", "time"))
+"""What every runtime that is here can show."""
 
 Feed = Mapping[str, np.ndarray]
 _LARGE_BYTES, _LARGE_FILE_BYTES = 1 << 24, 1 << 21
@@ -67,6 +68,17 @@ class KernelReport:
     leftover: int
     float_compute: int
     layers: tuple[LayerKernel, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of what a runtime executes: the layer of the file that it stands for, if any, and its time in a run."""
+
+    layer: str
+    kernel: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    seconds: float
 
 
 class Session(Protocol):
@@ -126,6 +138,15 @@ class Runtime(Protocol):
 
     def kernels(self, model: bytes | Path) -> KernelReport:
         """Tell which kernels the runtime uses for this model with its default options."""
+        ...
+
+
+@runtime_checkable
+class Profiler(Protocol):
+    """A runtime with the ability ``profile``."""
+
+    def profile(self, model: bytes | Path, feed: Feed, *, runs: int, threads: int = 1) -> tuple[Step, ...]:
+        """Run a model some times; return the steps in the order of the runtime's graph, with their usual times."""
         ...
 
 

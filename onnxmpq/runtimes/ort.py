@@ -26,6 +26,7 @@ from onnxmpq.runtimes.base import (
     LayerKernel,
     Mode,
     Origin,
+    Step,
     check_feed,
     describe,
     is_huge,
@@ -37,6 +38,7 @@ from onnxmpq.runtimes.base import (
     unknown_outputs,
     walk,
 )
+from onnxmpq.runtimes.profiles import WARM_UP, steps_of
 
 INSTALL = 'pip install "onnxmpq[cpu]" (or "onnxmpq[gpu]" for an NVIDIA GPU; not both)'
 
@@ -220,7 +222,7 @@ class OnnxRuntime:
     @property
     def abilities(self) -> frozenset[Ability]:
         """Everything."""
-        return ABILITIES
+        return ABILITIES | {"profile"}
 
     def session(
         self, model: bytes | Path, *, mode: Mode, threads: int = 1, outputs: Sequence[str] | None = None
@@ -270,14 +272,32 @@ class OnnxRuntime:
         """Read the kernels from the graph onnxruntime itself writes after optimising."""
         with temporary_folder() as folder:
             options = _options(threads=1)
-            options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
-            prefix = "session.optimized_model_external_initializers_"
-            options.add_session_config_entry(prefix + "file_name", "optimised.data")
-            options.add_session_config_entry(prefix + "min_size_in_bytes", "1024")
             options.add_session_config_entry("session.disable_prepacking", "1")  # nothing is run: spares a copy
-            self._load(model, str(model) if isinstance(model, Path) else model, options, ())
+            self._opened(model, options, Path(folder))
             optimised = onnx.load(options.optimized_model_filepath, load_external_data=False)
         return _report(parse(model), optimised)
+
+    def profile(self, model: bytes | Path, feed: Feed, *, runs: int, threads: int = 1) -> tuple[Step, ...]:
+        """Run a model some times with onnxruntime's own profiler; see ``Profiler.profile``."""
+        with temporary_folder() as folder:
+            options = _options(threads)
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / "profile")
+            session = OrtSession(native := self._opened(model, options, Path(folder)), ())
+            check_feed(feed, session.inputs)
+            for _ in range(runs + WARM_UP):
+                native.run(None, dict(feed))
+            told = Path(native.end_profiling()).read_text("utf-8")
+            optimised = onnx.load(options.optimized_model_filepath, load_external_data=False)
+        return steps_of(told, optimised, parse(model), LOW_BIT_KERNELS | FLOAT_KERNELS)
+
+    def _opened(self, model: bytes | Path, options: Any, folder: Path) -> Any:
+        """Make a session that leaves its optimised graph in a folder."""
+        options.optimized_model_filepath = str(folder / "optimised.onnx")
+        prefix = "session.optimized_model_external_initializers_"
+        options.add_session_config_entry(prefix + "file_name", "optimised.data")
+        options.add_session_config_entry(prefix + "min_size_in_bytes", "1024")
+        return self._load(model, str(model) if isinstance(model, Path) else model, options, ())
 
     def _load(self, model: bytes | Path, source: bytes | str, options: Any, disabled: tuple[str, ...]) -> Any:
         """Make a session; onnxruntime's refusal becomes a VerifyError of one line."""

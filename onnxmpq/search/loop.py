@@ -29,6 +29,7 @@ from onnxmpq.methods.study import Choices, Menu, Study, blending, drawn
 from onnxmpq.methods.uniform import uniform_choices
 from onnxmpq.options import Constraints, MeasureOptions, SearchOptions
 from onnxmpq.search.constraints import make_menu
+from onnxmpq.search.placing import restricted, with_float_kernels
 from onnxmpq.search.sizing import Sizing
 from onnxmpq.search.whole import Whole
 from onnxmpq.sensitivity.engine import Engine
@@ -76,17 +77,20 @@ class Search:
         measure: MeasureOptions,
         constraints: Constraints,
         judged: Samples | None = None,
+        kernels: Mapping[str, Option] | None = None,
     ) -> None:
         """Open the engine; choices become files as ``empty`` would with them in it.
 
-        Metrics of files are judged on the labels of ``judged``, where it has some, and else on the samples.
+        Metrics of files are judged on the labels of ``judged``, where it has some, and else on the samples. Units that
+        ``kernels`` names have the options alone that run on those.
         """
         self.exporter, self.empty, self.method = exporter, empty, chosen(options)
         self.workspace, self.effort, self.seed = exporter.workspace, options.effort, measure.seed
         self.options = parsed(options.options)
         # What is measured is written in a higher opset; its units are the same, with figures of that opset.
         measured = self.workspace.raised()
-        self.menu = make_menu(measured.space, self.options, constraints)
+        offered = self.options if kernels is None else with_float_kernels(self.options)
+        self.menu = restricted(make_menu(measured.space, offered, constraints), kernels or {})
         if measure.blends is None:
             measure = replace(measure, blends="sure" if blending(self.method) else False)
         self.engine = Engine(self.workspace, measure, calibrated=measured)

@@ -1,7 +1,8 @@
 """Files of plans: lowered in a workspace, written to a temporary place, verified there in the target's runtime."""
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
@@ -46,6 +47,11 @@ class Exporter:
         target = self.prepared.target
         return self._given or get_runtime(target.runtime, target.stand_in)
 
+    @property
+    def feed(self) -> Mapping[str, np.ndarray]:
+        """The first sample, on which files are timed."""
+        return self._feeds[0]
+
     @cached_property
     def _feeds(self) -> list[Mapping[str, np.ndarray]]:
         return list(islice(self.workspace.samples, VERIFY_SAMPLES))
@@ -69,9 +75,15 @@ class Exporter:
 
     def tried(self, plan: Plan) -> Verdict:
         """Verify a plan with the nearest codes, which are quick to find; its file is gone afterwards."""
+        with self.rough(plan) as (path, expected):
+            return self._verified(expected, path, 0.0)
+
+    @contextmanager
+    def rough(self, plan: Plan) -> Iterator[tuple[Path, Expected]]:
+        """Write a plan with the nearest codes for a while."""
         with tempfile.TemporaryDirectory(dir=self.workspace.folder) as place:
             path = Path(place) / "tried.onnx"
-            return self._verified(self._placed(self.workspace.quick(plan), path, plan), path, 0.0)
+            yield path, self._placed(self.workspace.quick(plan), path, plan)
 
     def written(self, plan: Plan, name: str) -> Path:
         """Lower a plan and write it as ``name`` into a folder of its own."""
