@@ -75,6 +75,8 @@ _REWRITING_OPTIMIZERS = (
 _LITERAL_ENTRIES = {"session.disable_quant_qdq": "1", "session.disable_double_qdq_remover": "1"}
 _EXACT_ENTRY = ("session.qdq_matmulnbits_accuracy_level", "1")  # float32; 4, the default, is int8
 
+_ABILITIES: frozenset[Ability] = frozenset((*ABILITIES, "profile"))
+
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _PROVIDER_OPTIONS: dict[str, dict[str, str]] = {
     # TF32 keeps 10 bits of a product's operands: 66 dB to the processor's sums instead of 126. A search among all of
@@ -222,7 +224,7 @@ class OnnxRuntime:
     @property
     def abilities(self) -> frozenset[Ability]:
         """Everything."""
-        return ABILITIES | {"profile"}
+        return _ABILITIES
 
     def session(
         self, model: bytes | Path, *, mode: Mode, threads: int = 1, outputs: Sequence[str] | None = None
