@@ -36,7 +36,7 @@ from onnxmpq.options import (
 )
 from onnxmpq.runtimes import get_runtime
 from onnxmpq.search.budgeted import plan_within
-from onnxmpq.search.constraints import tried, uniform_by_hand
+from onnxmpq.search.constraints import menu_of, tried, uniform_by_hand
 from onnxmpq.search.decide import Decision
 from onnxmpq.search.decide import to_json as decision_json
 from onnxmpq.search.loop import Search
@@ -45,10 +45,11 @@ from onnxmpq.search.sizing import with_facts
 from onnxmpq.sensitivity.rescue import Rescue
 from onnxmpq.sensitivity.table import Table
 from onnxmpq.sensitivity.workers.executors import opened
+from onnxmpq.targets import Target
 from onnxmpq.verification.publish import checked_output, publish, workshop
 from onnxmpq.verification.verify import file_bytes
 from onnxmpq.workspace.export import Exporter
-from onnxmpq.workspace.prepare import Model, Prepared, Progress, checked_plan, parsed, prepare, silent
+from onnxmpq.workspace.prepare import Model, Prepared, Progress, checked_plan, prepare, silent
 from onnxmpq.workspace.workspace import Workspace, workspace
 
 
@@ -140,7 +141,7 @@ def measure(
         workspace(prepared, calibration, Numbers.asked(numbers, Numbers()), progress, tried(prepared.space)) as place,
         Engine(place, measuring) as engine,
     ):
-        table = engine.table(parsed(options), choices)
+        table = engine.table(menu_of(options, prepared.target), choices)
         table = engine.pairs(table) if pairs else table
         return with_facts(table, engine, keep_metadata=graph.keep_metadata)
 
@@ -200,7 +201,7 @@ def quantize(
     checked_output(path, overwrite)
     order = Order.of(budget, plan, search, constraints, verify)
     prepared = prepare(model, target, progress, extra_passes=graph.passes or (order.plan.passes if order.plan else ()))
-    settled = Numbers.asked(numbers, order.numbers(prepared.source.size_bytes))
+    settled = Numbers.asked(numbers, order.numbers(prepared))
     first = replace(
         order.first_plan(prepared, constraints),
         model_sha256=prepared.source.sha256,
@@ -216,7 +217,9 @@ def quantize(
         exporter = Exporter(place, threads=verify.threads, speed_budget_s=verify.speed_budget_s)
         graded = _graded(place, evaluation)
         kernels: Mapping[str, Option] | None = None
-        if found_kernels := _placed(exporter, first, order.offered(search), constraints, verify, measure):
+        if found_kernels := _placed(
+            exporter, first, order.offered(search, prepared.target), constraints, verify, measure
+        ):
             kernels = found_kernels.kernels
             first = first if order.searches else on_kernels(first, prepared.space, kernels)
             notes.append(told(found_kernels))
@@ -266,7 +269,7 @@ class Order:
 
     limits: tuple[Limit, ...]
     plan: Plan | None
-    option: Option
+    option: Option | None
     searches: bool
     thresholds: Thresholds
 
@@ -297,18 +300,23 @@ class Order:
             chosen(search)
         if searches and not limits:
             raise InputError("A search needs a budget: size=30%, bits=4, bops=25%, memory=40MB or drop=1%.")
-        option = given if isinstance(given, Option) else Option.parse("w8a8")
+        option = given if isinstance(given, Option) else None
         return cls(tuple(limits), given if isinstance(given, Plan) else None, option, searches, thresholds)
 
-    def numbers(self, model_bytes: int) -> Numbers:
-        """How values become codes unless somebody says so, in a model of some size."""
+    def numbers(self, prepared: Prepared) -> Numbers:
+        """How values become codes unless somebody says so."""
         if self.plan is not None:
             return Numbers.of(self.plan.ranges)
-        return Numbers.searched() if self.searches else Numbers.uniform(self.option, model_bytes)
+        size = prepared.source.size_bytes
+        return Numbers.searched() if self.searches else Numbers.uniform(self.uniform(prepared.target), size)
 
-    def offered(self, search: SearchOptions) -> tuple[Option, ...]:
+    def uniform(self, target: Target) -> Option:
+        """Return what every unit gets where nothing is searched."""
+        return self.option or (target.menu[0] if target.menu else Option.parse("w8a8"))
+
+    def offered(self, search: SearchOptions, target: Target) -> tuple[Option, ...]:
         """Return the options that units may take."""
-        return parsed(search.options) if self.searches else (self.option,)
+        return menu_of(search.options, target) if self.searches else (self.uniform(target),)
 
     def first_plan(self, prepared: Prepared, constraints: Constraints) -> Plan:
         """Return the plan to be applied, or for a search an empty one."""
@@ -316,7 +324,7 @@ class Order:
             return checked_plan(self.plan, prepared)
         if self.searches:
             return Plan(target=prepared.space.target, method="", choices={})
-        return uniform_by_hand(prepared.space, self.option, constraints)
+        return uniform_by_hand(prepared.space, self.uniform(prepared.target), constraints)
 
 
 def _plan_or_option(given: Plan | Option | str | os.PathLike[str] | None) -> Plan | Option | None:

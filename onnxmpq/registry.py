@@ -97,9 +97,12 @@ CARRIERS = Registry(
         "planesmul": "onnxmpq.carriers.planes:PlanesMul",
         "planesgather": "onnxmpq.carriers.planes:PlanesGather",
         "gather": "onnxmpq.carriers.gather:Gather",
+        "nbits": "onnxmpq.carriers.nbits:NBits",
+        "nbits4": "onnxmpq.carriers.nbits:NBits4",
+        "gatherblocks": "onnxmpq.carriers.nbits:GatherBlocks",
     },
 )
-FILE_RULES = Registry("set of file rules", "onnxmpq.filerules", {})
+FILE_RULES = Registry("set of file rules", "onnxmpq.filerules", {"nbits": "onnxmpq.filerules.nbits:NBitsRules"})
 DIALECTS = Registry("dialect", "onnxmpq.dialects", {"qdq": "onnxmpq.dialects.qdq:Qdq"})
 PASSES = Registry("pass", "onnxmpq.passes", {})
 """Those of other packages; ours are listed by ``onnxmpq_passes``."""

@@ -252,7 +252,7 @@ def _space(target: str, subject: str) -> Space:
 def _options(space: Space, op: str) -> list[str]:
     """Return the options that layers of a kind have, or the names of whole plans."""
     if not op:
-        return ["w8a8", "mixed"]
+        return ["w8a8", "mixed"] if any(len(unit.options) > 1 for unit in space.units) else []
     own = [str(option) for unit in space.units if unit.layers[0].op == op for option in unit.options]
     return list(dict.fromkeys(["float", *own]))
 
@@ -262,7 +262,8 @@ def _choices(space: Space, op: str, option: str) -> Mapping[str, Option]:
     if option == "mixed":
         return dict(_mixed(space))
     if not op:
-        return uniform(space, Option.parse(option)).choices
+        menu = find_target(space.target).menu
+        return uniform(space, menu[0] if menu else Option.parse(option)).choices
     wanted = Option.parse(option)
     return {unit.name: wanted for unit in space.units if unit.layers[0].op == op and wanted in unit.options}
 

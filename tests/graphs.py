@@ -25,9 +25,13 @@ def from_text(text: str, weights: Mapping[str, Array] | None = None, opset: int 
     return ir.from_proto(proto)
 
 
-def layer_chain(op: str, grouping: str = "dense", rank: int = 2, seed: int = 0) -> ir.Model:
-    """Build two layers of one kind with an activation between them, as a float model."""
+def layer_chain(op: str, grouping: str = "dense", rank: int = 2, seed: int = 0, wide: bool = False) -> ir.Model:
+    """Build two layers of one kind with an activation between them, as a float model.
+
+    ``wide``: a Gemm or Gather has 128 numbers to sum over, or in a row, which any block divides.
+    """
     g = rng(seed)
+    size = 128 if wide else {"Gemm": 64}.get(op, 16)
 
     def normal(*shape: int) -> Array:
         spread = np.exp(g.normal(size=(shape[0],) + (1,) * (len(shape) - 1)) * 0.3)
@@ -46,9 +50,9 @@ def layer_chain(op: str, grouping: str = "dense", rank: int = 2, seed: int = 0) 
             body = "h = ConvTranspose<strides = [2, 2]>(x, w1) r = Relu(h) y = ConvTranspose<strides = [2, 2]>(r, w2)"
             text = f"g (float[n, 8, 5, 5] x) => (float[n, 8, 20, 20] y) {{ {body} }}"
         case "Gemm":
-            weights = {"w1": normal(64, 64), "w2": normal(64, 64), "b1": normal(64), "b2": normal(64)}
+            weights = {"w1": normal(size, size), "w2": normal(size, size), "b1": normal(size), "b2": normal(size)}
             body = "h = Gemm<transB = 1>(x, w1, b1) r = Relu(h) y = Gemm(r, w2, b2)"
-            text = f"g (float[n, 64] x) => (float[n, 64] y) {{ {body} }}"
+            text = f"g (float[n, {size}] x) => (float[n, {size}] y) {{ {body} }}"
         case "MatMul" if rank == 2:
             weights = {"w1": normal(128, 128), "w2": normal(128, 128), "b1": normal(128), "b2": normal(128)}
             body = "m = MatMul(x, w1) h = Add(m, b1) r = Sigmoid(h) o = MatMul(r, w2) y = Add(b2, o)"
@@ -62,9 +66,9 @@ def layer_chain(op: str, grouping: str = "dense", rank: int = 2, seed: int = 0) 
             body = "t = Transpose<perm = [0, 2, 1]>(x) y = MatMul(x, t)"
             text = f"g (float[n, 12, 16] x) => (float[n, 12, 12] y) {{ {body} }}"
         case "Gather":
-            weights = {"w1": normal(40, 16), "w2": normal(16, 16), "indices": g.integers(0, 40, (3, 5))}
-            body = "e = Gather(w1, indices) s = Add(e, x) y = MatMul(s, w2)"
-            text = f"g (float[3, 5, 16] x) => (float[3, 5, 16] y) {{ {body} }}"
+            weights = {"w1": normal(max(40, size), size), "w2": normal(size, size)}
+            body = "i = ArgMax<axis = -1, keepdims = 0>(x) e = Gather(w1, i) s = Add(e, x) y = MatMul(s, w2)"
+            text = f"g (float[3, 5, {size}] x) => (float[3, 5, {size}] y) {{ {body} }}"
         case "LSTM" | "GRU":
             gates = 4 if op == "LSTM" else 3
             weights = {"w1": normal(2, gates * 8, 16), "r1": normal(2, gates * 8, 8), "b1": normal(2, 2 * gates * 8)}

@@ -25,7 +25,7 @@ MAY_IMPORT = {  # from the bottom up: every room, and every module that stands a
     "numerics": "artifacts errors machine model options",
     "carriers": "artifacts numerics registry",
     "dialects": "carriers numerics registry",
-    "filerules": "registry",
+    "filerules": "carriers model numerics registry",
     "targets": "artifacts carriers dialects disk errors model numerics registry",
     "calibrate": "errors machine numerics",
     "lower": "artifacts calibrate carriers dialects errors model numerics options targets",
@@ -58,7 +58,7 @@ MAY_IMPORT = {  # from the bottom up: every room, and every module that stands a
     "exchange": "artifacts carriers data disk errors lower methods model numerics options targets workspace",
     "api": (
         "artifacts budgets data disk errors guard latency machine methods metrics model options runtimes search "
-        "sensitivity verification workspace"
+        "sensitivity targets verification workspace"
     ),
     "for_targets": "api artifacts data disk errors options search targets verification workspace",
     "report": "api artifacts disk errors search sensitivity version",

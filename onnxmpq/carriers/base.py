@@ -68,6 +68,10 @@ class Pen(Protocol):
         """Return a name that nobody has."""
         ...
 
+    def use(self, domain: str, version: int) -> None:
+        """Let the model have the operators of a domain."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Carried:
@@ -106,9 +110,13 @@ class Carrier(ABC):
         shape = stored_shape(value)
         return {f"{value.name}/{self.stored}": math.ceil(math.prod(shape) * weight_type(option).bits / 8)}
 
-    def write_codes(self, pen: Pen, value: ir.Value, codes: np.ndarray, option: Option) -> ir.Value:
+    def write_codes(self, pen: Pen, value: ir.Value, quantised: QuantisedWeight, option: Option) -> ir.Value:
         """Write the codes of a weight; return what gives them."""
-        return pen.initializer(value, "quantized", codes, option)
+        return pen.initializer(value, "quantized", quantised.codes, option)
+
+    def fault(self, node: ir.Node, layer: Layer, option: Option) -> str:
+        """Say what keeps the weight of a layer from being carried so; nothing where it can be."""
+        return ""
 
     def opset(self, option: Option) -> int:
         """Return the lowest opset in which codes of an option can be carried."""

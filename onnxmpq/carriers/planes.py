@@ -28,6 +28,7 @@ from onnxmpq.carriers.castmul import CastMul
 from onnxmpq.carriers.dq import Dq
 from onnxmpq.carriers.gather import Gather
 from onnxmpq.numerics.formats import activation_opset
+from onnxmpq.numerics.weights import QuantisedWeight
 
 WIDTHS = (4, 2, 1)
 OPSET = 18
@@ -51,8 +52,9 @@ class _Packed(Carrier):
         held = {f"{value.name}/{self.stored}": bits * _rest(count)}
         return held | {f"{self.stored}/{graph}/{key}": size for key, size in constants.items()}
 
-    def write_codes(self, pen: Pen, value: ir.Value, codes: np.ndarray, option: Option) -> ir.Value:
+    def write_codes(self, pen: Pen, value: ir.Value, quantised: QuantisedWeight, option: Option) -> ir.Value:
         """Write planes, and the nodes that put them together."""
+        codes = quantised.codes.astype(np.int8, copy=False)
         shape, bits, graph = codes.shape, option.weight_bits, id(value.graph)
         constants = _constants(shape, bits)
         whole, byte = (*_CODES, _rest(codes.size)), ir.DataType.UINT8

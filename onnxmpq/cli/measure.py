@@ -77,14 +77,14 @@ def measure_command(
     onnxmpq measure model.onnx -c samples.npz --options w8a8,w4a8 --executor processes:4
     onnxmpq solve table.json -b size=30% -o plan.json
     """
-    from onnxmpq.search.constraints import tried
+    from onnxmpq.search.constraints import menu_of, tried
     from onnxmpq.search.sizing import with_facts
     from onnxmpq.sensitivity.engine import Engine
     from onnxmpq.sensitivity.workers.executors import opened
-    from onnxmpq.workspace.prepare import parsed, prepare
+    from onnxmpq.workspace.prepare import prepare
     from onnxmpq.workspace.workspace import workspace
 
-    wanted, settled = parsed(search.options), Numbers.asked(numbers, Numbers())
+    settled = Numbers.asked(numbers, Numbers())
     checked_output(output, overwrite)
     checked_output(record, overwrite, "record")
     if dry_run:
@@ -92,6 +92,7 @@ def measure_command(
     table: Table | None = None
     with measuring(measure.store, quiet, verbose) as told, opened(measure) as pooled:
         prepared = prepare(model, target, told, extra_passes=graph.passes)
+        wanted = menu_of(search.options, prepared.target)
         at = {} if dry_run else tried(prepared.space)
         with workspace(prepared, calibration, settled, told, at) as place, Engine(place, pooled) as engine:
             forecast = engine.cost(engine.variants(wanted)) if dry_run else None

@@ -169,7 +169,7 @@ class _Writer:
         if name not in self.quantised:
             self.quantised[name] = self.quantise(form, value, self.floors.get(name))
         found = self.quantised[name]
-        make = partial(held.write_codes, self, value, found.codes, form.option)
+        make = partial(held.write_codes, self, value, found, form.option)
         return self.shared(f"{name}/{held.stored}", make), found
 
     def moved(self, node: ir.Node, layer: Layer, value: ir.Value, quantised: QuantisedWeight) -> np.ndarray | float:
@@ -366,6 +366,10 @@ class _Writer:
             candidate, count = f"{name}_{count}", count + 1
         self.taken.add(candidate)
         return candidate
+
+    def use(self, domain: str, version: int) -> None:
+        """Let the model have the operators of a domain."""
+        self.model.opset_imports.setdefault(domain, version)
 
     def drop_unread(self) -> None:
         """Remove initialisers that nobody reads any more."""

@@ -1,7 +1,7 @@
 """``uniform``: every unit at one option, or at the nearest one that it has.
 
-Nearest means: as many weight bits and activations left float, then more weight bits, then float. Precision is never
-taken below what was asked.
+Nearest means: as many weight bits and activations left float, then more weight bits, then float; of blocks, one of no
+more weights. Precision is never taken below what was asked.
 """
 
 from collections.abc import Sequence
@@ -28,12 +28,12 @@ def no_coarser(unit: Unit, option: Option) -> tuple[Option, ...]:
         return (
             have.weight_bits >= option.weight_bits > 0
             and (not have.activation_bits or have.activation_bits >= option.activation_bits > 0)
-            and (not have.block or have.block == option.block)
+            and (not have.block or have.block <= option.block)
         )
 
-    def distance(have: Option) -> tuple[bool, bool, int, bool]:
+    def distance(have: Option) -> tuple[bool, bool, int, bool, int]:
         loses_activation = bool(option.activation_bits) and not have.activation_bits
-        return (have != option, have.weight_bits != option.weight_bits, have.weight_bits, loses_activation)
+        return (have != option, have.weight_bits != option.weight_bits, have.weight_bits, loses_activation, -have.block)
 
     finer = [have for have in unit.options if have != FLOAT and (have == option or fits(have))]
     return (*sorted(finer, key=distance), FLOAT)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     import onnx_ir as ir
 
+CONTRIBUTED = "com.microsoft"
+"""The domain of operators that onnxruntime has beside the standard."""
 BLOCKED_OPSET = 21
 """The opset whose DequantizeLinear takes a scale for each block."""
 

@@ -13,13 +13,16 @@ takes of every unit's menu the first.
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from onnxmpq import errors
 from onnxmpq.artifacts import FLOAT, Option, Plan, Space, Unit
 from onnxmpq.errors import InputError
 from onnxmpq.methods.study import Menu
 from onnxmpq.methods.uniform import nearest, nearest_choices, no_coarser, uniform
-from onnxmpq.options import Constraints
+from onnxmpq.options import MENU, Constraints
+from onnxmpq.targets import Target
+from onnxmpq.workspace.prepare import parsed
 
 INPUTS = "inputs"
 """What ties all units that read one tensor."""
@@ -49,6 +52,18 @@ def matching(space: Space, pattern: str) -> tuple[Unit, ...]:
         hint = errors.nearest(pattern, [name for known in names.values() for name in known])
         raise InputError(f"No unit is called '{pattern}', nor matches it.{hint or ' `onnxmpq inspect` lists them.'}")
     return tuple(found)
+
+
+def menu_of(asked: Sequence[str | Option], target: Target) -> tuple[Option, ...]:
+    """Return the options to choose from: those that were asked for, and unless any were those of the target."""
+    return target.menu if target.menu and tuple(asked) == MENU else parsed(asked)
+
+
+def held_together(constraints: Constraints, target: Target) -> Constraints:
+    """Tie units that read one tensor, where the target wants that."""
+    if not target.together or INPUTS in constraints.ties:
+        return constraints
+    return replace(constraints, ties=(*constraints.ties, INPUTS))
 
 
 def make_menu(space: Space, options: Sequence[Option], constraints: Constraints = Constraints()) -> Menu:

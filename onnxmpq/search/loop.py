@@ -28,7 +28,7 @@ from onnxmpq.methods.rows import make_rows
 from onnxmpq.methods.study import Choices, Menu, Study, blending, drawn
 from onnxmpq.methods.uniform import uniform_choices
 from onnxmpq.options import Constraints, MeasureOptions, SearchOptions
-from onnxmpq.search.constraints import make_menu
+from onnxmpq.search.constraints import held_together, make_menu, menu_of
 from onnxmpq.search.placing import restricted, with_float_kernels
 from onnxmpq.search.sizing import Sizing
 from onnxmpq.search.whole import Whole
@@ -36,7 +36,6 @@ from onnxmpq.sensitivity.engine import Engine
 from onnxmpq.sensitivity.table import Table
 from onnxmpq.solve import Solution, relative_gap
 from onnxmpq.workspace.export import Exporter
-from onnxmpq.workspace.prepare import parsed
 
 _SIZE = Size()
 
@@ -86,7 +85,8 @@ class Search:
         """
         self.exporter, self.empty, self.method = exporter, empty, chosen(options)
         self.workspace, self.effort, self.seed = exporter.workspace, options.effort, measure.seed
-        self.options = parsed(options.options)
+        target = self.workspace.prepared.target
+        self.options, constraints = menu_of(options.options, target), held_together(constraints, target)
         # What is measured is written in a higher opset; its units are the same, with figures of that opset.
         measured = self.workspace.raised()
         offered = self.options if kernels is None else with_float_kernels(self.options)

@@ -19,7 +19,7 @@ _MOST_CHANNELS = 2**31
 _LARGEST = 1e30  # of numbers among attributes
 _JOINED = ("layers", "followers", "notes")  # what is looked at before that of the target that is extended
 _NEW: Mapping[type, tuple[str, ...]] = {  # keys of schema 2
-    Target: ("dialect", "extends", "proof", "rules", "stand_in", "variants"),
+    Target: ("dialect", "extends", "menu", "proof", "rules", "stand_in", "together", "variants"),
     LayerRule: ("attributes", "floats", "least_channels", "weight_on"),
 }
 _NAMED: Mapping[Any, Registry] = {CarrierName: CARRIERS, DialectName: DIALECTS, FileRulesName: FILE_RULES}

@@ -160,6 +160,8 @@ class Target:
 
     ``stand_in``: what is used where ``runtime`` is not installed; nothing: a file is made only where it is.
     ``proof``: how far a file is proved right where the runtime is; ``rules``: what is checked on the file itself.
+    ``menu``: what a search chooses from unless it is told, and its first option is what every unit gets without one.
+    ``together``: units that read one tensor take one option, since the runtime fuses them only then.
     ``dialect``: how quantised activations and integer biases are written.
     ``islands``: a float layer between quantised ones needs protection. ``integer_kernels``: layers with activation bits
     are promised to run in integers, and an export in which none does is refused. ``isa``: for which processors.
@@ -174,6 +176,8 @@ class Target:
     stand_in: str = ""
     proof: Proof = "run"
     rules: FileRulesName = FileRulesName("")
+    menu: tuple[Option, ...] = ()
+    together: bool = False
     dialect: DialectName = DialectName("qdq")
     islands: bool = False
     integer_kernels: bool = True

@@ -14,7 +14,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxmpq.artifacts import FLOAT, Cost, Layer, Leftover, Option, Space, Unit
-from onnxmpq.carriers.base import stored_shape
+from onnxmpq.carriers.base import carrier, stored_shape
 from onnxmpq.model.layers import all_nodes, constant, find_layers, is_standard
 from onnxmpq.targets import LayerRule, Target
 from onnxmpq.targets.schema import FLOATS, PLAIN
@@ -117,10 +117,19 @@ def layer_options(model: ir.Model, layer: Layer, target: Target) -> tuple[list[O
         return [], ["its weight has no axis that is summed over"]
     inner = 0 if axis is None else layer.weight_shape[axis]
     options = [option for option in options if not option.block or inner % option.block == 0]
+    options, faults = _carried(model, layer, rule, options)
+    reasons += faults
     if any(option.block for option in options) and (reader := _forbidden_reader(model, layer, rule)):
         reasons.append(f"blocked weights have no fast kernel in front of {reader}")
         options = [option for option in options if not option.block]
     return options, reasons
+
+
+def _carried(model: ir.Model, layer: Layer, rule: LayerRule, options: list[Option]) -> tuple[list[Option], list[str]]:
+    """Return the options whose carriers can hold the weight of a layer, and what stands against the others."""
+    node = next(node for node in all_nodes(model) if node.name == layer.node)
+    faults = {option: carrier(rule.carrier(option) or "dq").fault(node, layer, option) for option in options}
+    return [option for option in options if not faults[option]], list(dict.fromkeys(filter(None, faults.values())))
 
 
 def _forbidden_reader(model: ir.Model, layer: Layer, rule: LayerRule) -> str:

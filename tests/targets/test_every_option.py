@@ -34,12 +34,12 @@ def label(case: tuple[str, LayerRule, Option]) -> str:
 
 
 @pytest.fixture(scope="module")
-def exporters(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, str, int], Exporter]:
+def exporters(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, str, int, bool], Exporter]:
     """Prepare and calibrate each model once for a target, whatever its layers take then."""
 
     @cache
-    def made(name: str, op: str, grouping: str, rank: int) -> Exporter:
-        model = layer_chain(op, grouping, rank)
+    def made(name: str, op: str, grouping: str, rank: int, wide: bool) -> Exporter:
+        model = layer_chain(op, grouping, rank, wide=wide)
         prepared = prepare(ir.to_proto(model), name)
         workspace = Workspace(prepared, feeds_for(model), Numbers(), tmp_path_factory.mktemp("option"))
         return Exporter(workspace, runtime=Kept(get_runtime(prepared.target.runtime)))
@@ -55,11 +55,11 @@ def model_of(rule: LayerRule) -> tuple[str, str, int]:
 
 @pytest.mark.parametrize("case", cases(), ids=label)
 def test_an_offered_option_loads_and_runs_as_simulated(
-    case: tuple[str, LayerRule, Option], exporters: Callable[[str, str, str, int], Exporter]
+    case: tuple[str, LayerRule, Option], exporters: Callable[[str, str, str, int, bool], Exporter]
 ) -> None:
     name, rule, option = case
     need_runtime(name)
-    exporter = exporters(name, *model_of(rule))
+    exporter = exporters(name, *model_of(rule), bool(option.block))
     plan = uniform(exporter.prepared.space, option)
     verdict = exporter.build(plan, "q.onnx").verdict
     assert option in plan.choices.values()
@@ -75,7 +75,7 @@ def test_a_rule_holds_on_the_whole_way(case: tuple[str, LayerRule, Option], tmp_
     """What is published of the last option of every rule is what was asked for."""
     name, rule, option = case
     need_runtime(name)
-    model = layer_chain(*model_of(rule))
+    model = layer_chain(*model_of(rule), wide=bool(option.block))
     result = quantize(
         ir.to_proto(model),
         feeds_for(model),
