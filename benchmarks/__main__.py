@@ -14,6 +14,7 @@ from benchmarks.latency import latency
 from benchmarks.measure import measure
 from benchmarks.memory import memory
 from benchmarks.methods import methods
+from benchmarks.nbits import nbits
 from benchmarks.outliers import outliers
 from benchmarks.pairs import pairs
 from benchmarks.processors import processors
@@ -49,6 +50,7 @@ main.add_command(worst)
 main.add_command(processors)
 main.add_command(guard)
 main.add_command(latency)
+main.add_command(nbits)
 main.add_command(memory)
 main.add_command(solve)
 

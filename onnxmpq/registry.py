@@ -102,7 +102,11 @@ CARRIERS = Registry(
         "gatherblocks": "onnxmpq.carriers.nbits:GatherBlocks",
     },
 )
-FILE_RULES = Registry("set of file rules", "onnxmpq.filerules", {"nbits": "onnxmpq.filerules.nbits:NBitsRules"})
+FILE_RULES = Registry(
+    "set of file rules",
+    "onnxmpq.filerules",
+    {"nbits": "onnxmpq.filerules.nbits:NBitsRules", "tensorrt": "onnxmpq.filerules.tensorrt:TensorRtRules"},
+)
 DIALECTS = Registry("dialect", "onnxmpq.dialects", {"qdq": "onnxmpq.dialects.qdq:Qdq"})
 PASSES = Registry("pass", "onnxmpq.passes", {})
 """Those of other packages; ours are listed by ``onnxmpq_passes``."""

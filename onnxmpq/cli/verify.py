@@ -17,6 +17,7 @@ from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.model.load import load
 from onnxmpq.runtimes import get_runtime
 from onnxmpq.targets import target as find_target
+from onnxmpq.verification.readings import promised, read, with_readings
 from onnxmpq.verification.requirements import MEASURED, Finding, hold, parse_requirements
 from onnxmpq.verification.verify import verify
 from onnxmpq.workspace.export import VERIFY_SAMPLES
@@ -45,6 +46,13 @@ from onnxmpq.workspace.export import VERIFY_SAMPLES
     help="Samples, best with 'labels', that drop and loss are judged on.  [default: those of --calibration]",
 )
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Threads of the runtime.")
+@click.option(
+    "--read",
+    "readings",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="What trtexec wrote of the file on another machine, by --exportLayerInfo or --exportProfile. Repeatable.",
+)
 @json_option
 @quiet_option
 def verify_command(
@@ -55,6 +63,7 @@ def verify_command(
     required: tuple[str, ...],
     evaluation: Path | None,
     threads: int,
+    readings: tuple[Path, ...],
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -65,6 +74,7 @@ def verify_command(
     requirements = parse_requirements(required)
     if evaluation is not None and not any(one.kind in MEASURED for one in requirements):
         raise InputError("--evaluation is what drop and loss are judged on. Add --require 'drop<=1%', or leave it out.")
+    read_back = [read(path) for path in readings]
     if not os.path.isfile(quantised):
         raise InputError(f"There is no file '{quantised}'.")
     source = load(float_model)  # says better than a runtime what is wrong with it
@@ -82,6 +92,7 @@ def verify_command(
             threads=threads,
             progress=report,
         )
+        verdict = with_readings(verdict, read_back, promised(quantised) if read_back else ())
         report("requirements", 0, 0)
         found = hold(requirements, verdict, source, quantised, runtime, reference, judged)
     ok = verdict.ok and all(finding.ok for finding in found)
