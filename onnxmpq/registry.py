@@ -47,7 +47,7 @@ class Registry:
         """Return all names, sorted.
 
         >>> RUNTIMES.names()
-        ('null', 'onnxruntime', 'onnxruntime-exact', 'openvino')
+        ('null', 'onnxruntime', 'onnxruntime-exact', 'openvino', 'qonnx')
         """
         return tuple(sorted(self.homes()))
 
@@ -72,6 +72,7 @@ RUNTIMES = Registry(
         "onnxruntime": "onnxmpq.runtimes.ort:OnnxRuntime",
         "onnxruntime-exact": "onnxmpq.runtimes.ort:ExactOnnxRuntime",
         "openvino": "onnxmpq.runtimes.openvino:OpenVino",
+        "qonnx": "onnxmpq.runtimes.qonnx:Qonnx",
         "null": "onnxmpq.runtimes.null:Null",
     },
 )
@@ -100,6 +101,7 @@ CARRIERS = Registry(
         "nbits": "onnxmpq.carriers.nbits:NBits",
         "nbits4": "onnxmpq.carriers.nbits:NBits4",
         "gatherblocks": "onnxmpq.carriers.nbits:GatherBlocks",
+        "quant": "onnxmpq.carriers.quant:QuantWeight",
     },
 )
 FILE_RULES = Registry(
@@ -107,7 +109,9 @@ FILE_RULES = Registry(
     "onnxmpq.filerules",
     {"nbits": "onnxmpq.filerules.nbits:NBitsRules", "tensorrt": "onnxmpq.filerules.tensorrt:TensorRtRules"},
 )
-DIALECTS = Registry("dialect", "onnxmpq.dialects", {"qdq": "onnxmpq.dialects.qdq:Qdq"})
+DIALECTS = Registry(
+    "dialect", "onnxmpq.dialects", {"qdq": "onnxmpq.dialects.qdq:Qdq", "quant": "onnxmpq.dialects.quant:Quant"}
+)
 PASSES = Registry("pass", "onnxmpq.passes", {})
 """Those of other packages; ours are listed by ``onnxmpq_passes``."""
 TARGETS = Registry("target", "onnxmpq.targets", {})

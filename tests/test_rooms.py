@@ -24,7 +24,7 @@ MAY_IMPORT = {  # from the bottom up: every room, and every module that stands a
     "data": "disk errors",
     "numerics": "artifacts errors machine model options",
     "carriers": "artifacts numerics registry",
-    "dialects": "carriers numerics registry",
+    "dialects": "carriers errors numerics registry",
     "filerules": "carriers model numerics registry",
     "targets": "artifacts carriers dialects disk errors model numerics registry",
     "calibrate": "errors machine numerics",

@@ -542,7 +542,7 @@ def test_a_search_sees_the_same_losses_in_every_dialect(installed: list[EntryPoi
 
 
 def test_a_dialect_of_a_target_is_one_that_there_is(installed: list[EntryPoint], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"line 6: 'dialect' is 'qdk'; allowed: 'qdq'. Did you mean 'qdq'"):
+    with pytest.raises(InputError, match=r"line 6: 'dialect' is 'qdk'; allowed: 'qdq', 'quant'. Did you mean 'qdq'"):
         target(speaking(tmp_path, "qdk"))
     install(installed, DIALECTS, "spelled", f"{__name__}:Spelled")
     path = speaking(tmp_path, "qdq")

@@ -41,6 +41,7 @@ class Pen(Protocol):
         dtype: ir.DataType = ir.DataType.FLOAT,
         before: ir.Node | None = None,
         shape: Sequence[int] | None = None,
+        domain: str = "",
     ) -> ir.Value:
         """Add a node in front of ``before``, or at the head of the graph that holds ``like``; return its output.
 
@@ -70,6 +71,10 @@ class Pen(Protocol):
 
     def use(self, domain: str, version: int) -> None:
         """Let the model have the operators of a domain."""
+        ...
+
+    def define(self, domain: str, name: str, version: int, make: Callable[[int], ir.Function]) -> None:
+        """Let the model say once what an operator of a domain does, in operators of the model's opset."""
         ...
 
 

@@ -29,6 +29,7 @@ COMMANDS = {
     "verify": "Show what a file does in its runtime, beside its float model.",
     "report": "Make the page of a report from RECORD, without running anything.",
     "diagnose": "Say what quantising does to MODEL, and which layers are to blame.",
+    "import": "Read the plan out of FILE, a QONNX model that was made of MODEL.",
     "overrides": "Write PLAN as onnxruntime's TensorQuantOverrides, or read such a file.",
     "store": "Look at a store of measurements, check it, or make it smaller.",
     "targets": "List the targets, or explain the one called NAME.",

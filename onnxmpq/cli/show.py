@@ -156,8 +156,10 @@ def _finest_first(item: tuple[Option, int]) -> tuple[int, int, Option]:
 
 def _verified(verdict: Verdict) -> str:
     agreement, sqnr, kernels = (verdict[name].value for name in ("simulation", "sqnr", "kernels"))
-    if kernels is None:
+    if verdict["simulation"].ok is None:
         return f"{verdict['kernels'].detail}; {decibel(sqnr)} to float"
+    if kernels is None:
+        return f"runs in {verdict.runtime}; {decibel(agreement)} to its simulation, {decibel(sqnr)} to float"
     return (
         f"runs in {verdict.runtime}: {kernels} low-bit kernels, {verdict['kernels'].detail}; "
         f"{decibel(agreement)} to its simulation, {decibel(sqnr)} to float"

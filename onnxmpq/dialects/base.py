@@ -67,6 +67,8 @@ class Dialect(ABC):
     """
 
     name: ClassVar[str]
+    any_width: ClassVar[bool] = False
+    """Whether activations may have any number of bits, not just those of a type."""
 
     @abstractmethod
     def activation(self, pen: Pen, activation: Activation) -> Written:

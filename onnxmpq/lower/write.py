@@ -335,9 +335,10 @@ class _Writer:
         dtype: ir.DataType = ir.DataType.FLOAT,
         before: ir.Node | None = None,
         shape: Sequence[int] | None = None,
+        domain: str = "",
     ) -> ir.Value:
         """Add a node in front of ``before``, or at the head of the graph that holds ``like``; return its output."""
-        new = ir.node(op, inputs, dict(attributes), name=self.fresh(name))
+        new = ir.node(op, inputs, dict(attributes), domain=domain, name=self.fresh(name))
         value = new.outputs[0]
         value.name = new.name
         value.type, value.shape = ir.TensorType(dtype), like.shape if shape is None else ir.Shape(shape)
@@ -370,6 +371,12 @@ class _Writer:
     def use(self, domain: str, version: int) -> None:
         """Let the model have the operators of a domain."""
         self.model.opset_imports.setdefault(domain, version)
+
+    def define(self, domain: str, name: str, version: int, make: Callable[[int], ir.Function]) -> None:
+        """Let the model say once what an operator of a domain does."""
+        self.use(domain, version)
+        if (domain, name, "") not in self.model.functions:
+            self.model.functions[domain, name, ""] = make(self.model.opset_imports[""])
 
     def drop_unread(self) -> None:
         """Remove initialisers that nobody reads any more."""

@@ -178,6 +178,8 @@ class _Reader:
 
     def check(self, result: Target) -> None:
         """Refuse what is well written and cannot work."""
+        from onnxmpq.dialects.base import dialect  # help and completion do not wait for onnx
+
         for key in ("runtime", *(("stand_in",) if result.stand_in else ())):
             self.check_runtime(key, getattr(result, key))
         low, high, highest_ir = result.limits.lowest_opset, result.limits.highest_opset, result.limits.highest_ir
@@ -191,7 +193,7 @@ class _Reader:
                 self.fault("runtime", "variants", f"'runtime' is '{brief(variant.runtime)}', which is not known.")
         rules = [*result.layers, *(rule for variant in result.variants for rule in variant.layers)]
         for index, rule in enumerate(rules):
-            self.check_rule(rule, f"layers[{index}]", high)
+            self.check_rule(rule, f"layers[{index}]", high, dialect(result.dialect).any_width)
         followers = [*result.followers, *(one for variant in result.variants for one in variant.followers)]
         for index, follower in enumerate(followers):
             self.known("op", (follower.op,), _operators(), f"followers[{index}]")
@@ -204,7 +206,7 @@ class _Reader:
             told = f"'{key}' is '{brief(name)}'; allowed: {', '.join(map(repr, names))}.{nearest(name, names)}"
             self.fault(key, "", told)
 
-    def check_rule(self, rule: LayerRule, table: str, highest_opset: int) -> None:
+    def check_rule(self, rule: LayerRule, table: str, highest_opset: int, any_width: bool) -> None:
         """Refuse what a rule of layers says and nobody can do."""
         for key, most, of in (("weight_rank", _MOST_AXES, "axes"), ("least_channels", _MOST_CHANNELS, "channels")):
             if not 0 <= getattr(rule, key) <= most:
@@ -221,7 +223,7 @@ class _Reader:
                 told = f"'attributes' has '{brief(name)}'; of numbers {rule.op} {has}.{nearest(name, numbers)}"
                 self.fault("attributes", table, told)
         for option in rule.options:
-            key, why = _obstacle(rule, option, highest_opset)
+            key, why = _obstacle(rule, option, highest_opset, any_width)
             if why:
                 self.fault(key, table, f"'{option}' {why}")
 
@@ -250,14 +252,16 @@ def _numbers_of(op: str) -> tuple[str, ...]:
     return tuple(sorted(name for name, attribute in known.items() if attribute.type in kinds))
 
 
-def _obstacle(rule: LayerRule, option: Option, highest_opset: int) -> tuple[str, str]:
+def _obstacle(rule: LayerRule, option: Option, highest_opset: int, any_width: bool) -> tuple[str, str]:
     """Say which key of a rule stands against ``option``, and why; nothing where it can be written."""
     from onnxmpq.carriers.base import carrier  # help and completion do not wait for onnx
 
     named = rule.carrier(option)
     held = carrier(named) if named else None
-    if option.weight_bits > 8 or option.activation_bits not in (0, 4, 8, 16):
-        return "options", "cannot be written: weights have 2 to 8 bits, activations 4, 8 or 16."
+    if option.weight_bits > 8:
+        return "options", "cannot be written: weights have 2 to 8 bits."
+    if not any_width and option.activation_bits not in (0, 4, 8, 16):
+        return "options", "cannot be written: activations have 4, 8 or 16 bits in this dialect."
     if (need := rule.opset(option)) > highest_opset:
         return "options", f"needs opset {need}, above highest_opset {highest_opset}."
     if rule.op == "MatMul:product" and option.weight_bits:

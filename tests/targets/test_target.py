@@ -92,7 +92,7 @@ REFUSED = [
         'options = ["a8"]',
         'options = ["a5"]',
         19,
-        "'a5' cannot be written: weights have 2 to 8 bits, activations 4, 8 or",
+        "'a5' cannot be written: activations have 4, 8 or",
     ),
     ('["w8-7a8", "w8"]', '["w9"]', 14, "'w9' cannot be written"),
     (
