@@ -47,7 +47,7 @@ class Registry:
         """Return all names, sorted.
 
         >>> RUNTIMES.names()
-        ('null', 'onnxruntime', 'onnxruntime-exact', 'openvino')
+        ('null', 'onnxruntime', 'onnxruntime-exact', 'openvino', 'qnn')
         """
         return tuple(sorted(self.homes()))
 
@@ -72,6 +72,7 @@ RUNTIMES = Registry(
         "onnxruntime": "onnxmpq.runtimes.ort:OnnxRuntime",
         "onnxruntime-exact": "onnxmpq.runtimes.ort:ExactOnnxRuntime",
         "openvino": "onnxmpq.runtimes.openvino:OpenVino",
+        "qnn": "onnxmpq.runtimes.qnn:Qnn",
         "null": "onnxmpq.runtimes.null:Null",
     },
 )
@@ -105,7 +106,11 @@ CARRIERS = Registry(
 FILE_RULES = Registry(
     "set of file rules",
     "onnxmpq.filerules",
-    {"nbits": "onnxmpq.filerules.nbits:NBitsRules", "tensorrt": "onnxmpq.filerules.tensorrt:TensorRtRules"},
+    {
+        "nbits": "onnxmpq.filerules.nbits:NBitsRules",
+        "qnn": "onnxmpq.filerules.qnn:QnnRules",
+        "tensorrt": "onnxmpq.filerules.tensorrt:TensorRtRules",
+    },
 )
 DIALECTS = Registry("dialect", "onnxmpq.dialects", {"qdq": "onnxmpq.dialects.qdq:Qdq"})
 PASSES = Registry("pass", "onnxmpq.passes", {})
