@@ -49,6 +49,7 @@ clean: ## remove everything that was made here
 
 .venv/test: .venv/bin/pip pyproject.toml
 	$(BIN)/pip install -q -e ".[cpu,openvino,dask,test]"
+	-$(BIN)/pip install -q -e ".[qnn]" # where there is a wheel: x86 Linux with glibc 2.35
 	@touch $@
 
 .venv/lint: .venv/test

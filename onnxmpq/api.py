@@ -109,7 +109,7 @@ def inspect(model: Model, target: str = "ort-cpu", progress: Progress = silent) 
     MatMul_0 4096 ['float', 'w8a8', 'w7a8']
     MatMul_1 4096 ['float', 'w8a8', 'w7a8']
     """
-    return prepare(model, target, progress).space
+    return prepare(model, target, progress, to_be_written=False).space
 
 
 def measure(

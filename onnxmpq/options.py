@@ -186,7 +186,7 @@ class GraphOptions:
         default=(),
         metadata=flag(
             "--pass",
-            "A further pass over the normalised model: equalise-layers. Repeatable.",
+            "A further pass over the normalised model: equalise-layers, fuse-gelu, fix-shapes. Repeatable.",
             metavar="NAME",
             words="passes",
         ),

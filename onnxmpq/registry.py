@@ -47,7 +47,7 @@ class Registry:
         """Return all names, sorted.
 
         >>> RUNTIMES.names()
-        ('null', 'onnxruntime', 'onnxruntime-exact', 'openvino', 'qonnx')
+        ('null', 'onnxruntime', 'onnxruntime-exact', 'openvino', 'qnn', 'qonnx')
         """
         return tuple(sorted(self.homes()))
 
@@ -73,6 +73,7 @@ RUNTIMES = Registry(
         "onnxruntime-exact": "onnxmpq.runtimes.ort:ExactOnnxRuntime",
         "openvino": "onnxmpq.runtimes.openvino:OpenVino",
         "qonnx": "onnxmpq.runtimes.qonnx:Qonnx",
+        "qnn": "onnxmpq.runtimes.qnn:Qnn",
         "null": "onnxmpq.runtimes.null:Null",
     },
 )
@@ -107,7 +108,11 @@ CARRIERS = Registry(
 FILE_RULES = Registry(
     "set of file rules",
     "onnxmpq.filerules",
-    {"nbits": "onnxmpq.filerules.nbits:NBitsRules", "tensorrt": "onnxmpq.filerules.tensorrt:TensorRtRules"},
+    {
+        "nbits": "onnxmpq.filerules.nbits:NBitsRules",
+        "qnn": "onnxmpq.filerules.qnn:QnnRules",
+        "tensorrt": "onnxmpq.filerules.tensorrt:TensorRtRules",
+    },
 )
 DIALECTS = Registry(
     "dialect", "onnxmpq.dialects", {"qdq": "onnxmpq.dialects.qdq:Qdq", "quant": "onnxmpq.dialects.quant:Quant"}

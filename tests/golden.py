@@ -223,15 +223,20 @@ def _elsewhere(target: str, subject: str) -> Mapping[str, str]:
 @cache
 def _told(target: str, subject: str) -> dict[str, str]:
     """Return the text of every option of a subject."""
-    options = _options(_space(target, subject), SUBJECTS[subject].op)
+    options = options_of(units(target, subject), SUBJECTS[subject].op)
     return {option: _plan(target, subject, option) + shown(lowered(target, subject, option)) for option in options}
 
 
 @cache
 def lowered(target: str, subject: str, option: str) -> ir.Model:
     """Lower a subject with numbers made by hand."""
-    model, space = _model(subject), _space(target, subject)
-    plan = Plan(target, "golden", _choices(space, SUBJECTS[subject].op, option))
+    return written(target, subject, _choices(units(target, subject), SUBJECTS[subject].op, option))
+
+
+def written(target: str, subject: str, choices: Mapping[str, Option]) -> ir.Model:
+    """Lower a subject with numbers made by hand, at choices of anybody's own."""
+    model, space = _model(subject), units(target, subject)
+    plan = Plan(target, "golden", choices)
     calibrated = Calibrated(model, space, find_target(target), NUMBERS)
     needs = calibrated.needs(plan)
     calibrated.known.tensors |= {name: _counted(name) for name in needs.tensors}
@@ -245,11 +250,12 @@ def _model(subject: str) -> ir.Model:
 
 
 @cache
-def _space(target: str, subject: str) -> Space:
+def units(target: str, subject: str) -> Space:
+    """Return the units of a subject on a target."""
     return make_space(_model(subject), find_target(target))
 
 
-def _options(space: Space, op: str) -> list[str]:
+def options_of(space: Space, op: str) -> list[str]:
     """Return the options that layers of a kind have, or the names of whole plans."""
     if not op:
         return ["w8a8", "mixed"] if any(len(unit.options) > 1 for unit in space.units) else []
@@ -295,7 +301,7 @@ def _size(model: ir.Model, name: str, axis: int) -> int:
 
 def _plan(target: str, subject: str, option: str) -> str:
     """Write the options of a graph's units; a chain needs no more than the name of its option."""
-    op, space = SUBJECTS[subject].op, _space(target, subject)
+    op, space = SUBJECTS[subject].op, units(target, subject)
     if op:
         return ""
     choices = _choices(space, op, option)

@@ -4,7 +4,10 @@ import pytest
 
 from onnxmpq.targets import target
 
+_PACKAGES = {"qnn": "onnxruntime_qnn"}
+
 
 def need_runtime(name: str) -> None:
     """Skip a test of a built-in target where no package is here that its runtime comes from."""
-    pytest.importorskip(target(name).runtime.removesuffix("-exact"))
+    runtime = target(name).runtime.removesuffix("-exact")
+    pytest.importorskip(_PACKAGES.get(runtime, runtime))

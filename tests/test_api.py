@@ -17,7 +17,7 @@ from onnxmpq import api
 from onnxmpq.api import inspect, quantize
 from onnxmpq.artifacts import FLOAT, Check, Option, Plan, Verdict
 from onnxmpq.errors import InputError, OnnxmpqError, VerifyError
-from onnxmpq.options import Numbers
+from onnxmpq.options import GraphOptions, Numbers
 from onnxmpq.refit.accept import Refit
 from onnxmpq.workspace import export
 from onnxmpq.workspace.workspace import Workspace
@@ -510,3 +510,25 @@ def test_a_file_that_did_not_shrink_is_told(desk: Desk) -> None:
 def test_what_is_asked_is_never_taken_below(desk: Desk) -> None:
     result = desk.quantize(option="w8a16")
     assert set(result.plan.choices.values()) == {Option(8)}
+
+
+def test_a_batch_that_a_pass_fixes_takes_so_many_samples(tmp_path: Path) -> None:
+    images = np.concatenate([feed["x"] for feed in FEEDS])
+    options = GraphOptions(passes=("fix-shapes{batch=2}",))
+    quantize(PROTO, {"x": images}, output=tmp_path / "q.onnx", target="generic", graph=options)
+    shape = onnx.load(tmp_path / "q.onnx").graph.input[0].type.tensor_type.shape
+    assert [dim.dim_value for dim in shape.dim] == [2, 16, 9, 9]
+
+
+def test_a_search_measures_a_model_of_a_fixed_batch(tmp_path: Path) -> None:
+    images = np.concatenate([feed["x"] for feed in FEEDS])
+    result = quantize(
+        PROTO,
+        {"x": images},
+        output=tmp_path / "q.onnx",
+        target="generic",
+        budget={"bits": 6},
+        graph=GraphOptions(passes=("fix-shapes",)),
+    )
+    assert result.plan.passes == ("fix-shapes",)
+    assert result.decision is not None

@@ -11,7 +11,7 @@ import pytest
 import onnxmpq
 
 PACKAGE = Path(onnxmpq.__file__).parent
-RUNTIMES = ("onnxruntime", "openvino")
+RUNTIMES = ("onnxruntime", "onnxruntime_qnn", "openvino")
 MAY_IMPORT = {  # from the bottom up: every room, and every module that stands alone, imports what stands above it here
     "errors": "",
     "version": "",

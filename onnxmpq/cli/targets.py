@@ -66,10 +66,18 @@ def explain(target: Target) -> None:
     if target.followers:
         names = ", ".join(rule.op for rule in target.followers)
         show.out.print(f"Run on codes between quantised layers: {names}.")
+    if target.converts:
+        show.out.print("A tensor that is read in another type than its producer gives is converted.")
+    if target.static_shapes:
+        show.out.print("Shapes must be fixed: --pass fix-shapes does so.")
+    if target.passes:
+        show.out.print(f"Models go through: {', '.join(target.passes)}.")
     if target.islands:
-        show.out.print(
-            "A float layer between quantised ones gets a DequantizeLinear of its own, so that it stays float."
-        )
+        form = {
+            "vector": "gets a DequantizeLinear of its own, so that it stays float",
+            "half": "computes in half precision between Casts",
+        }
+        show.out.print(f"A float layer between quantised ones {form[target.island]}.")
     for note in target.notes:
         show.out.print(escape(note))
 

@@ -13,9 +13,11 @@ from onnxmpq.artifacts import Verdict
 from onnxmpq.cli import show
 from onnxmpq.cli.shared import calibration_option, json_option, quiet_option, target_option
 from onnxmpq.data.samples import open_samples
+from onnxmpq.disk.files import free_place
 from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.model.load import load
 from onnxmpq.runtimes import get_runtime
+from onnxmpq.runtimes.base import Compiles
 from onnxmpq.targets import target as find_target
 from onnxmpq.verification.readings import promised, read, with_readings
 from onnxmpq.verification.requirements import MEASURED, Finding, hold, parse_requirements
@@ -53,6 +55,12 @@ from onnxmpq.workspace.export import VERIFY_SAMPLES
     type=click.Path(path_type=Path),
     help="What trtexec wrote of the file on another machine, by --exportLayerInfo or --exportProfile. Repeatable.",
 )
+@click.option(
+    "--context",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write what the target's machine loads without preparing it anew: for qnn an .onnx with a context binary.",
+)
 @json_option
 @quiet_option
 def verify_command(
@@ -64,6 +72,7 @@ def verify_command(
     evaluation: Path | None,
     threads: int,
     readings: tuple[Path, ...],
+    context: Path | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -81,7 +90,11 @@ def verify_command(
     with show.progress(quiet) as report:
         reference = get_runtime("onnxruntime")
         found_target = find_target(target)
-        runtime = get_runtime(found_target.runtime, found_target.stand_in)
+        runtime = get_runtime(found_target.runtime, found_target.stand_in, found_target.soc)
+        if context is not None and not isinstance(runtime, Compiles):
+            raise InputError(f"The runtime '{runtime.name}' prepares no files for a machine. Leave out --context.")
+        if context is not None:
+            free_place(context, overwrite=False)
         inputs = reference.session(float_model, mode="deployed").inputs
         samples = open_samples(calibration, inputs)
         judged = open_samples(evaluation, inputs) if evaluation is not None else samples
@@ -96,6 +109,8 @@ def verify_command(
         report("requirements", 0, 0)
         found = hold(requirements, verdict, source, quantised, runtime, reference, judged)
     ok = verdict.ok and all(finding.ok for finding in found)
+    if ok and context is not None and isinstance(runtime, Compiles):
+        runtime.compile(quantised, context)
     if as_json:
         show.as_json(verdict.to_json() | {"ok": ok, "requirements": [finding.to_json() for finding in found]})
     else:

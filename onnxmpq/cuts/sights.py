@@ -5,7 +5,8 @@
     sees        Conv, pair of T │  Conv, T, U ...  │  Gemm ...
 
 A segment sees the forms of its layers, and of those that share constants with them; the pairs on tensors that it makes
-or reads, and on what those layers read; and the islands of its nodes.
+or reads, and on what those layers read; and the islands and constants in
+codes of its nodes.
 """
 
 from collections import defaultdict
@@ -18,7 +19,7 @@ from onnxmpq.artifacts import Space
 from onnxmpq.cuts.segments import Cuts
 from onnxmpq.model.bodies import reads
 from onnxmpq.model.layers import all_graphs, values_of
-from onnxmpq.targets.placement import Form, Island, Pair, Placement
+from onnxmpq.targets.placement import Constant, Form, Island, Pair, Placement
 
 
 class Sights:
@@ -43,6 +44,7 @@ class Sights:
         forms: list[list[Form]] = [[] for _ in self._cuts.segments]
         pairs: list[list[Pair]] = [[] for _ in self._cuts.segments]
         islands: list[list[Island]] = [[] for _ in self._cuts.segments]
+        constants: list[list[Constant]] = [[] for _ in self._cuts.segments]
         fed: dict[tuple[str, int], set[int]] = {}
         for form in placement.forms:
             fed[form.layer.node, 0] = self._reach[form.layer.node]
@@ -53,9 +55,11 @@ class Sights:
                 pairs[index].append(pair)
         for island in placement.islands:
             islands[self._cuts.segment_of(island.node)].append(island)
+        for one in placement.constants:
+            constants[self._cuts.segment_of(one.node)].append(one)
         return tuple(
-            replace(placement, forms=tuple(own), pairs=tuple(near), islands=tuple(inside))
-            for own, near, inside in zip(forms, pairs, islands, strict=True)
+            replace(placement, forms=tuple(own), pairs=tuple(near), islands=tuple(inside), constants=tuple(read))
+            for own, near, inside, read in zip(forms, pairs, islands, constants, strict=True)
         )
 
 
@@ -64,9 +68,11 @@ def together(placement: Placement, parts: Sequence[Placement]) -> Placement:
     forms = {form for part in parts for form in part.forms}
     pairs = {pair for part in parts for pair in part.pairs}
     islands = {island for part in parts for island in part.islands}
+    constants = {one for part in parts for one in part.constants}
     return replace(
         placement,
         forms=tuple(form for form in placement.forms if form in forms),
         pairs=tuple(pair for pair in placement.pairs if pair in pairs),
         islands=tuple(island for island in placement.islands if island in islands),
+        constants=tuple(one for one in placement.constants if one in constants),
     )

@@ -82,6 +82,10 @@ class Dialect(ABC):
     def bias(self, pen: Pen, bias: IntegerBias) -> ir.Value:
         """Write a bias; return what is added in its place."""
 
+    def constant(self, pen: Pen, activation: Activation, node: ir.Node, codes: np.ndarray) -> ir.Value:
+        """Write a constant that a node reads in codes as an activation; return what is read in its place."""
+        raise NotImplementedError(f"The dialect '{self.name}' has no constants in codes.")
+
     def activation_bytes(self, kind: CodeType) -> int:
         """Return the bytes of constants for one activation: a scale and a zero point."""
         return 4 + -(-kind.bits // 8)
@@ -93,6 +97,10 @@ class Dialect(ABC):
     def bias_bytes(self, channels: int) -> int:
         """Return the bytes of a bias: a code and a scale for each channel."""
         return 8 * channels
+
+    def constant_bytes(self, kind: CodeType, count: int) -> int:
+        """Return the bytes of a constant in codes: they, a scale and a zero point."""
+        return -(-kind.bits * count // 8) + self.activation_bytes(kind)
 
 
 @cache

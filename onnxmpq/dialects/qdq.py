@@ -52,6 +52,16 @@ class Qdq(Dialect):
         axis = {"axis": 0} if bias.scale.ndim else {}
         return pen.node("DequantizeLinear", inputs, f"{value.name}_dq", value, axis, before=bias.node)
 
+    def constant(self, pen: Pen, activation: Activation, node: ir.Node, codes: np.ndarray) -> ir.Value:
+        """Write the codes and a DQ, for one reader."""
+        value, affine, dtype = activation.value, activation.affine, activation.type.dtype
+        inputs = [
+            pen.initializer(value, "quantized", codes.astype(dtype)),
+            pen.initializer(value, "scale", np.asarray(affine.scale, np.float32)),
+            pen.initializer(value, "zero_point", np.asarray(affine.zero_point, dtype)),
+        ]
+        return pen.node("DequantizeLinear", inputs, f"{activation.name}_dq", value, {}, before=node)
+
 
 def _cast(pen: Pen, value: ir.Value, to: ir.DataType, name: str) -> ir.Node:
     """Make a Cast, which is not in a graph yet."""

@@ -225,7 +225,7 @@ def diagnose_file(
     source = load(float_model)
     quantised = load(path)
     heads = _heads(normalise(source).model)
-    reference, runtime = get_runtime("onnxruntime"), get_runtime(target.runtime, target.stand_in)
+    reference, runtime = get_runtime("onnxruntime"), get_runtime(target.runtime, target.stand_in, target.soc)
     before = reference.session(float_model, mode="deployed")
     after = runtime.session(path, mode="deployed")
     missing = [head.name for head in heads if head.name not in after.outputs]

@@ -1,11 +1,13 @@
 """Biases: their int32 codes and scales, and how far rounding the weights moves what they are added to."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
 
 from onnxmpq.artifacts import Layer
 from onnxmpq.model.layers import paddings
-from onnxmpq.numerics.weights import QuantisedWeight, dequantise
+from onnxmpq.numerics.weights import QuantisedWeight, code_limits, dequantise, held
 
 _LIMIT = 2.0**30  # of codes, with room for what is added to them
 
@@ -13,6 +15,16 @@ _LIMIT = 2.0**30  # of codes, with room for what is added to them
 def least_scale(bias: np.ndarray, input_scale: float) -> np.ndarray:
     """Return the least scale of the weights of every channel that lets its bias fit in int32."""
     return np.asarray(np.abs(bias.reshape(-1)).astype(np.float64) / (input_scale * _LIMIT))
+
+
+def widened(quantised: QuantisedWeight, weight: np.ndarray, floor: np.ndarray) -> QuantisedWeight:
+    """Raise scales to ``floor`` where they are below it, and round the weights of those channels again."""
+    scale = np.maximum(quantised.scale, floor).astype(np.float32)
+    axis = (quantised.axes or (0,))[0]
+    shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
+    rounded = np.clip(np.rint(weight / scale.reshape(shape)), *code_limits(quantised.bits)).astype(np.int8)
+    codes = np.where((quantised.scale < floor).reshape(shape), rounded, quantised.codes)
+    return held(replace(quantised, codes=codes, scale=scale), weight)
 
 
 def int32_codes(bias: np.ndarray, input_scale: float, quantised: QuantisedWeight) -> tuple[np.ndarray, np.ndarray]:

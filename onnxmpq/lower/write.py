@@ -6,7 +6,7 @@ activation, bias  as a dialect writes them (see ``onnxmpq.dialects``); scale of 
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,16 +15,17 @@ import onnx_ir as ir
 
 from onnxmpq.artifacts import Layer, Neighbours, Option, Plan, Space
 from onnxmpq.carriers.base import Carried, Carrier, carrier
-from onnxmpq.dialects.base import Activation, Dialect, IntegerBias, IslandInput, dialect
+from onnxmpq.dialects.base import Activation, Dialect, IntegerBias, IslandInput, Written, dialect
 from onnxmpq.errors import InternalError
-from onnxmpq.lower.bias import int32_codes, least_scale, on_grid, shift
+from onnxmpq.lower.bias import int32_codes, least_scale, on_grid, shift, widened
+from onnxmpq.lower.operands import Operands, halve
 from onnxmpq.model.layers import all_graphs, all_nodes, constant, values_of
 from onnxmpq.model.mapped import let_go
 from onnxmpq.model.opset import raise_opset
 from onnxmpq.numerics.formats import TYPES, weight_type
 from onnxmpq.numerics.ranges import Affine
 from onnxmpq.numerics.saturation import rule
-from onnxmpq.numerics.weights import QuantisedWeight, code_limits, held, quantise_weight
+from onnxmpq.numerics.weights import QuantisedWeight, quantise_weight
 from onnxmpq.options import WeightRanges
 from onnxmpq.targets import Target
 from onnxmpq.targets.placement import Form, Island, Pair, Placement, place
@@ -110,6 +111,7 @@ class _Writer:
         self.saturates: dict[str, tuple[Neighbours, ...]] = {}
         self.readers: Counter[str] = Counter()
         self.made: dict[str, ir.Value] = {}
+        self.written: dict[tuple[str, str], tuple[Activation, Written]] = {}
         self.heads = {id(graph): next(iter(graph), None) for graph in all_graphs(model)}
         self.taken = {name for name in self.values if name} | set(self.nodes)
 
@@ -125,9 +127,13 @@ class _Writer:
         for form in quantised:
             self.weights(form, scales.get((form.layer.node, 0)))
             self.forget(form.layer.weights)
-        written = {(pair.tensor, pair.type): self.pair(pair) for pair in placement.pairs}
+        operands = Operands(self, self.dialect, scales)
+        for one in placement.constants:
+            operands.write(one, self.nodes[one.node], self.values[one.tensor])
+        for pair in placement.pairs:
+            self.written[pair.tensor, pair.type] = self.pair(pair)
         for island in placement.islands:
-            self.island(island, *written[island.tensor, island.type])
+            self.island(island)
         self.drop_unread()
 
     # ---- weights -------------------------------------------------------------------------------------------------
@@ -219,7 +225,7 @@ class _Writer:
             if memory is not None:
                 self.kept[value.name or ""] = key
             return found
-        return how.rounded(value.name or "", weight, _widened(found, weight, floor))
+        return how.rounded(value.name or "", weight, widened(found, weight, floor))
 
     def initializer(self, like: ir.Value, suffix: str, array: np.ndarray, option: Option | None = None) -> ir.Value:
         """Add an initialiser named after ``like`` to the graph that holds it."""
@@ -297,11 +303,12 @@ class _Writer:
 
     # ---- activations ---------------------------------------------------------------------------------------------
 
-    def pair(self, pair: Pair) -> tuple[Activation, ir.Value]:
-        """Quantise a tensor and give the result to its readers; return its codes, too."""
-        value = self.values[pair.tensor]
+    def pair(self, pair: Pair) -> tuple[Activation, Written]:
+        """Quantise a tensor, or what another pair made of it, and give the result to its readers."""
+        value = self.written[pair.tensor, pair.behind][1].result if pair.behind else self.values[pair.tensor]
         graph = self.graph_of(value)
-        activation = Activation(pair.tensor, value, TYPES[pair.type], self.activations[pair_key(pair)])
+        name = f"{pair.tensor}_{pair.type}" if pair.behind else pair.tensor
+        activation = Activation(name, value, TYPES[pair.type], self.activations[pair_key(pair)])
         written = self.dialect.activation(self, activation)
         for reader, index in pair.readers:
             self.nodes[reader].replace_input_with(index, written.result)
@@ -309,12 +316,16 @@ class _Writer:
             value.name = self.fresh(f"{pair.tensor}_unquantized")
             written.result.name = pair.tensor
             graph.outputs[list(graph.outputs).index(value)] = written.result
-        return activation, written.codes
+        return activation, written
 
-    def island(self, island: Island, activation: Activation, codes: ir.Value) -> None:
-        """Give a float layer numbers that were turned back for it alone."""
+    def island(self, island: Island) -> None:
+        """Give a float layer numbers that were turned back for it alone, or let it compute in half precision."""
         node = self.nodes[island.node]
-        own = self.dialect.island(self, activation, codes, IslandInput(node, island.axis, island.channels))
+        if island.half:
+            halve(self, node)
+            return
+        activation, written = self.written[island.tensor, island.type]
+        own = self.dialect.island(self, activation, written.codes, IslandInput(node, island.axis, island.channels))
         node.replace_input_with(island.index, own)
 
     # ---- pieces --------------------------------------------------------------------------------------------------
@@ -384,16 +395,6 @@ class _Writer:
             for name, value in list(graph.initializers.items()):
                 if not value.uses() and not value.is_graph_output():
                     del graph.initializers[name]
-
-
-def _widened(quantised: QuantisedWeight, weight: np.ndarray, floor: np.ndarray) -> QuantisedWeight:
-    """Raise scales to ``floor`` where they are below it, and round the weights of those channels again."""
-    scale = np.maximum(quantised.scale, floor).astype(np.float32)
-    axis = (quantised.axes or (0,))[0]
-    shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
-    rounded = np.clip(np.rint(weight / scale.reshape(shape)), *code_limits(quantised.bits)).astype(np.int8)
-    codes = np.where((quantised.scale < floor).reshape(shape), rounded, quantised.codes)
-    return held(replace(quantised, codes=codes, scale=scale), weight)
 
 
 def _stored(codes: np.ndarray, option: Option) -> ir.Tensor[Any] | ir.PackedTensor[Any]:

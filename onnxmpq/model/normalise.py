@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnxmpq.model.load import Source
-from onnxmpq.model.passes import make_pass, pipeline
+from onnxmpq.model.passes import pipeline, read_pass
 from onnxmpq.model.passkit import PassRecord, Pipeline
 
 
@@ -32,6 +32,6 @@ def normalise(
     ``extra_passes`` names passes that see the normalised model; what they leave is normalised again.
     """
     usual = pipeline("normalise").passes
-    extra = tuple(make_pass(name) for name in extra_passes)
+    extra = tuple(read_pass(text) for text in extra_passes)
     model = source.model.clone()
     return Normal(model, source.sha256, Pipeline((*usual, *extra, *usual) if extra else usual).run(model, progress))

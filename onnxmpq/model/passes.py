@@ -9,6 +9,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from onnxmpq.disk.reading import brief
 from onnxmpq.errors import InputError, InternalError, nearest
 from onnxmpq.model.passkit import Pass, Pipeline, check_names
 from onnxmpq.registry import PASSES
@@ -42,6 +43,35 @@ def make_pass(name: str, **options: object) -> Pass:
             + nearest(min(unknown), allowed)
         )
     return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in options.items()})
+
+
+def read_pass(text: str) -> Pass:
+    """Return the pass that a text as of ``Pass.spec`` stands for.
+
+    >>> read_pass("fix-shapes{batch=4,sizes=length:128+width:8}")
+    FixShapes(batch=4, sizes=('length:128', 'width:8'))
+    """
+    name, brace, rest = text.partition("{")
+    if brace and not rest.endswith("}"):
+        raise InputError(f"Pass '{brief(text)}' has no '}}' at its end.")
+    options: dict[str, object] = {}
+    known = {field.name: field.default for field in fields(passes()[name])} if name in passes() else {}  # type: ignore[arg-type]
+    for item in filter(None, rest[:-1].split(",")):
+        key, _, value = item.partition("=")
+        options[key] = _as(known.get(key), value, text)
+    return make_pass(name, **options)
+
+
+def _as(like: object, value: str, text: str) -> object:
+    """Read the value of an option that is by default something."""
+    if isinstance(like, tuple):
+        return tuple(value.split("+"))
+    if not isinstance(like, int | float):
+        return value
+    try:
+        return type(like)(value)
+    except ValueError as error:
+        raise InputError(f"Pass '{brief(text)}' has '{brief(value)}', which is no number.") from error
 
 
 def pipeline(name: str) -> Pipeline:

@@ -8,6 +8,7 @@ from onnxmpq.runtimes.base import (
     KernelReport,
     LayerKernel,
     Mode,
+    PerSoc,
     Runtime,
     Session,
 )
@@ -28,8 +29,8 @@ __all__ = [
 ]
 
 
-def get_runtime(name: str, stand_in: str = "") -> Runtime:
-    """Give the runtime of that name, or where it is absent the one that stands in.
+def get_runtime(name: str, stand_in: str = "", soc: str = "") -> Runtime:
+    """Give the runtime of that name, that of a SoC where it has several, or where it is absent the one that stands in.
 
     Without one, RuntimeMissingError says which command installs it.
     """
@@ -39,4 +40,4 @@ def get_runtime(name: str, stand_in: str = "") -> Runtime:
         if not stand_in:
             raise
         return get_runtime(stand_in)
-    return found
+    return found.on(soc) if soc and isinstance(found, PerSoc) else found

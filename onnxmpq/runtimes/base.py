@@ -60,7 +60,7 @@ class KernelReport:
 
     ``low_bit`` counts kernels that compute on 8 bits or fewer, ``leftover`` the quantise and dequantise steps that
     stayed on their own, ``float_compute`` the convolutions, matrix products and recurrent layers left in float.
-    ``layers`` has those kernels whose node in the file is known.
+    ``layers`` has those kernels whose node in the file is known, and where it is ``whole``, all layers of the file.
     """
 
     counts: tuple[tuple[str, int], ...]
@@ -68,6 +68,7 @@ class KernelReport:
     leftover: int
     float_compute: int
     layers: tuple[LayerKernel, ...]
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +148,24 @@ class Profiler(Protocol):
 
     def profile(self, model: bytes | Path, feed: Feed, *, runs: int, threads: int = 1) -> tuple[Step, ...]:
         """Run a model some times; return the steps in the order of the runtime's graph, with their usual times."""
+        ...
+
+
+@runtime_checkable
+class PerSoc(Protocol):
+    """A runtime of which there is one for every system on a chip."""
+
+    def on(self, soc: str) -> Runtime:
+        """Return that of a SoC."""
+        ...
+
+
+@runtime_checkable
+class Compiles(Protocol):
+    """A runtime that makes of a file what its machine loads without preparing it anew."""
+
+    def compile(self, model: bytes | Path, path: Path) -> None:
+        """Write what a model becomes."""
         ...
 
 

@@ -246,7 +246,7 @@ class OnnxRuntime:
                 disabled += ("ConstantFolding",)
         source: bytes | str = str(model) if isinstance(model, Path) else model
         if outputs is not None:
-            source, folder = _with_outputs(model, outputs)
+            source, folder = with_outputs(model, outputs)
             if folder is not None:
                 options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
         session = self._load(model, source, options, disabled)
@@ -342,7 +342,7 @@ def _input_spec(value: Any) -> InputSpec:
     return InputSpec(value.name, _DTYPES[value.type], shape)
 
 
-def _with_outputs(model: bytes | Path, names: Sequence[str]) -> tuple[bytes, Path | None]:
+def with_outputs(model: bytes | Path, names: Sequence[str]) -> tuple[bytes, Path | None]:
     """Rewrite the graph's outputs; give the bytes, and the folder in which external data is to be found."""
     proto = parse(model)
     own = [x.name for x in proto.graph.output]

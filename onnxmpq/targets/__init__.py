@@ -17,6 +17,7 @@ from onnxmpq.targets.schema import (
     Isa,
     LayerRule,
     Limits,
+    Rounds,
     Target,
     TargetVariant,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "Isa",
     "LayerRule",
     "Limits",
+    "Rounds",
     "Target",
     "TargetVariant",
     "builtin_names",

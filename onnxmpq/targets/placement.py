@@ -5,6 +5,8 @@ Both the prediction of sizes and the lowering read the same placement, so what i
     layer with activation bits  -> its inputs are quantised; its output too where the kernel wants a Q behind it
     follower (Add, pools, ...)  -> joins when all its inputs are quantised and its output is asked for
     float layer on a DQ         -> gets a DQ of its own on runtimes that would quantise it behind our back
+
+Where a target converts, types spread in another way: see ``onnxmpq.targets.converting``.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,65 +14,25 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnxmpq.artifacts import FLOAT, Layer, Neighbours, Option, Space
+from onnxmpq.artifacts import FLOAT, Layer, Option, Space
 from onnxmpq.model.layers import constant, dimensions, is_standard, shape_of, sole_use
-from onnxmpq.targets import CarrierName, DialectName, FollowerRule, LayerRule, Target
+from onnxmpq.targets.converting import Converting
+from onnxmpq.targets.placed import (
+    OUTSIDE,
+    Constant,
+    Form,
+    Island,
+    Pair,
+    Placement,
+    all_readers,
+    data_inputs,
+    end_of,
+)
+from onnxmpq.targets.schema import FollowerRule, Target
+
+__all__ = ["Constant", "Form", "Island", "Pair", "Placement", "form_of", "place"]
 
 _ISLAND_AXES = {"Conv": 1, "ConvTranspose": 1, "Gemm": -1, "MatMul": -1}
-_SEVERAL_INPUTS = frozenset({"Add", "Mul", "Concat"})
-_OUTSIDE = ("", 0)  # reads the graph outputs
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A QuantizeLinear and a DequantizeLinear on one tensor.
-
-    ``group`` holds the tensors that share its scale, ``tied`` those of them that do so however unlike their ranges are.
-    ``readers`` are the (node, input) that see the dequantised values; ``public`` tells that the graph output of that
-    name does, too.
-    """
-
-    tensor: str
-    type: str
-    bits: int
-    group: tuple[str, ...]
-    readers: tuple[tuple[str, int], ...]
-    public: bool
-    tied: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Island:
-    """An input of a float layer that gets a DQ with a vector of equal scales along ``axis``."""
-
-    node: str
-    index: int
-    tensor: str
-    type: str
-    axis: int
-    channels: int
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """How one layer is written; ``saturates`` tells which neighbouring products its weight's codes must keep small."""
-
-    layer: Layer
-    option: Option
-    carrier: CarrierName | None
-    bias: bool
-    zero_point: bool
-    saturates: tuple[Neighbours, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """All that lowering writes, without the numbers, and the dialect that it is written in."""
-
-    forms: tuple[Form, ...]
-    pairs: tuple[Pair, ...]
-    islands: tuple[Island, ...]
-    dialect: DialectName
 
 
 def place(model: ir.Model, space: Space, target: Target, choices: Mapping[str, Option]) -> Placement:
@@ -80,7 +42,7 @@ def place(model: ir.Model, space: Space, target: Target, choices: Mapping[str, O
         option = unit.cost(choices.get(unit.name, FLOAT)).option
         if not option.is_float:
             forms += [form_of(layer, option, target) for layer in unit.layers]
-    return _Placer(model, target).run(tuple(forms))
+    return (Converting if target.converts else _Placer)(model, target).run(tuple(forms))
 
 
 def form_of(layer: Layer, option: Option, target: Target) -> Form:
@@ -237,8 +199,8 @@ class _Placer:
                 type=kind,
                 bits=bits,
                 group=tuple(member.name or "" for member in self.group.get(value, {value: None})),
-                readers=tuple(reader for reader in readers if reader != _OUTSIDE),
-                public=_OUTSIDE in readers,
+                readers=tuple(reader for reader in readers if reader != OUTSIDE),
+                public=OUTSIDE in readers,
                 tied=tuple(member.name or "" for member in self.tied.get(value, {value: None})),
             )
             for (value, kind, bits), readers in self.demand.items()
@@ -263,25 +225,6 @@ class _Placer:
         return tuple(found)
 
 
-def end_of(value: ir.Value, rule: LayerRule | FollowerRule) -> ir.Value:
-    """Return the tensor behind the activation that the kernel fuses, or ``value`` itself."""
-    reader = sole_use(value)
-    if reader is None or reader.op_type not in rule.fuses or not is_standard(reader):
-        return value
-    if any(bound is not None and constant(bound) is None for bound in reader.inputs[1:]):
-        return value
-    return reader.outputs[0]
-
-
-def data_inputs(node: ir.Node) -> list[tuple[int, ir.Value]]:
-    """Return the activation inputs of a follower; none when one of several is a constant."""
-    count = len(node.inputs) if node.op_type in _SEVERAL_INPUTS else 1
-    inputs = [(index, value) for index, value in enumerate(node.inputs[:count]) if value is not None]
-    if any(constant(value) is not None or value.dtype != ir.DataType.FLOAT for _, value in inputs):
-        return []
-    return inputs
-
-
 def _follow_uses(value: ir.Value) -> list["_Use"]:
     return [_Use(node, index) for node, index in value.uses()]
 
@@ -290,11 +233,6 @@ def _follow_uses(value: ir.Value) -> list["_Use"]:
 class _Use:
     node: ir.Node
     index: int
-
-
-def all_readers(value: ir.Value) -> list[tuple[str, int]]:
-    """Return every (node, input) that reads ``value``, and who reads the graph outputs if it is one."""
-    return [*((node.name or "", index) for node, index in value.uses()), *[_OUTSIDE] * value.is_graph_output()]
 
 
 def _channels(node: ir.Node) -> int:

@@ -10,7 +10,16 @@ from onnxmpq.artifacts import Option, parse_options
 from onnxmpq.disk.reading import FAULTS, brief, parse_toml, refuse, shown, strangers
 from onnxmpq.errors import InputError, InternalError, nearest
 from onnxmpq.registry import CARRIERS, DIALECTS, FILE_RULES, RUNTIMES, Registry
-from onnxmpq.targets.schema import LAYER_OPS, PLAIN, CarrierName, DialectName, FileRulesName, LayerRule, Target
+from onnxmpq.targets.schema import (
+    LAYER_OPS,
+    PLAIN,
+    CarrierName,
+    DialectName,
+    FileRulesName,
+    FollowerRule,
+    LayerRule,
+    Target,
+)
 
 SCHEMAS = (1, 2)
 _HIGHEST = 999  # of opsets and IR versions
@@ -19,8 +28,12 @@ _MOST_CHANNELS = 2**31
 _LARGEST = 1e30  # of numbers among attributes
 _JOINED = ("layers", "followers", "notes")  # what is looked at before that of the target that is extended
 _NEW: Mapping[type, tuple[str, ...]] = {  # keys of schema 2
-    Target: ("dialect", "extends", "menu", "proof", "rules", "stand_in", "together", "variants"),
-    LayerRule: ("attributes", "floats", "least_channels", "weight_on"),
+    Target: (
+        *("converts", "dialect", "extends", "island", "menu", "passes", "proof", "rounds", "rules", "soc", "stand_in"),
+        *("static_shapes", "together", "variants"),
+    ),
+    LayerRule: ("attributes", "floats", "least_channels", "signed_second", "weight_on"),
+    FollowerRule: ("constants", "parameters"),
 }
 _NAMED: Mapping[Any, Registry] = {CarrierName: CARRIERS, DialectName: DIALECTS, FileRulesName: FILE_RULES}
 
@@ -198,6 +211,22 @@ class _Reader:
         for index, follower in enumerate(followers):
             self.known("op", (follower.op,), _operators(), f"followers[{index}]")
             self.known("fuses", follower.fuses, _operators(), f"followers[{index}]")
+            for key in ("constants", "parameters") if not result.converts else ():
+                if getattr(follower, key):
+                    self.fault(key, f"followers[{index}]", f"'{key}' counts where 'converts = true'.")
+        if result.islands and (result.island == "half") != result.converts:
+            self.fault("island", "", "islands are 'half' where 'converts = true', and nowhere else.")
+        self.check_passes(result)
+
+    def check_passes(self, result: Target) -> None:
+        """Refuse passes that nobody knows."""
+        from onnxmpq.model.passes import read_pass  # help and completion do not wait for onnx
+
+        for text in result.passes:
+            try:
+                read_pass(text)
+            except InputError as error:
+                self.fault("passes", "", str(error))
 
     def check_runtime(self, key: str, name: str) -> None:
         """Refuse a runtime that nobody knows."""
@@ -214,6 +243,8 @@ class _Reader:
         self.known("op", (rule.op,), LAYER_OPS, table)
         for key in ("fuses", "blocks_not_before"):
             self.known(key, getattr(rule, key), _operators(), table)
+        if set(rule.signed_second) - {4, 8, 16}:
+            self.fault("signed_second", table, "'signed_second' names widths of activations: 4, 8 or 16.")
         if not rule.floats:
             self.fault("floats", table, "'floats' is empty; allowed: 'f32', 'f16'.")
         numbers = _numbers_of(rule.op) if rule.op in LAYER_OPS and rule.attributes is not PLAIN else rule.attributes

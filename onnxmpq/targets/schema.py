@@ -31,6 +31,13 @@ FLOATS: Mapping[FloatName, str] = {"f32": "FLOAT", "f16": "FLOAT16"}
 PLAIN: Mapping[str, float] = {"alpha": 1.0, "beta": 1.0, "transA": 0}
 """A plain product: what attributes are, for integer kernels, where a rule does not say it."""
 
+ConstantName = Literal["uint8", "int32"]
+"""How a constant behind the first input of a follower is written."""
+Rounds = Literal["exactly", "to-neighbours"]
+"""Whether a machine's own arithmetic gives the nearest code, or now and then a neighbour of it."""
+IslandName = Literal["vector", "half"]
+"""How a float layer between quantised ones is protected: by scales in a vector, or by computing in half precision."""
+
 LAYER_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "MatMul:product", "Gather", "LSTM", "GRU")
 """What a rule of layers may be for."""
 
@@ -55,6 +62,7 @@ class LayerRule:
     ``"free"``: it gives float by itself. ``fuses`` names activations that may stand between the layer and that Q.
     ``readers = "all"``: once an input is quantised, all readers of that tensor see its DQ; ``"layer"``: only this one.
     ``softmax``: the sign of an operand that a Softmax gives, where it differs; it never is negative.
+    ``signed_second`` names widths of activations at which the second operand of a product has signed codes.
     ``blocks_not_before`` names operators in front of which the runtime has no kernel for blocked weights.
     ``saturates``: which neighbouring products kernels without VNNI add in 16 bits (see
     ``onnxmpq.numerics.saturation``); codes of weights are kept so small that no such sum saturates. ``isa = "vnni"``:
@@ -66,6 +74,7 @@ class LayerRule:
     groupings: tuple[Grouping, ...] = ()
     activation: Literal["unsigned", "signed"] = "unsigned"
     softmax: Literal["", "unsigned", "signed"] = ""
+    signed_second: tuple[int, ...] = ()
     weight_rank: int = 0
     least_channels: int = 0
     floats: tuple[FloatName, ...] = ("f32",)
@@ -93,9 +102,14 @@ class LayerRule:
             and (not self.least_channels or fewest_channels(layer) >= self.least_channels)
         )
 
-    def activation_type(self, option: Option, producer: str = "") -> str:
-        """Return the type that holds the activations of ``option``, given by an operator called ``producer``."""
+    def activation_type(self, option: Option, producer: str = "", index: int = 0) -> str:
+        """Return the type that holds the activations of ``option``.
+
+        They are given by an operator called ``producer``, and are operand ``index`` of the layer.
+        """
         sign = self.softmax if self.softmax and producer == "Softmax" else self.activation
+        if index and option.activation_bits in self.signed_second:
+            sign = "signed"
         return activation_type(option, signed=sign == "signed").name
 
     def carrier(self, option: Option) -> CarrierName | None:
@@ -122,11 +136,15 @@ class FollowerRule:
 
     It joins when all its inputs are quantised and its output is asked for; ``pull`` lets it ask for its input itself
     when an integer kernel produces that. ``same_scale``: input and output share one scale; where they are
-    ``unlike_apart``, an input whose range is far below that of the others keeps a scale of its own.
+    ``unlike_apart``, an input whose range is far below that of the others keeps a scale of its own. ``constants``: an
+    operand may be a constant, which is quantised like the others. ``parameters`` says how the constants behind the
+    first input are written, one after the other; without all of them it does not join.
     """
 
     op: str
     pull: bool = False
+    constants: bool = False
+    parameters: tuple[ConstantName, ...] = ()
     same_scale: bool = False
     unlike_apart: bool = False
     fuses: tuple[str, ...] = ()
@@ -163,8 +181,13 @@ class Target:
     ``menu``: what a search chooses from unless it is told, and its first option is what every unit gets without one.
     ``together``: units that read one tensor take one option, since the runtime fuses them only then.
     ``dialect``: how quantised activations and integer biases are written.
-    ``islands``: a float layer between quantised ones needs protection. ``integer_kernels``: layers with activation bits
-    are promised to run in integers, and an export in which none does is refused. ``isa``: for which processors.
+    ``converts``: a tensor is quantised once, in the type that its producer gives, and converted for readers of another.
+    ``passes``: what models go through for it beside normalising.
+    ``rounds``: how near to the nearest code the machine's own arithmetic comes.
+    ``static_shapes``: the runtime loads no file with open dimensions.
+    ``islands``: a float layer between quantised ones needs protection, which ``island`` is. ``integer_kernels``: layers
+    with activation bits are promised to run in integers, and an export in which none does is refused. ``isa``: for
+    which processors.
     """
 
     name: str
@@ -180,6 +203,12 @@ class Target:
     together: bool = False
     dialect: DialectName = DialectName("qdq")
     islands: bool = False
+    island: IslandName = "vector"
+    converts: bool = False
+    static_shapes: bool = False
+    passes: tuple[str, ...] = ()
+    rounds: Rounds = "exactly"
+    soc: str = ""
     integer_kernels: bool = True
     isa: Isa = "any"
     notes: tuple[str, ...] = ()
@@ -213,6 +242,7 @@ class Target:
             proof=own.proof or self.proof,
             rules=own.rules or self.rules,
             dialect=own.dialect or self.dialect,
+            soc=own.soc or self.soc,
             layers=(*own.layers, *found.layers),
             followers=(*own.followers, *self.followers),
             notes=(*own.notes, *self.notes),

@@ -11,7 +11,7 @@ from onnxmpq.dialects.base import Dialect, dialect
 from onnxmpq.model.layers import all_graphs, all_nodes
 from onnxmpq.numerics.formats import TYPES, weight_type
 from onnxmpq.targets import Target
-from onnxmpq.targets.placement import Form, Placement, form_of
+from onnxmpq.targets.placement import Constant, Form, Placement, form_of
 
 
 def unit_bytes(layers: tuple[Layer, ...], option: Option, target: Target, values: Mapping[str | None, ir.Value]) -> int:
@@ -53,6 +53,7 @@ def stored_bytes(model: ir.Model, placement: Placement) -> int:
         (form.layer.node, name) for form in placement.forms if form.option.weight_bits for name in form.layer.weights
     }
     replaced |= {(form.layer.bias_add or form.layer.node, form.layer.bias) for form in placement.forms if form.bias}
+    replaced |= {(one.node, one.tensor) for one in placement.constants}
     read = {
         value.name
         for node in all_nodes(model)
@@ -66,8 +67,17 @@ def stored_bytes(model: ir.Model, placement: Placement) -> int:
     for form in placement.forms:
         new |= form_bytes(form, values, writes)
     pairs = sum(writes.activation_bytes(TYPES[pair.type]) for pair in placement.pairs)
-    islands = sum(writes.island_bytes(TYPES[island.type], island.channels) for island in placement.islands)
-    return kept + sum(new.values()) + pairs + islands
+    islands = sum(
+        writes.island_bytes(TYPES[island.type], island.channels) for island in placement.islands if not island.half
+    )
+    constants = sum(constant_bytes(one, values, writes) for one in placement.constants)
+    return kept + sum(new.values()) + pairs + islands + constants
+
+
+def constant_bytes(one: Constant, values: Mapping[str | None, ir.Value], writes: Dialect) -> int:
+    """Return the bytes of a constant operand in codes."""
+    count = math.prod(stored_shape(values[one.tensor]))
+    return 4 * count + 4 if one.scaled else writes.constant_bytes(TYPES[one.type], count)
 
 
 def initializers(model: ir.Model) -> Iterator[ir.Value]:

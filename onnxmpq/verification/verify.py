@@ -6,14 +6,14 @@ rules       what the target's runtime asks of a file, checked on the file itself
 size        the tensors in the file take the bytes that were predicted
 processors  where its sums are exact: proved on the stored codes, for all inputs and all processors
 simulation  the runtime's default session against Q/DQ computed literally; rounding is a step, and in deep nets one
-            flipped code becomes many: how far the simulation moves with its scales is the yardstick there
+            flipped code becomes many: how far the simulation moves with its scales is the yardstick there. Where a
+            machine's own arithmetic now and then gives a neighbouring code, codes of the simulation do so, too
 kernels     how many kernels compute in few bits, and how many Q/DQ were left over
 speed       CPU time against the float model, in paired runs
 accuracy    against labels, where there are any, with the standard error of the difference
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,21 +21,27 @@ import numpy as np
 import onnx
 
 from onnxmpq.artifacts import Check, Verdict
-from onnxmpq.disk.leftovers import temporary_folder
 from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.filerules.base import file_rules
-from onnxmpq.model.mapped import load_mapped, read_mapped, write_with
+from onnxmpq.model.mapped import load_mapped, read_mapped
 from onnxmpq.model.protos import bytes_on_disk, graphs
 from onnxmpq.runtimes import KernelReport, Mode, Runtime, Session, paired
 from onnxmpq.runtimes.base import arrays, one_line
-from onnxmpq.targets import Target
+from onnxmpq.targets import Rounds, Target
 from onnxmpq.verification import processors
+from onnxmpq.verification.moved import MOVED
 
 SIMULATION_DB = 40.0
 SELF_MARGIN_DB = 6.0
+CODE_MARGIN_DB = 3.0
 SLOWER_THAN_FLOAT = 0.97
 NOT_RUN = "not run here: what shows its numbers is the literal simulation"
 NOT_TOLD = "its runtime does not tell here"
+NOT_TIMED = "not told: what runs it here is not the machine"
+_MOVES: Mapping[Rounds, tuple[float, str]] = {
+    "exactly": (SELF_MARGIN_DB, "last bits change"),
+    "to-neighbours": (CODE_MARGIN_DB, "one in eight codes is off by one"),
+}
 _NAMED = 5  # broken rules that a verdict names
 Feed = Mapping[str, np.ndarray]
 Outputs = list[list[np.ndarray]]
@@ -63,7 +69,8 @@ def verify(
     much memory as the float model; two are there at once only while their speeds are compared. What may be left out is
     what is known of the file, how its speed is measured, and who is told: each stands for itself.
     """
-    look = _Look(runtime, reference, float_model, path, feeds, threads)
+    rounds = target.rounds if target is not None else "exactly"
+    look = _Look(runtime, reference, float_model, path, feeds, threads, rounds)
     count = 5 + (target is not None)
     steps = iter(range(1, count + 1))
 
@@ -99,6 +106,7 @@ class _Look:
     path: Path
     feeds: Sequence[Feed]
     threads: int
+    rounds: Rounds
 
     def loading(self) -> tuple[Check, Outputs]:
         """Load the file as it is deployed; return what it gives, too."""
@@ -117,7 +125,7 @@ class _Look:
         literal = self.reference.session(self.path, mode="literal", threads=self.threads)
         outputs, simulated = literal.outputs, run_all(literal, self.feeds)
         del literal
-        found = simulation_check(self.reference, self.path, self.feeds, simulated, got)
+        found = simulation_check(self.reference, self.path, self.feeds, simulated, got, self.rounds)
         return outputs, found if "run" in self.runtime.abilities else replace(found, ok=None, detail=NOT_RUN)
 
     def beside_float(self, outputs: Sequence[str], used: Outputs, speed_budget_s: float) -> tuple[Check, ...]:
@@ -132,11 +140,12 @@ class _Look:
             )
         noise = worst_sqnr(run_all(before, self.feeds), used)
         sqnr = Check("sqnr", None, noise, "dB", "runtime against the float model")
+        if "time" not in runtime.abilities:
+            told = NOT_TIMED if "run" in runtime.abilities else NOT_RUN
+            return sqnr, Check("speed", None, None, unit, told)
         if runtime != self.reference:
             del before
             before = runtime.session(self.float_model, mode="deployed", threads=self.threads)
-        if "time" not in runtime.abilities:
-            return sqnr, Check("speed", None, None, unit, NOT_TOLD if "run" in runtime.abilities else NOT_RUN)
         speed = speed_check("speed", unit, before, deployed, self.feeds[0], speed_budget_s)
         if runtime.float_type == "f32":
             return sqnr, speed
@@ -197,58 +206,42 @@ def simulation_check(
     feeds: Sequence[Feed],
     simulated: Outputs,
     got: Outputs,
+    rounds: Rounds = "exactly",
 ) -> Check:
     """Compare the runtime with the literal simulation: to 40 dB, or as well as the simulation is defined at all.
 
     How well that is shows when nothing is changed but the last bits: scales one up or down, or float operators computed
-    node by node. Which codes flip is chance, so that the worst of the three counts.
+    node by node. Which codes flip is chance, so that the worst of the three counts. For a machine that by itself
+    ``rounds`` to neighbouring codes one in eight does so, up or down.
     """
     agreement = worst_sqnr(simulated, got)
     limit, detail = SIMULATION_DB, "runtime against literal Q/DQ"
     if agreement < SIMULATION_DB:
         own = worst_sqnr(simulated, run_all(reference.session(path, mode="unoptimised"), feeds))
-        for towards in (np.inf, -np.inf):
-            with _with_moved_scales(path, towards) as moved:
+        for towards in (1, -1):
+            with MOVED[rounds](path, towards) as moved:
                 if moved is not None:
                     own = min(own, worst_sqnr(simulated, run_all(reference.session(moved, mode="literal"), feeds)))
-        limit = min(SIMULATION_DB, own - SELF_MARGIN_DB)
-        detail += f", which itself moves to {own:.1f} dB when last bits change"
+        margin, what = _MOVES[rounds]
+        limit = min(SIMULATION_DB, own - margin)
+        detail += f", which itself moves to {own:.1f} dB when {what}"
     return Check("simulation", agreement >= limit, agreement, f"at least {limit:.1f} dB", detail)
 
 
 def kernels_check(report: KernelReport, expected_low_bit: Sequence[str]) -> Check:
     """Tell how many kernels compute in few bits, and which layers that should be among them are not."""
     integer = {kernel.node for kernel in report.layers if kernel.low_bit}
-    float_layers = [name for name in expected_low_bit if name not in integer] if integer else []
+    known = bool(integer) or report.whole
+    float_layers = [name for name in expected_low_bit if name not in integer] if known else []
     wanted = bool(expected_low_bit)
     return Check(
         "kernels",
-        report.low_bit > 0 if wanted else None,
+        (not float_layers if report.whole else report.low_bit > 0) if wanted else None,
         report.low_bit,
         f"{len(expected_low_bit)} integer layers" if wanted else "",
         f"{report.leftover} Q/DQ left over, {report.float_compute} layers in float"
         + (f"; not seen in integers: {', '.join(float_layers[:5])}" if float_layers else ""),
     )
-
-
-@contextmanager
-def _with_moved_scales(path: Path, towards: float) -> Iterator[Path | None]:
-    """Give the model with the scale of every QuantizeLinear moved by its last bit; None where data is external."""
-    proto, large = read_mapped(path)
-    scales = {node.input[1] for node in proto.graph.node if node.op_type == "QuantizeLinear"}
-    for tensor in proto.graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            yield None
-            return
-        if tensor.name in scales and tensor.name not in large:
-            value = onnx.numpy_helper.to_array(tensor)
-            moved = np.nextafter(value, np.asarray(towards, value.dtype))
-            tensor.CopyFrom(onnx.numpy_helper.from_array(moved, tensor.name))
-    with temporary_folder() as folder:
-        place = Path(folder) / "moved.onnx"
-        with place.open("wb") as file:
-            write_with(proto, large, file)
-        yield place
 
 
 def speed_check(name: str, unit: str, before: Session, after: Session, feed: Feed, budget_s: float) -> Check:

@@ -45,7 +45,7 @@ class Exporter:
     def runtime(self) -> Runtime:
         """What runs the files; it need not be here for their sizes."""
         target = self.prepared.target
-        return self._given or get_runtime(target.runtime, target.stand_in)
+        return self._given or get_runtime(target.runtime, target.stand_in, target.soc)
 
     @property
     def feed(self) -> Mapping[str, np.ndarray]:
@@ -127,7 +127,9 @@ class Exporter:
             expected_low_bit=[
                 form.layer.node
                 for form in expected.placement.forms
-                if form.option.activation_bits and form.layer.weights and self.prepared.target.integer_kernels
+                if form.option.activation_bits
+                and (form.layer.weights or self.prepared.target.converts)
+                and self.prepared.target.integer_kernels
             ],
             speed_budget_s=speed_budget_s,
             threads=self.threads,

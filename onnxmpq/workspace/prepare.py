@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnxmpq.artifacts import Option, Plan, Space, parse_options
 from onnxmpq.disk.leftovers import temporary_folder
 from onnxmpq.errors import InfeasibleError, InputError, RuntimeMissingError, VerifyError
+from onnxmpq.model.layers import dimensions
 from onnxmpq.model.load import Source, load
 from onnxmpq.model.normalise import normalise
 from onnxmpq.model.save import save
@@ -43,18 +44,29 @@ def silent(_what: str, _done: int, _of: int) -> None:
     """Show no progress."""
 
 
-def prepare(model: Model, target: str, progress: Progress = silent, *, extra_passes: Sequence[str] = ()) -> Prepared:
-    """Load and normalise a model and find its space on a target."""
+def prepare(
+    model: Model,
+    target: str,
+    progress: Progress = silent,
+    *,
+    extra_passes: Sequence[str] = (),
+    to_be_written: bool = True,
+) -> Prepared:
+    """Load and normalise a model and find its space on a target.
+
+    Where nothing is ``to_be_written``, shapes may be open that the target's runtime wants fixed.
+    """
     found = find_target(target)
+    extra = tuple(dict.fromkeys((*found.passes, *extra_passes)))
     progress("load", 0, 0)
     source = load(Path(model) if isinstance(model, str | os.PathLike) else model)
     with _blaming_what_no_runtime_takes(source):
-        normal = normalise(
-            source, progress=lambda name: progress(f"normalise: {name}", 0, 0), extra_passes=tuple(extra_passes)
-        )
-        _check_limits(normal.model, found)
+        normal = normalise(source, progress=lambda name: progress(f"normalise: {name}", 0, 0), extra_passes=extra)
+        _check_opset(normal.model, found)
+        if to_be_written:
+            _check_shapes(normal.model, found)
         space = make_space(normal.model, found)
-    return Prepared(source, normal.model, found, space, tuple(extra_passes))
+    return Prepared(source, normal.model, found, space, extra)
 
 
 @contextmanager
@@ -84,13 +96,24 @@ def _refuse_what_is_refused(source: Source, error: Exception) -> None:
         raise InputError(f"The model is broken: {one_line(refusal)} Fix it, or export it again.") from error
 
 
-def _check_limits(model: ir.Model, target: Target) -> None:
+def _check_opset(model: ir.Model, target: Target) -> None:
     """Refuse a model whose opset the target's runtime does not load."""
     opset = model.opset_imports.get("", 0)
     if opset > target.limits.highest_opset:
         raise InputError(
             f"The model is written in opset {opset}; target '{target.name}' loads up to {target.limits.highest_opset}. "
             "Export it with a lower opset."
+        )
+
+
+def _check_shapes(model: ir.Model, target: Target) -> None:
+    """Refuse a model with open shapes where the target's runtime wants them fixed."""
+    open_inputs = [value for value in model.graph.inputs if None in (dimensions(value) or (None,))]
+    if target.static_shapes and open_inputs:
+        shown = ", ".join(f"'{value.name}' {value.shape or '[?]'}" for value in open_inputs)
+        raise InputError(
+            f"Target '{target.name}' loads static shapes only; open: {shown}. Add --pass fix-shapes for batches of "
+            "one, and name other dimensions there: --pass 'fix-shapes{sizes=length:128}'."
         )
 
 

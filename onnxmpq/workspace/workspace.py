@@ -23,7 +23,7 @@ from onnxmpq.artifacts import Option, Plan, Space
 from onnxmpq.calibrate.run import calibrate
 from onnxmpq.calibrate.statistics import Statistics
 from onnxmpq.cuts.sizes import Seen
-from onnxmpq.data.samples import Data, Samples, open_samples, spread
+from onnxmpq.data.samples import Data, InputSpec, Samples, open_samples, spread
 from onnxmpq.disk.leftovers import temporary_folder
 from onnxmpq.errors import InputError, VerifyError
 from onnxmpq.lower.calibrated import Calibrated, Needs
@@ -31,7 +31,7 @@ from onnxmpq.lower.write import Quantised
 from onnxmpq.machine import one_thread
 from onnxmpq.metrics.heads import judged_heads
 from onnxmpq.metrics.parts import parted
-from onnxmpq.model.layers import weight_bytes
+from onnxmpq.model.layers import dimensions, weight_bytes
 from onnxmpq.model.mapped import load_mapped
 from onnxmpq.model.opset import raise_opset
 from onnxmpq.model.save import contained, save
@@ -72,7 +72,7 @@ class Workspace:
         self.float_model = prepared.source.path or self.loadable(prepared.source.model, "float")
         with _blaming_the_float_model(f"load in {reference.name} {reference.version}, which calibrates it"):
             original = reference.session(self.float_model, mode="deployed")
-        self.inputs = original.inputs
+        self.inputs = tuple(_as_fixed(spec, prepared.model) for spec in original.inputs)
         self.samples = self.open(calibration, "calibration")
         with _blaming_the_float_model("run on the first sample"):
             first = next(iter(self.samples))
@@ -265,6 +265,16 @@ def workspace(
     """Open a workspace in a folder that is gone afterwards."""
     with temporary_folder() as folder:
         yield Workspace(prepared, calibration, numbers or Numbers(), Path(folder), progress, tried)
+
+
+def _as_fixed(spec: InputSpec, model: ir.Model) -> InputSpec:
+    """Return what a model takes as an input whose open dimensions a pass may have fixed."""
+    value = next((value for value in model.graph.inputs if value.name == spec.name), None)
+    known = dimensions(value) or ()
+    if len(known) != len(spec.shape):
+        return spec
+    sizes = (own if fixed is None else fixed for own, fixed in zip(spec.shape, known, strict=True))
+    return replace(spec, shape=tuple(sizes))
 
 
 @contextmanager

@@ -4,9 +4,11 @@ from onnxmpq.model.passkit import Pass
 from onnxmpq_passes.convert_opset import ConvertOpset
 from onnxmpq_passes.drop_initializer_inputs import DropInitializerInputs
 from onnxmpq_passes.equalise_layers import EqualiseLayers
+from onnxmpq_passes.fix_shapes import FixShapes
 from onnxmpq_passes.fold_batch_norm import FoldBatchNorm
 from onnxmpq_passes.fold_constants import FoldConstants
 from onnxmpq_passes.fold_pad import FoldPad
+from onnxmpq_passes.fuse_gelu import FuseGelu
 from onnxmpq_passes.hoist_gather import HoistGather
 from onnxmpq_passes.infer_shapes import InferShapes
 from onnxmpq_passes.inline_functions import InlineFunctions
@@ -20,9 +22,11 @@ PASSES: tuple[type[Pass], ...] = (
     ConvertOpset,
     DropInitializerInputs,
     EqualiseLayers,
+    FixShapes,
     FoldBatchNorm,
     FoldConstants,
     FoldPad,
+    FuseGelu,
     HoistGather,
     InferShapes,
     InlineFunctions,
@@ -38,9 +42,11 @@ __all__ = [
     "ConvertOpset",
     "DropInitializerInputs",
     "EqualiseLayers",
+    "FixShapes",
     "FoldBatchNorm",
     "FoldConstants",
     "FoldPad",
+    "FuseGelu",
     "HoistGather",
     "InferShapes",
     "InlineFunctions",

@@ -8,6 +8,7 @@ import pytest
 from onnxmpq.artifacts import Plan
 from onnxmpq.options import Numbers
 from onnxmpq.runtimes import get_runtime
+from onnxmpq.targets import target as find_target
 from onnxmpq.workspace.export import Exporter
 from onnxmpq.workspace.prepare import prepare
 from onnxmpq.workspace.workspace import Workspace
@@ -16,10 +17,11 @@ from tests.needed import need_runtime
 from tests.small import MODELS
 
 
-@pytest.mark.parametrize("target", ["ort-cpu", "openvino", "generic"])
+@pytest.mark.parametrize("target", ["ort-cpu", "openvino", "generic", "qnn"])
 @pytest.mark.parametrize("model", ["digits_cnn", "digits_vit"])
 def test_a_mixed_plan_does_what_was_predicted(target: str, model: str, tmp_path: Path) -> None:
-    prepared = prepare(MODELS / f"{model}.onnx", target)
+    passes = ("fix-shapes",) if find_target(target).static_shapes else ()
+    prepared = prepare(MODELS / f"{model}.onnx", target, extra_passes=passes)
     with np.load(MODELS / "digits_calibration.npz") as data:
         images = data["image"][:24]
     need_runtime(target)

@@ -279,7 +279,7 @@ def test_absent_provider_and_unknown_runtime() -> None:
     with pytest.raises(RuntimeMissingError, match="NoSuchProvider"):
         ort.OnnxRuntime(("NoSuchProvider",))
     with pytest.raises(
-        InputError, match=r"There is no runtime 'tvm'\. Known: onnxruntime, onnxruntime-exact, openvino, null"
+        InputError, match=r"There is no runtime 'tvm'\. Known: onnxruntime, onnxruntime-exact, openvino, "
     ):
         get_runtime("tvm")
 

@@ -121,7 +121,36 @@ NEWER = [
         "'attributes' has a number of many digits for 'transA'; it must be a number",
     ),
     ("attributes = { transa = 0 }", "'attributes' has 'transa'; of numbers Gemm has alpha, .*Did you mean 'transA'"),
+    ("signed_second = [7]", "'signed_second' names widths of activations: 4, 8 or 16"),
+    ("signed_second = 16", "'signed_second' must be a list, not 16"),
 ]
+OF_TARGETS = [
+    # what is written in front of the limits of a target of schema 2, what else, the reason
+    ("passes = ['fold-nothing']", "", "There is no pass 'fold-nothing'"),
+    ("passes = ['fix-shapes{batch=x}']", "", "Pass 'fix-shapes{batch=x}' has 'x', which is no number"),
+    ("rounds = 'sometimes'", "", "'rounds' is 'sometimes'; allowed: 'exactly', 'to-neighbours'"),
+    ("converts = 1", "", "'converts' must be of type bool, not int"),
+    ("islands = true\nisland = 'half'", "", "islands are 'half' where 'converts = true', and nowhere else"),
+    ("islands = true\nconverts = true", "", "islands are 'half' where 'converts = true', and nowhere else"),
+    ("static_shapes = true", "constants = true", "'constants' counts where 'converts = true'"),
+    ("static_shapes = true", "parameters = ['uint8']", "'parameters' counts where 'converts = true'"),
+    ("converts = true", "parameters = ['uint4']", "'parameters' is 'uint4'; allowed: 'uint8', 'int32'"),
+]
+
+
+@pytest.mark.parametrize(("text", "follower", "reason"), OF_TARGETS)
+def test_what_a_target_says_of_files_and_cannot_be_is_refused(text: str, follower: str, reason: str) -> None:
+    written = GOOD.replace("schema = 1", "schema = 2").replace("[limits]", f"{text}\n\n[limits]") + follower
+    with pytest.raises(InputError, match=reason):
+        parse_target(written, "t")
+    if not follower:
+        with pytest.raises(InputError, match="is a key of schema 2"):
+            parse_target(written.replace("schema = 2", "schema = 1"), "t")
+
+
+def test_a_variant_is_for_its_soc() -> None:
+    assert find_target("qnn").soc == "57"
+    assert find_target("qnn@sm8750").soc == "69"
 
 
 @pytest.mark.parametrize(("text", "reason"), NEWER)
