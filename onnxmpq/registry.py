@@ -47,7 +47,7 @@ class Registry:
         """Return all names, sorted.
 
         >>> RUNTIMES.names()
-        ('null', 'onnxruntime', 'onnxruntime-exact', 'openvino', 'qnn', 'qonnx')
+        ('null', 'onnxruntime', 'onnxruntime-exact', 'onnxruntime-web', 'openvino', 'qnn', 'qonnx')
         """
         return tuple(sorted(self.homes()))
 
@@ -73,6 +73,7 @@ RUNTIMES = Registry(
         "onnxruntime-exact": "onnxmpq.runtimes.ort:ExactOnnxRuntime",
         "openvino": "onnxmpq.runtimes.openvino:OpenVino",
         "qonnx": "onnxmpq.runtimes.qonnx:Qonnx",
+        "onnxruntime-web": "onnxmpq.runtimes.web:OnnxRuntimeWeb",
         "qnn": "onnxmpq.runtimes.qnn:Qnn",
         "null": "onnxmpq.runtimes.null:Null",
     },
