@@ -48,7 +48,7 @@ COMPUTE = ("Conv1d", "Conv2d", "Conv3d", "DepthWiseConv", "TransposeConv", "MatM
 """How the types of QNN nodes with most of a network's arithmetic begin."""
 _EDGES = frozenset({"Quantize", "Dequantize"})
 _FLOATS = frozenset({0x0216, 0x0232})  # QNN_DATATYPE_FLOAT_16 and _FLOAT_32, as the dumped graph numbers them
-_LAST_WORDS = 20_000
+_LAST_WORDS, _MOST = 20_000, 200
 _MODEL_MISSING = "There is no file '{}'. Give the path of an ONNX model."
 
 
@@ -168,13 +168,18 @@ class _Child:
             code = self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:
             return "it stopped answering"
-        return f"it ended its process with {f'signal {-code}' if code < 0 else f'code {code}'}. {self._unsupported()}"
+        told = self._unsupported() or (self._last_words().split("\n")[-1])[:_MOST]
+        return f"it ended its process with {f'signal {-code}' if code < 0 else f'code {code}'}. {told}".rstrip()
+
+    def _last_words(self) -> str:
+        """Return the end of what the process said."""
+        self._said.seek(0, os.SEEK_END)
+        self._said.seek(max(0, self._said.tell() - _LAST_WORDS))
+        return self._said.read().decode("utf-8", "replace").strip()
 
     def _unsupported(self) -> str:
         """Return the nodes that the provider said it does not take."""
-        self._said.seek(0, os.SEEK_END)
-        self._said.seek(max(0, self._said.tell() - _LAST_WORDS))
-        text = self._said.read().decode("utf-8", "replace")
+        text = self._last_words()
         nodes = dict.fromkeys(re.findall(r"\{ name: ([^,}]*), type: ([^,}\s]*)", text))
         shown = ", ".join(f"'{name}' ({op})" for name, op in list(nodes)[:5])
         return f"HTP has no form for {shown}{' …' if len(nodes) > 5 else ''}" if nodes else ""
