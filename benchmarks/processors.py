@@ -31,6 +31,7 @@ from onnxmpq.artifacts import FLOAT, Option
 from onnxmpq.errors import InternalError, OnnxmpqError
 from onnxmpq.methods.uniform import uniform
 from onnxmpq.runtimes import get_runtime
+from onnxmpq.runtimes.arm64 import Cpu, emulated
 from onnxmpq.verification.verify import worst_sqnr
 from onnxmpq.workspace.export import Exporter
 from onnxmpq.workspace.prepare import prepare
@@ -39,11 +40,8 @@ from onnxmpq.workspace.workspace import workspace
 WANTED_DB = 40.0
 SAMPLES = 8
 X86 = {"Haswell": "AVX2, no VNNI", "Nehalem": "SSE4.1"}
-ARM64 = {"neoverse-n1": "ARM64 with dot products", "cortex-a53": "ARM64 without dot products"}
+ARM64: dict[Cpu, str] = {"neoverse-n1": "ARM64 with dot products", "cortex-a53": "ARM64 without dot products"}
 HERE = "here"
-_FEATURES = "fp asimd evtstrm aes pmull sha1 sha2 crc32"
-_MORE = "atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp"
-_PARTS = {"neoverse-n1": "0xd0c", "cortex-a53": "0xd03"}
 _DEBS = (
     *("libc6", "libexpat1", "zlib1g", "libstdc++6", "libgcc-s1", "libffi8", "libbz2-1.0", "liblzma5", "libssl3"),
     *("libuuid1", "libncursesw6", "libtinfo6", "libsqlite3-0", "libgomp1"),
@@ -171,26 +169,8 @@ def runners(arm64: Path | None) -> dict[str, Sequence[str] | None]:
     for name in X86:
         found[name] = [emulator, "-cpu", name, sys.executable] if emulator else None
     for name in ARM64:
-        found[name] = _arm64_runner(name, arm64) if arm64 is not None else None
+        found[name] = emulated(name, arm64) if arm64 is not None else None
     return found
-
-
-def _arm64_runner(name: str, place: Path) -> Sequence[str]:
-    """Return what runs a script as an ARM64 processor, whose /proc/cpuinfo it sees: detection would crash without."""
-    features = f"{_FEATURES} {_MORE}" if name == "neoverse-n1" else _FEATURES
-    lines = (
-        f"processor\t: {core}\nBogoMIPS\t: 100.00\nFeatures\t: {features}\nCPU implementer\t: 0x41\n"
-        f"CPU architecture: 8\nCPU variant\t: 0x0\nCPU part\t: {_PARTS[name]}\nCPU revision\t: 1\n\n"
-        for core in range(2)
-    )
-    text = place / f"cpuinfo.{name}"
-    text.write_text("".join(lines), encoding="utf-8")
-    python = next((place / "root/usr/bin").glob("python3.*[0-9]"))
-    inner = (
-        f'mount --bind "{text}" /proc/cpuinfo; export QEMU_LD_PREFIX="{place}/root" PYTHONHOME="{place}/root/usr" '
-        f'PYTHONPATH="{place}/site"; exec qemu-aarch64 -cpu {name} "{python}" "$@"'
-    )
-    return ["unshare", "-m", "bash", "-c", inner, "_"]
 
 
 def fetch_arm64(place: Path) -> str:
@@ -262,7 +242,7 @@ def processors(options: str, arm64: Path, file: Path | None) -> None:
             rows = measured(made, folder, found)
     except OnnxmpqError as error:
         raise click.ClickException(str(error)) from error
-    names = {HERE: "here", **X86, **ARM64}
+    names: dict[str, str] = {HERE: "here", **X86, **dict(ARM64.items())}
     grid = Table("model", "option", title="agreement with the literal simulation, dB", title_justify="left")
     for processor in found:
         head = processor if processor == HERE else f"{processor}\n{names[processor]}"
