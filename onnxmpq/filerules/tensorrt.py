@@ -40,9 +40,17 @@ ACTIVATION = Rule(
 )
 PAIRED = Rule("q-then-dq", "Codes of a Q are read by DQs alone.", f"{_EXPLICIT}, ONNX Support")
 BOTH = Rule(
-    "both-operands", "A layer that reads codes of activations has codes of weights, too.", f"{_EXPLICIT}, placement"
+    "both-operands",
+    "Of the layers that read codes of one activation some have codes of weights, too: no Q is for float layers alone.",
+    f"{_EXPLICIT}, placement",
+)
+KNOWN = Rule(
+    "known-operators",
+    "Quantisation is said by Q and DQ: not by operators on codes or scales at run time.",
+    "onnx/onnx-tensorrt, docs/operators.md: ConvInteger, DynamicQuantizeLinear, MatMulInteger, QLinear*: N",
 )
 
+_REFUSED = ("ConvInteger", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv", "QLinearMatMul")
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSwish", "Gelu", "Elu")
 _KNOWN = (ir.DataType.INT8, ir.DataType.INT4, ir.DataType.FLOAT8E4M3FN)
@@ -54,12 +62,14 @@ class TensorRtRules(FileRules):
     name: ClassVar[str] = "tensorrt"
     rules: ClassVar[tuple[Rule, ...]] = (
         *(ZERO, CODES, CONSTANT, POSITIVE, TYPED, PER_TENSOR, WEIGHT_ONLY, BLOCKS, CHANNEL, BIAS, ACTIVATION),
-        *(PAIRED, BOTH),
+        *(PAIRED, BOTH, KNOWN),
     )
 
     def check(self, model: ir.Model) -> Iterator[Broken]:
         """Look at every Q and DQ, and at what reads them."""
         for node in all_nodes(model):
+            if node.op_type in _REFUSED:
+                yield Broken(KNOWN, node.name or "", f"it is a {node.op_type}")
             if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
                 yield from _numbers(node)
                 yield from _codes(node)
@@ -136,10 +146,21 @@ def _layer(node: ir.Node) -> Iterator[Broken]:
         yield Broken(BIAS, where, "its bias comes from a DequantizeLinear")
     data, weight = operands[0], operands[1]
     activations = data is not None and constant(data.inputs[0]) is None
-    if activations and weight is None:
+    if data is not None and activations and weight is None and not _serves(data):
         yield Broken(BOTH, where, "its weight, or second operand, is a float")
     if weight is not None and constant(weight.inputs[0]) is not None and not weight.attributes.get_int("block_size", 0):
         yield from _channels(node, weight)
+
+
+def _serves(turned: ir.Node) -> bool:
+    """Tell whether some layer has both operands in codes, and one of them is what this DQ turns back."""
+    codes = turned.inputs[0]
+    back = [one for one, _ in codes.uses() if one.op_type == "DequantizeLinear"] if codes is not None else []
+    layers = [user for one in back for user, _ in one.outputs[0].uses() if user.op_type in _WEIGHTED]
+    return any(
+        all((maker := value.producer()) is not None and maker.op_type == "DequantizeLinear" for value in operands)
+        for operands in ([value for value in layer.inputs[:2] if value is not None] for layer in layers)
+    )
 
 
 def _channels(node: ir.Node, weight: ir.Node) -> Iterator[Broken]:

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxmpq
 from onnxmpq.filerules import tensorrt as trt
 from onnxmpq.filerules.tensorrt import TensorRtRules
-from onnxmpq.options import VerifyOptions
+from onnxmpq.options import Constraints, VerifyOptions
 from tests.graphs import feeds_for, layer_chain
 from tests.small import MODELS, small_model
 
@@ -108,6 +108,10 @@ def several_scales(model: onnx.ModelProto) -> None:
     put("z", np.zeros(4, np.int8))(model)
 
 
+def operator_on_codes(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("MatMulInteger", ["xq", "xq"], ["z2"], name="integer"))
+
+
 VIOLATIONS: dict[str, Change] = {
     trt.ZERO.name: put("z", np.int8(3)),
     trt.CODES.name: put("z", np.uint8(0)),
@@ -122,6 +126,7 @@ VIOLATIONS: dict[str, Change] = {
     trt.ACTIVATION.name: q_before_activation,
     trt.PAIRED.name: codes_read_by_another,
     trt.BOTH.name: float_weight,
+    trt.KNOWN.name: operator_on_codes,
 }
 
 
@@ -176,3 +181,20 @@ def test_whole_models_break_none_and_stay_near_float(model: Path, tmp_path: Path
     assert result.verdict["rules"].ok
     assert result.accuracy is not None
     assert result.accuracy.after > result.accuracy.before - 0.02
+
+
+def test_a_float_layer_beside_one_in_codes_may_read_them(tmp_path: Path) -> None:
+    with np.load(MODELS / "digits_calibration.npz") as data:
+        samples = {name: data[name][:8] for name in data.files}
+    model = MODELS / "digits_vit.onnx"
+    names = [unit.name for unit in onnxmpq.inspect(model, "tensorrt").units]
+    result = onnxmpq.quantize(
+        model,
+        samples,
+        output=tmp_path / "q.onnx",
+        target="tensorrt",
+        plan="w8a8",
+        constraints=Constraints(keep=[f"{name}=float" for name in names[::2]]),
+        verify=VerifyOptions(as_asked=True, speed_budget_s=0.0),
+    )
+    assert result.verdict["rules"].ok
