@@ -26,6 +26,8 @@ EXTRAS = {
     "cpu": (("onnxruntime",), "measuring, and running exports"),
     "gpu": (("onnxruntime-gpu",), "the same on NVIDIA; instead of cpu, not beside it"),
     "openvino": (("openvino",), "running exports of the openvino target"),
+    "qonnx": (("qonnx",), "running exports of the qonnx target"),
+    "qnn": (("onnxruntime-qnn",), "running exports of the qnn target, on its emulator for x86 Linux"),
     "dask": (("distributed",), "measuring on a cluster"),
     "images": (("pillow",), "folders of images as samples"),
 }

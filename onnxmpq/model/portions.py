@@ -48,10 +48,11 @@ _SCALES = {
     "MatMulNBits": (2, 3),
     "DynamicQuantizeMatMul": (2, 3),
     "GatherBlockQuantized": (2, 3),
+    "Quant": (1, 2, 3),
 }
 """Where operators take scales and zero points."""
 _MOVED = ("Cast", "Transpose", "Reshape", "Identity", "Unsqueeze", "Squeeze", "Gather", "Slice")
-_THROUGH = ("DequantizeLinear", "Mul", "Sub", "BitShift", "BitwiseAnd", "BitwiseOr", *_MOVED)
+_THROUGH = ("DequantizeLinear", "Quant", "Mul", "Sub", "BitShift", "BitwiseAnd", "BitwiseOr", *_MOVED)
 """What may stand between stored codes and the layer that reads them."""
 _STEPS = 14
 
@@ -127,6 +128,7 @@ def _roles(proto: onnx.ModelProto, fed: dict[str, onnx.NodeProto], known: dict[s
     weights: set[str] = set()
     for node in (node for graph in graphs(proto.graph) for node in graph.node):
         scales.update(_stored(node, _SCALES.get(node.op_type, ()), known))
+        scales.update(_looked_up(node, fed, known) if node.op_type == "Mul" else ())
     for node in (node for graph in graphs(proto.graph) for node in graph.node):
         for place in _LAYERS.get(node.op_type, ()):
             if place < len(node.input):
@@ -134,6 +136,15 @@ def _roles(proto: onnx.ModelProto, fed: dict[str, onnx.NodeProto], known: dict[s
                 weights.update(stored)
                 scales.update(beside if stored else ())
     return scales - weights, weights
+
+
+def _looked_up(node: onnx.NodeProto, fed: dict[str, onnx.NodeProto], known: dict[str, int]) -> Iterator[str]:
+    """Yield the table of scales whose rows a product takes beside the codes of the same rows."""
+    kinds = {fed[name].op_type for name in node.input if name in fed}
+    if kinds == {"Cast", "Gather"}:
+        yield from (
+            name for one in node.input if fed[one].op_type == "Gather" for name in _stored(fed[one], (0,), known)
+        )
 
 
 def _behind(

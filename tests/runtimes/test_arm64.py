@@ -1,4 +1,4 @@
-"""Files for ARM64: run under emulation, with dot products of 8-bit codes and without, they are as they are simulated."""
+"""Files for ARM64: under emulation, with dot products of 8-bit codes and without, they are as they are simulated."""
 
 from pathlib import Path
 
