@@ -37,7 +37,7 @@ def main(path: str) -> None:
             for name, one in json.loads(line).items()
         }
         try:
-            found = session.run(names, feed)
+            found = [np.asarray(array) for array in session.run(names, feed)]
         except Exception as error:  # of many kinds: the parent says it
             say({"error": str(error)})
             continue
