@@ -382,7 +382,7 @@ def test_integer_kernels_that_are_slower_give_way_to_float_ones(desk: Desk, spee
     assert Plan.read(result.plan_path) == result.plan
     (note,) = result.notes
     assert "they ran at 0.50 of float speed" in note
-    assert "computed in float instead, at 1.00; --allow-slower keeps the integer kernels, for other machines." in note
+    assert "computed in float instead, at 1.00; --allow-slower keeps the integer kernels, for other machines;" in note
 
 
 def test_kernels_are_chosen_before_weights_are_fitted(

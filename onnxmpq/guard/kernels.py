@@ -66,7 +66,7 @@ def _faster(exporter: Exporter, export: Export, plain: Plan, limits: Sequence[Li
     notes.append(
         f"Integer kernels do not pay for this model here ({processor().brand}): they ran at {export.speed:.2f} of "
         "float speed. The weights are stored in few bits and computed in float instead, at "
-        f"{other.speed:.2f}; --allow-slower keeps the integer kernels, for other machines."
+        f"{other.speed:.2f}; --allow-slower keeps the integer kernels, for other machines; --fastest finds which gain."
         + (" The loss told here was measured with them." if limits else "")
     )
     return other
