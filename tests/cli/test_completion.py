@@ -32,7 +32,7 @@ def offered(*words: str) -> list[str]:
         (["quantize", "--eff"], ["--effort"]),
         (["quantize", "--effort", "d"], ["default"]),
         (["quantize", "--method", "clado"], ["clado", "clado-star"]),
-        (["quantize", "-t", "o"], ["openvino", "ort-cpu"]),
+        (["quantize", "-t", "o"], ["openvino", "ort-arm64", "ort-cpu", "ort-web"]),
         (["quantize", "--pass", "eq"], ["equalise-layers"]),
         (["quantize", "-b", "b"], ["bits=", "bops="]),
         (["quantize", "--options", "w8a8,w4"], ["w8a8,w4a8"]),
