@@ -77,7 +77,7 @@ def by_position(units: Sequence[Unit], mean: float) -> dict[str, Option]:
     for place in dict.fromkeys(order):
         more = (fine.weight_bits - coarse.weight_bits) * units[place].parameters
         if spent + more > mean * total:
-            break
+            continue
         chosen[units[place].name], spent = fine, spent + more
     return chosen
 
